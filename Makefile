@@ -1,0 +1,78 @@
+# Every command a developer or a CI machine runs. Needs make and Python 3.11 or later;
+# everything else is installed into $(VENV). Stamp files make a second run start at once.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet \
+	--constraint constraints.txt --editable
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint slow coverage docs figures bench-quick bench clean
+
+help:  ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.core  ## select the Markov blanket of a real data set
+	@$(BIN)/python -m codec
+
+test: $(VENV)/.test lint  ## lint, types, layers, tests and doctests (what CI runs)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test  ## ruff, format check, mypy and import layers alone
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+slow: $(VENV)/.test  ## the tests marked slow: every seed, large data, memory limits
+	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+coverage: $(VENV)/.test  ## branch coverage, the kernels as plain Python
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest --cov --cov-report=term --timeout=1800 $(PYTEST_ARGS)
+
+docs: $(VENV)/.docs  ## build the documentation, warnings as errors
+	$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+figures: $(VENV)/.docs  ## draw the figures of the README and the docs anew
+	MPLBACKEND=Agg $(BIN)/python docs/figures/foci_path.py
+
+bench-quick: $(VENV)/.test  ## the benchmarks on small data, in seconds
+	$(BIN)/python benchmarks/bench_foci.py --quick
+
+bench: $(VENV)/.test  ## the benchmarks in full; writes benchmarks/results
+	$(BIN)/python benchmarks/bench_foci.py
+
+clean:  ## remove what the commands above created
+	rm -rf $(VENV) docs/_build docs/api/generated .mypy_cache .ruff_cache .pytest_cache \
+		.import_linter_cache .hypothesis .coverage htmlcov
+
+# ---------------------------------------------------------------- the environment
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "codec needs Python 3.11 or later; say which one: make PYTHON=/path/to/python3.11" >&2; \
+		exit 1; }
+	@echo "creating $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "no virtual environment could be made; on Debian: apt-get install python3-venv" >&2; \
+		exit 1; }
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing codec into $(VENV) (a minute or two, once) ..."
+	@$(INSTALL) .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing codec and its test and lint tools into $(VENV) (some minutes, once) ..."
+	@$(INSTALL) '.[test,lint]'
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.docs: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing codec and its documentation tools into $(VENV) ..."
+	@$(INSTALL) '.[docs]'
+	@touch $@ $(VENV)/.core

@@ -1,0 +1,544 @@
+"""Forward selection by the conditional dependence coefficient: FOCI and L-FOCI."""
+
+from __future__ import annotations
+
+import html
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from codec._dependence import (
+    NominalY,
+    Term,
+    add_noise,
+    beside,
+    conditional,
+    read_response,
+    refuse_constant,
+    response_terms,
+    side_by_side,
+    unconditional,
+    weigh,
+)
+from codec._kernels import SNAP
+from codec._neighbors import Geometry, Sums, candidate_sums, lay_columns, neighbor_sum
+from codec._validation import (
+    FloatArray,
+    IntArray,
+    NanPolicy,
+    Rng,
+    Standardize,
+    Table,
+    Ties,
+    as_generator,
+    check_flag,
+    check_integer,
+    check_neighbors,
+    check_option,
+    check_positive,
+    check_spread,
+    columns_by_name,
+    constant_columns,
+    drop_incomplete,
+    read_table,
+)
+
+
+# --------------------------------------------------------------------------- the result
+@dataclass(frozen=True, eq=False, repr=False)
+class SelectionPath:
+    """What forward selection chose, step by step.
+
+    Attributes
+    ----------
+    order : ndarray of shape (k,), int
+        Column of the feature that entered at each step.
+    names : tuple of str
+        Their names.
+    cumulative : ndarray of shape (k,)
+        T(y, selected so far): what R's ``foci`` calls ``stepT``.
+    conditional : ndarray of shape (k,)
+        T(y, feature | selected before): the increment, as the CVPR 2022 paper reports it.
+    seconds : ndarray of shape (k,)
+        Wall-clock time of each step.
+    n_samples, n_features, n_omitted : int
+        Complete rows used, columns offered, rows left out for missing values.
+    include : tuple of str
+        Features that were selected beforehand.
+    method : str
+        ``'foci'`` or ``'lfoci'``.
+    stopped : str
+        One sentence: why the selection ended.
+    """
+
+    order: IntArray
+    names: tuple[str, ...]
+    cumulative: FloatArray
+    conditional: FloatArray
+    seconds: FloatArray
+    n_samples: int
+    n_features: int
+    n_omitted: int
+    include: tuple[str, ...]
+    method: str
+    stopped: str
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a step: feature, its column, cumulative and conditional T, seconds."""
+        return pd.DataFrame(
+            {
+                "feature": list(self.names),
+                "column": self.order,
+                "cumulative": self.cumulative,
+                "conditional": self.conditional,
+                "seconds": self.seconds,
+            },
+            index=pd.RangeIndex(1, len(self) + 1, name="step"),
+        )
+
+    def _title(self) -> str:
+        rows = f"n = {self.n_samples:,}"
+        if self.n_omitted:
+            rows += f", {self.n_omitted:,} incomplete rows left out"
+        beforehand = f" after {', '.join(self.include)}" if self.include else ""
+        return f"{self.method.upper()}: {len(self)} of {self.n_features} features{beforehand} ({rows})"
+
+    def __repr__(self) -> str:
+        table = self.to_frame().to_string(float_format="{:.4f}".format) if len(self) else "nothing selected"
+        return f"{self._title()}\n{table}\n{self.stopped}"
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame().to_html(float_format="{:.4f}".format) if len(self) else "<p>nothing selected</p>"
+        return f"<h4>{html.escape(self._title())}</h4>{table}<p>{html.escape(self.stopped)}</p>"
+
+
+# --------------------------------------------------------------------------- the loop
+class Progress(Protocol):
+    def __call__(self, name: str, value: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """T of a feature set, with what exact comparison needs."""
+
+    sums: tuple[tuple[int, float], ...]
+    value: float
+
+    def exceeds(self, other: Score | None) -> bool:
+        """Strictly larger: by the integers for one response, by T for several."""
+        if other is None:
+            return self.value > 0.0
+        if len(self.sums) > 1:
+            return self.value > other.value
+        (whole, rest), (other_whole, other_rest) = self.sums[0], other.sums[0]
+        return whole > other_whole or (whole == other_whole and rest > other_rest + SNAP)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything a step needs: the columns once per response, in that response's order."""
+
+    terms: Sequence[Term]
+    points: Sequence[Geometry]
+    n_features: int
+    k: int
+    random: bool
+    seed: int
+    n_jobs: int | None
+
+    def _base(self, term: Term, selected: Sequence[int]) -> list[int]:
+        return [*selected, *(self.n_features + i for i in term.given)]
+
+    def score(self, selected: Sequence[int]) -> Score:
+        """T of the response on the selected columns."""
+        sums = []
+        for term, points in zip(self.terms, self.points, strict=True):
+            base = self._base(term, selected)
+            chosen = Geometry(points.columns[base], points.scale[base], points.nominal[base])
+            sums.append(neighbor_sum(chosen, term.response, self.k, random=self.random, seed=self.seed))
+        return self._score(sums)
+
+    def best(self, selected: Sequence[int], candidates: Sequence[int]) -> tuple[int, Score]:
+        """The candidate with the largest T beside the selected ones (ties: the first), and its score."""
+        found = [
+            candidate_sums(
+                points,
+                term.response,
+                self._base(term, selected),
+                candidates,
+                self.k,
+                random=self.random,
+                seed=self.seed,
+                n_jobs=self.n_jobs,
+            )
+            for term, points in zip(self.terms, self.points, strict=True)
+        ]
+        place = found[0].argmax() if len(found) == 1 else self._argmax(found, len(candidates))
+        return candidates[place], self._score([sums.at(place) for sums in found])
+
+    def _argmax(self, found: Sequence[Sums], n_candidates: int) -> int:
+        values = [self._score([sums.at(place) for sums in found]).value for place in range(n_candidates)]
+        return int(np.argmax(values))
+
+    def _score(self, sums: Sequence[tuple[int, float]]) -> Score:
+        pairs = zip(sums, self.terms, strict=True)
+        values = [unconditional(total, term.response, self.k) for total, term in pairs]
+        return Score(tuple(sums), weigh(self.terms, values))
+
+    def increment(self, after: Score, before: Score | None) -> float:
+        """T(y, feature | selected before)."""
+        if before is None:
+            return after.value
+        if len(self.terms) == 1:
+            return conditional(after.sums[0], before.sums[0], self.terms[0].response, self.k)
+        return (after.value - before.value) / (1.0 - before.value) if before.value < 1.0 else float("nan")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A feature that entered."""
+
+    feature: int
+    score: Score
+    conditional: float
+    seconds: float
+
+
+def forward_select(
+    problem: Problem,
+    include: Sequence[int],
+    candidates: Sequence[int],
+    names: Sequence[str],
+    max_features: int,
+    stop: bool,
+    progress: Progress,
+) -> tuple[list[Step], str]:
+    """Add the feature with the largest T until none raises it (Azadkia & Chatterjee 2021, section 5)."""
+    selected = list(include)
+    candidates = list(candidates)
+    current = problem.score(selected) if selected else None
+    steps: list[Step] = []
+    while candidates and len(steps) < max_features:
+        began = time.perf_counter()
+        feature, score = problem.best(selected, candidates)
+        if stop and not score.exceeds(current):
+            at_best = f"the best candidate, {names[feature]!r}, would give {score.value:.4f}"
+            if current is None:
+                return steps, f"Stopped: no single feature has T > 0 ({at_best})."
+            return steps, f"Stopped: no further feature raises T above {current.value:.4f} ({at_best})."
+        increment = problem.increment(score, current)
+        steps.append(Step(feature, score, increment, time.perf_counter() - began))
+        selected.append(feature)
+        candidates.remove(feature)
+        current = score
+        progress(names[feature], score.value)
+    if candidates:
+        return steps, f"Stopped: max_features = {max_features} reached."
+    return steps, "Stopped: no candidate is left."
+
+
+@contextmanager
+def show_progress(method: str, max_features: int, verbose: bool) -> Iterator[Progress]:
+    """A tqdm bar when tqdm is installed, a line a step otherwise, nothing unless asked."""
+    if not verbose:
+        yield lambda name, value: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        yield lambda name, value: _write_line(f"{method}: + {name}, T = {value:.4f}")
+        return
+    with tqdm(total=max_features, desc=method, unit="feature", file=sys.stderr) as bar:
+
+        def advance(name: str, value: float) -> None:
+            bar.set_postfix_str(f"+ {name}, T = {value:.4f}")
+            bar.update()
+
+        yield advance
+
+
+def _write_line(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+# --------------------------------------------------------------------------- geometry
+def standardized(table: Table, standardize: Standardize) -> tuple[Table, FloatArray]:
+    """The columns (ranks, if asked) and the weights of their squared differences.
+
+    Weights multiply after subtracting, so equal gaps between values stay exactly equal distances.
+    A nominal column is weighted so that its mean squared distance is that of a scaled column, 2.
+    """
+    check_option(standardize, "standardize", ("scale", "bounded", "rank", None))
+    if standardize is None:
+        return table, np.ones(len(table.names))
+    if standardize == "rank":
+        ranks = [c if flag else rankdata(c) for c, flag in zip(table.columns, table.nominal, strict=True)]
+        table = replace(table, columns=np.ascontiguousarray(ranks))
+    if standardize == "bounded":
+        spread = np.where(table.nominal, 1.0, np.ptp(table.columns, axis=1))
+    else:
+        spread = np.array([_spread(c, bool(flag)) for c, flag in zip(table.columns, table.nominal, strict=True)])
+    spread[constant_columns(table)] = 1.0  # all differences are zero
+    with np.errstate(over="ignore", divide="ignore"):
+        weights = 1.0 / spread**2
+    if not np.isfinite(weights).all():
+        name = table.names[int(np.argmax(~np.isfinite(weights)))]
+        raise ValueError(f"column {name!r} of {table.argument} varies too little to be scaled; multiply it first.")
+    return table, weights
+
+
+def _spread(values: FloatArray, nominal: bool) -> float:
+    """Root of half the mean squared difference of two rows: the standard deviation (n - 1) of numbers."""
+    if not nominal:
+        return float(values.std(ddof=1))
+    n = values.size
+    shares = np.unique(values, return_counts=True)[1] / n
+    return float(np.sqrt((1.0 - np.sum(shares**2)) * n / (n - 1) / 2))
+
+
+# --------------------------------------------------------------------------- the public functions
+def foci(
+    X: Any,
+    y: Any,
+    *,
+    max_features: int | None = None,
+    stop: bool = True,
+    standardize: Standardize = "scale",
+    include: Iterable[str | int] | None = None,
+    n_neighbors: int = 1,
+    ties: Ties = "average",
+    nominal_y: NominalY = "auto",
+    nan_policy: NanPolicy = "raise",
+    n_jobs: int | None = None,
+    rng: Rng = None,
+    verbose: bool = False,
+) -> SelectionPath:
+    r"""Feature Ordering by Conditional Independence.
+
+    Starting from ``include``, adds the feature with the largest T(y, selected + feature), which is
+    also the one with the largest T(y, feature | selected), and stops when no feature raises it.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, p)
+        Features: numbers, booleans, pandas or polars frames; unordered categoricals by equality.
+    y : array-like of shape (n,) or (n, q)
+        Response, as in :func:`codec`.
+    max_features : int, optional
+        Most features to select (those of ``include`` not counted). Default: no limit.
+    stop : bool, default True
+        Stop when T no longer increases; False ranks up to ``max_features`` features.
+    standardize : {'scale', 'bounded', 'rank', None}, default 'scale'
+        Divide each column by its standard deviation (n - 1), by its range, or replace it by its ranks
+        and scale. A nominal column is weighted to the mean squared distance of a scaled one.
+    include : iterable of str or int, optional
+        Features selected beforehand, by name or index.
+    n_neighbors : int, default 1
+        K neighbours instead of the nearest: more power on noisy data, see :func:`codec`.
+    ties, nominal_y, nan_policy
+        As in :func:`codec`.
+    n_jobs : int, optional
+        Threads over the candidates, or any backend of :func:`joblib.parallel_config`. The result is
+        the same for every number and backend.
+    rng : None, int, SeedSequence or Generator, default None
+        Used by ``ties='random'`` only.
+    verbose : bool, default False
+        Show progress on stderr.
+
+    Returns
+    -------
+    SelectionPath
+        Order, names, cumulative and conditional T of every step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :func:`codec`; a constant column has no scale, unless ``standardize=None``.
+
+    References
+    ----------
+    .. [1] M. Azadkia, S. Chatterjee, "A simple measure of conditional dependence", Annals of Statistics
+       49(6), 3070-3102, 2021, section 5, :doi:`10.1214/21-AOS2073`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec import foci
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((1000, 10))
+    >>> y = X[:, 0] * X[:, 1] + np.sin(X[:, 0] * X[:, 2])
+    >>> sorted(foci(X, y).order.tolist())
+    [0, 1, 2]
+    """
+    options = Options(
+        method="foci",
+        max_features=max_features,
+        stop=stop,
+        standardize=standardize,
+        include=include,
+        n_neighbors=n_neighbors,
+        nan_policy=nan_policy,
+        n_jobs=n_jobs,
+        verbose=verbose,
+        ties=ties,
+    )
+    return select_features(read_table(X, "X"), read_response(y, nominal_y), options, as_generator(rng))
+
+
+def lfoci(
+    X: Any,
+    y: Any,
+    *,
+    noise: float = 1e-3,
+    max_features: int | None = None,
+    stop: bool = True,
+    standardize: Standardize = "scale",
+    include: Iterable[str | int] | None = None,
+    n_neighbors: int = 1,
+    nominal_y: NominalY = "auto",
+    nan_policy: NanPolicy = "raise",
+    n_jobs: int | None = None,
+    rng: Rng = None,
+    verbose: bool = False,
+) -> SelectionPath:
+    """FOCI with L-CODEC: forward selection after small noise on columns with ties.
+
+    Parameters
+    ----------
+    X, y, max_features, stop, standardize, include, n_neighbors, nominal_y, nan_policy, n_jobs, verbose
+        As in :func:`foci`.
+    noise : float, default 1e-3
+        Standard deviation of the noise relative to each column's own, as in :func:`lcodec`.
+    rng : None, int, SeedSequence or Generator, default None
+        Seed of the noise.
+
+    Returns
+    -------
+    SelectionPath
+        Order, names, cumulative and conditional T of every step.
+
+    References
+    ----------
+    .. [1] R. Mehta, S. Pal, V. Singh, S. N. Ravi, "Deep Unlearning via Randomized Conditionally
+       Independent Hessians", CVPR 2022, section 3, arXiv:2204.07655.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec import lfoci
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.integers(0, 2, (500, 6))
+    >>> lfoci(X, X[:, 1] + X[:, 4], rng=0).order[:2].tolist()
+    [1, 4]
+    """
+    options = Options(
+        method="lfoci",
+        max_features=max_features,
+        stop=stop,
+        standardize=standardize,
+        include=include,
+        n_neighbors=n_neighbors,
+        nan_policy=nan_policy,
+        n_jobs=n_jobs,
+        verbose=verbose,
+        noise=check_positive(noise, "noise"),
+    )
+    return select_features(read_table(X, "X"), read_response(y, nominal_y), options, as_generator(rng))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What forward selection is asked for; checked in :func:`select_features`."""
+
+    method: str
+    max_features: int | None
+    stop: bool
+    standardize: Standardize
+    include: Iterable[str | int] | None
+    n_neighbors: int
+    nan_policy: NanPolicy
+    n_jobs: int | None
+    verbose: bool
+    ties: Ties = "average"
+    noise: float = 0.0
+    skip_constant: bool = False
+
+
+def select_features(features: Table, response: Table, options: Options, generator: np.random.Generator) -> SelectionPath:
+    """Check the options, prepare the columns, run the loop, wrap the result."""
+    check_option(options.ties, "ties", ("average", "random"))
+    stop, verbose = check_flag(options.stop, "stop"), check_flag(options.verbose, "verbose")
+    (response, features), n_omitted = drop_incomplete([response, features], options.nan_policy)
+    k = check_neighbors(options.n_neighbors, features.n_rows)
+    names = features.names
+    include = columns_by_name(options.include, names, "include") if options.include is not None else []
+    limit = len(names) - len(include)
+    if options.max_features is not None:
+        limit = min(limit, check_integer(options.max_features, "max_features", 1, len(names)))
+    candidates = _candidates(features, include, options)
+    if options.noise:
+        refuse_constant(response)
+        response = add_noise(response, options.noise, generator)
+        features = add_noise(features, options.noise, generator)
+    check_spread(features)
+    problem = _make_problem(features, response, k, options, generator)
+    with show_progress(options.method, limit, verbose) as progress:
+        steps, stopped = forward_select(problem, include, candidates, names, limit, stop, progress)
+    return SelectionPath(
+        order=np.array([step.feature for step in steps], dtype=np.int64),
+        names=tuple(names[step.feature] for step in steps),
+        cumulative=np.array([step.score.value for step in steps], dtype=np.float64),
+        conditional=np.array([step.conditional for step in steps], dtype=np.float64),
+        seconds=np.array([step.seconds for step in steps], dtype=np.float64),
+        n_samples=features.n_rows,
+        n_features=len(names),
+        n_omitted=n_omitted,
+        include=tuple(names[j] for j in include),
+        method=options.method,
+        stopped=stopped,
+    )
+
+
+def _candidates(features: Table, include: Sequence[int], options: Options) -> list[int]:
+    """Columns that may enter; a constant one has no scale."""
+    constant = constant_columns(features)
+    if constant.any() and options.standardize is not None and not options.skip_constant:
+        name = features.names[int(np.argmax(constant))]
+        raise ValueError(
+            f"column {name!r} of {features.argument} is constant and has no scale; "
+            "leave it out or pass standardize=None."
+        )
+    skipped = constant if options.skip_constant else np.zeros_like(constant)
+    return [j for j in range(len(features.names)) if j not in set(include) and not skipped[j]]
+
+
+def _make_problem(
+    features: Table, response: Table, k: int, options: Options, generator: np.random.Generator
+) -> Problem:
+    terms = response_terms(response, k)
+    p = len(features.names)
+    features, weights = standardized(features, options.standardize)
+    if len(terms) > 1:  # the other responses stand beside the features
+        response, response_weights = standardized(response, options.standardize)
+        features = side_by_side(features, response)
+        weights = np.concatenate([weights, response_weights])
+    random = options.ties == "random"
+    return Problem(
+        terms=terms,
+        points=[lay_columns(features, weights, term.response) for term in terms],
+        n_features=p,
+        k=k,
+        random=random,
+        seed=int(generator.integers(2**63)) if random else 0,
+        n_jobs=options.n_jobs,
+    )

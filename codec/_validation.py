@@ -1,0 +1,336 @@
+"""The door: every array, frame and option is checked and normalised here, once.
+
+Inside the package there is one form only: a :class:`Table` holds float64 columns, one contiguous
+row of ``columns`` per variable, categories as integer codes marked in ``nominal``.
+"""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Rng = int | np.random.SeedSequence | np.random.Generator | None
+
+MIN_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Table:
+    """Variables in the package's normal form.
+
+    Attributes
+    ----------
+    columns : ndarray of shape (p, n), float64
+        One contiguous row per variable; NaN marks a missing value.
+    nominal : ndarray of shape (p,), bool
+        True where a column holds codes of categories without order.
+    names : tuple of str
+        Column names; ``x0, x1, ...`` when the input carries none.
+    argument : str
+        The name of the argument the table came from, for messages.
+    """
+
+    columns: FloatArray
+    nominal: BoolArray
+    names: tuple[str, ...]
+    argument: str
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.columns.shape[1])
+
+    def take(self, rows: NDArray[Any]) -> Table:
+        return replace(self, columns=np.ascontiguousarray(self.columns[:, rows]))
+
+
+# --------------------------------------------------------------------------- reading one argument
+def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Table:
+    """Bring an array, list, Series or frame (pandas or polars) to the normal form.
+
+    Parameters
+    ----------
+    data : array-like of shape (n,) or (n, p)
+        The caller's data; never modified.
+    argument : str
+        The argument's name, for messages.
+    text_is_nominal : bool, default False
+        Read text as categories (responses); otherwise text is a ``TypeError``.
+    """
+    if data is None:
+        raise ValueError(f"{argument} is None; pass an array or a data frame.")
+    if sparse.issparse(data):
+        raise TypeError(
+            f"{argument} is a sparse matrix, but dense data is required; use {argument}.toarray()."
+        )
+    if type(data).__module__.partition(".")[0] == "polars":
+        data = _from_polars(data)
+    if isinstance(data, pd.Series):
+        data = data.to_frame(data.name if data.name is not None else argument)
+    if isinstance(data, pd.DataFrame):
+        labels = [str(label) for label in data.columns]
+        series = [data.iloc[:, k] for k in range(data.shape[1])]
+        _check_shape(data.shape, argument)
+    else:
+        array = _as_array(data, argument)
+        prefix = "x" if argument == "X" else argument
+        labels = [f"{prefix}{k}" for k in range(array.shape[1])]
+        series = [pd.Series(array[:, k]) for k in range(array.shape[1])]
+    pairs = [
+        _read_column(s, f"column {label!r} of {argument}", text_is_nominal)
+        for s, label in zip(series, labels, strict=True)
+    ]
+    columns = np.ascontiguousarray(np.stack([values for values, _ in pairs]))
+    nominal = np.array([is_nominal for _, is_nominal in pairs], dtype=np.bool_)
+    return Table(columns + 0.0, nominal, tuple(labels), argument)  # + 0.0: -0.0 becomes 0.0
+
+
+def _from_polars(data: Any) -> pd.DataFrame | pd.Series[Any]:
+    if not hasattr(data, "get_columns"):
+        return _polars_series(data)
+    return pd.DataFrame({s.name: _polars_series(s) for s in data.get_columns()})
+
+
+def _polars_series(series: Any) -> pd.Series[Any]:
+    kind = str(series.dtype).partition("(")[0]
+    if kind in {"Categorical", "Enum"}:
+        return pd.Series(pd.Categorical(series.cast(str).to_list()), name=series.name)
+    if kind in {"String", "Utf8", "Object"}:
+        return pd.Series(series.to_list(), name=series.name, dtype=object)
+    if kind == "Boolean":
+        return pd.Series(series.to_list(), name=series.name, dtype="boolean")
+    if series.null_count():
+        series = series.cast(float)
+    return pd.Series(np.asarray(series.to_numpy()), name=series.name)
+
+
+def _as_array(data: Any, argument: str) -> NDArray[Any]:
+    if isinstance(data, np.ma.MaskedArray):
+        data = data.astype(np.float64).filled(np.nan)
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise ValueError(f"{argument} is not a rectangular array: {error}") from None
+    if array.ndim == 1:
+        array = array[:, None]
+    _check_shape(array.shape, argument)
+    return array
+
+
+def _check_shape(shape: tuple[int, ...], argument: str) -> None:
+    if len(shape) != 2:
+        raise ValueError(
+            f"{argument} has {len(shape)} dimensions; expected an array of shape (n,) or (n, p)."
+        )
+    if shape[0] == 0 or shape[1] == 0:
+        raise ValueError(
+            f"{argument} is empty: found {shape[0]} sample(s) and {shape[1]} column(s); "
+            "at least one column is required."
+        )
+
+
+def _read_column(series: pd.Series[Any], what: str, text_is_nominal: bool) -> tuple[FloatArray, bool]:
+    """Float64 values of one column and whether they are codes without order."""
+    dtype = series.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return _codes(np.asarray(series.cat.codes)), not dtype.ordered
+    if dtype.kind in "biuf":
+        return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan)), False
+    if dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {what} is complex; pass its real parts.")
+    if dtype.kind in "mM":
+        raise TypeError(f"{what} holds dates or durations; convert it to numbers first.")
+    return _read_objects(series, what, text_is_nominal)
+
+
+def _read_objects(series: pd.Series[Any], what: str, text_is_nominal: bool) -> tuple[FloatArray, bool]:
+    present = series[series.notna()]
+    sample = next(iter(present), None)
+    kinds = {type(value) for value in present}
+    if all(issubclass(kind, (numbers.Real, np.bool_)) for kind in kinds):
+        return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan)), False
+    if not all(issubclass(kind, (str, bytes)) for kind in kinds):
+        raise TypeError(
+            f"{what} holds objects such as {sample!r}; each value must be a number "
+            "(argument must be a string or a number)."
+        )
+    if text_is_nominal:
+        return _codes(pd.factorize(series, sort=True)[0]), True
+    raise TypeError(
+        f'{what} holds text such as {sample!r}; use .astype("category") for categories '
+        "or leave the column out."
+    )
+
+
+def _codes(codes: NDArray[Any]) -> FloatArray:
+    values = codes.astype(np.float64)
+    values[codes < 0] = np.nan
+    return values
+
+
+# --------------------------------------------------------------------------- several arguments
+def drop_incomplete(tables: Sequence[Table], nan_policy: str) -> tuple[list[Table], int]:
+    """Equal lengths, no infinity; missing values are an error or their rows are left out.
+
+    Returns
+    -------
+    tables : list of Table
+        The complete rows of every table.
+    n_omitted : int
+        How many rows were left out.
+    """
+    check_option(nan_policy, "nan_policy", ("raise", "omit"))
+    first = tables[0]
+    for table in tables:
+        if table.n_rows != first.n_rows:
+            raise ValueError(
+                f"{first.argument} and {table.argument} have different lengths "
+                f"(found inconsistent numbers of samples: {first.n_rows} and {table.n_rows}); "
+                "every argument needs one row per sample."
+            )
+        _refuse_infinite(table)
+    keep = np.ones(first.n_rows, dtype=np.bool_)
+    for table in tables:
+        missing = np.isnan(table.columns)
+        if nan_policy == "raise" and missing.any():
+            k = int(np.argmax(missing.any(axis=1)))
+            raise ValueError(
+                f"{table.argument} contains NaN: column {table.names[k]!r} has "
+                f"{int(missing[k].sum())} missing value(s); impute them or pass nan_policy='omit' "
+                "where the function has it."
+            )
+        keep &= ~missing.any(axis=0)
+    n_omitted = int(first.n_rows - keep.sum())
+    if keep.sum() < MIN_ROWS:
+        raise ValueError(
+            f"{first.argument} has {first.n_rows} row(s), {int(keep.sum())} of them complete; "
+            f"nearest neighbours need at least {MIN_ROWS} (n_samples={first.n_rows})."
+        )
+    if n_omitted:
+        warnings.warn(
+            f"{n_omitted} of {first.n_rows} rows have missing values and were left out.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return [table.take(keep) for table in tables], n_omitted
+    return list(tables), 0
+
+
+def _refuse_infinite(table: Table) -> None:
+    infinite = np.isinf(table.columns)
+    if infinite.any():
+        k = int(np.argmax(infinite.any(axis=1)))
+        raise ValueError(
+            f"{table.argument} contains infinity: column {table.names[k]!r} has "
+            f"{int(infinite[k].sum())} infinite value(s); replace them by finite ones or by ranks."
+        )
+
+
+def check_spread(table: Table) -> None:
+    """Squared distances must not overflow."""
+    with np.errstate(over="ignore"):
+        spread = np.ptp(table.columns, axis=1)
+        too_wide = ~np.isfinite(table.columns.shape[0] * spread * spread)
+    if too_wide.any():
+        k = int(np.argmax(too_wide))
+        raise ValueError(
+            f"column {table.names[k]!r} of {table.argument} spans {spread[k]:.3g}; squared distances "
+            "overflow, divide the column by a constant."
+        )
+
+
+def constant_columns(table: Table) -> BoolArray:
+    """Which columns hold a single value."""
+    return np.asarray((table.columns == table.columns[:, :1]).all(axis=1))
+
+
+# --------------------------------------------------------------------------- options
+def check_option(value: Any, argument: str, allowed: Iterable[Any]) -> None:
+    """Refuse a value that is not among the allowed ones (``True`` is not ``1``)."""
+    allowed = tuple(allowed)
+    if not any(type(value) is type(option) and value == option for option in allowed):
+        options = ", ".join(repr(option) for option in allowed)
+        raise ValueError(f"{argument} is {value!r}; it must be one of {options}.")
+
+
+def check_integer(value: Any, argument: str, low: int, high: int | None = None) -> int:
+    """Return an int within [low, high]; anything else names the argument."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{argument} is {value!r}; it must be an integer.")
+    if value < low or (high is not None and value > high):
+        limit = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{argument} is {value}; it must be {limit}.")
+    return int(value)
+
+
+def check_neighbors(n_neighbors: Any, n_rows: int) -> int:
+    """A number of neighbours that the rows can give."""
+    k = check_integer(n_neighbors, "n_neighbors", 1)
+    if k >= n_rows:
+        raise ValueError(
+            f"n_neighbors is {k}, but only {n_rows} complete rows are there; "
+            f"it must be smaller than the number of rows (n_samples={n_rows})."
+        )
+    return k
+
+
+def check_positive(value: Any, argument: str) -> float:
+    """Return a finite float > 0."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{argument} is {value!r}; it must be a number.")
+    if not 0.0 < float(value) < np.inf:
+        raise ValueError(f"{argument} is {value}; it must be positive and finite.")
+    return float(value)
+
+
+def check_flag(value: Any, argument: str) -> bool:
+    """Return a bool; a truthy object is refused."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{argument} is {value!r}; it must be True or False.")
+    return bool(value)
+
+
+def as_generator(rng: Any, argument: str = "rng") -> np.random.Generator:
+    """Generator of a seed, SeedSequence or Generator; the global state is never used."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{argument} is {rng!r}; pass None, an int, a SeedSequence or a Generator."
+        ) from None
+
+
+def columns_by_name(chosen: Any, names: Sequence[str], argument: str) -> list[int]:
+    """Column indices of a list of names or indices, in the order given, each once."""
+    if isinstance(chosen, (str, numbers.Integral)):
+        chosen = [chosen]
+    indices: list[int] = []
+    for item in chosen:
+        index = _column_index(item, names, argument)
+        if index in indices:
+            raise ValueError(f"{argument} names column {item!r} twice.")
+        indices.append(index)
+    return indices
+
+
+def _column_index(item: Any, names: Sequence[str], argument: str) -> int:
+    if isinstance(item, str):
+        if item not in names:
+            raise ValueError(f"{argument} names {item!r}, which is no column of X.")
+        return list(names).index(item)
+    return check_integer(item, argument, 0, len(names) - 1)
+
+
+Ties = Literal["average", "random"]
+NanPolicy = Literal["raise", "omit"]
+Standardize = Literal["scale", "bounded", "rank"] | None

@@ -23,7 +23,6 @@ import numpy as np
 
 from codec._neighbors import Geometry, Response, lay_columns, make_response, neighbor_sum
 from codec._validation import (
-    FloatArray,
     NanPolicy,
     Rng,
     Table,
@@ -99,9 +98,7 @@ def response_terms(y: Table, k: int) -> list[Term]:
     which is linear in the coefficients of the numerator.
     """
     refuse_constant(y)
-    responses = [
-        make_response(values, nominal=bool(flag)) for values, flag in zip(y.columns, y.nominal, strict=True)
-    ]
+    responses = [make_response(values, nominal=bool(flag)) for values, flag in zip(y.columns, y.nominal, strict=True)]
     q = len(responses)
     if q == 1:
         return [Term(responses[0], (), 1.0)]
@@ -148,9 +145,7 @@ def unconditional(total: tuple[int, float], response: Response, k: int) -> float
     return 1.0 - missing / (k * response.spread)
 
 
-def conditional(
-    total: tuple[int, float], before: tuple[int, float], response: Response, k: int
-) -> float:
+def conditional(total: tuple[int, float], before: tuple[int, float], response: Response, k: int) -> float:
     """T(Y, Z | X) from ``K * A_XZ`` and ``K * A_X``; nan when Y is a function of X in the sample."""
     left = (k * response.total - before[0]) - before[1]
     if left == 0:
@@ -163,9 +158,7 @@ def _plain(table: Table, response: Response) -> Geometry:
     return lay_columns(table, np.ones(len(table.names)), response)
 
 
-def _coefficient(
-    table: Table, response: Response, k: int, *, random: bool = False, seed: int = 0
-) -> float:
+def _coefficient(table: Table, response: Response, k: int, *, random: bool = False, seed: int = 0) -> float:
     total = neighbor_sum(_plain(table, response), response, k, random=random, seed=seed)
     return unconditional(total, response, k)
 
@@ -315,9 +308,7 @@ def lcodec(
         tables.append(read_table(given, "given"))
     tables, _ = drop_incomplete(tables, nan_policy)
     refuse_constant(tables[0])  # before noise hides it
-    draws = [
-        _value([add_noise(table, noise, generator) for table in tables], n_neighbors) for _ in range(n_draws)
-    ]
+    draws = [_value([add_noise(table, noise, generator) for table in tables], n_neighbors) for _ in range(n_draws)]
     return float(np.mean(draws))
 
 
@@ -349,9 +340,7 @@ def _value(tables: Sequence[Table], n_neighbors: int, *, random: bool = False, s
     return value
 
 
-def _conditional_value(
-    response: Response, both: Table, given: Table, k: int, random: bool, seed: int
-) -> float:
+def _conditional_value(response: Response, both: Table, given: Table, k: int, random: bool, seed: int) -> float:
     total = neighbor_sum(_plain(both, response), response, k, random=random, seed=seed)
     before = neighbor_sum(_plain(given, response), response, k, random=random, seed=seed)
     return conditional(total, before, response, k)

@@ -121,7 +121,7 @@ def candidate_sums(
     n_jobs: int | None = None,
 ) -> Sums:
     """``K * A`` of (base columns, candidate) for every candidate: one step of forward selection."""
-    n_tasks = min(len(candidates), TASKS_PER_WORKER * effective_n_jobs(n_jobs))
+    n_tasks = min(len(candidates), TASKS_PER_WORKER * int(effective_n_jobs(n_jobs))  # type: ignore[arg-type])
     parts = np.array_split(np.asarray(candidates), max(1, n_tasks))
     found = Parallel(n_jobs=n_jobs, prefer="threads")(
         delayed(_chunk_sums)(points, response, list(base), part.tolist(), k, random, seed) for part in parts

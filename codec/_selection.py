@@ -18,7 +18,6 @@ from codec._dependence import (
     NominalY,
     Term,
     add_noise,
-    beside,
     conditional,
     read_response,
     refuse_constant,
@@ -251,7 +250,7 @@ def forward_select(
 def show_progress(method: str, max_features: int, verbose: bool) -> Iterator[Progress]:
     """A tqdm bar when tqdm is installed, a line a step otherwise, nothing unless asked."""
     if not verbose:
-        yield lambda name, value: None
+        yield lambda _name, _value: None
         return
     try:
         from tqdm.auto import tqdm
@@ -474,7 +473,9 @@ class Options:
     skip_constant: bool = False
 
 
-def select_features(features: Table, response: Table, options: Options, generator: np.random.Generator) -> SelectionPath:
+def select_features(
+    features: Table, response: Table, options: Options, generator: np.random.Generator
+) -> SelectionPath:
     """Check the options, prepare the columns, run the loop, wrap the result."""
     check_option(options.ties, "ties", ("average", "random"))
     stop, verbose = check_flag(options.stop, "stop"), check_flag(options.verbose, "verbose")

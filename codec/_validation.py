@@ -70,9 +70,7 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Ta
     if data is None:
         raise ValueError(f"{argument} is None; pass an array or a data frame.")
     if sparse.issparse(data):
-        raise TypeError(
-            f"{argument} is a sparse matrix, but dense data is required; use {argument}.toarray()."
-        )
+        raise TypeError(f"{argument} is a sparse matrix, but dense data is required; use {argument}.toarray().")
     if type(data).__module__.partition(".")[0] == "polars":
         data = _from_polars(data)
     if isinstance(data, pd.Series):
@@ -116,7 +114,7 @@ def _polars_series(series: Any) -> pd.Series[Any]:
 
 def _as_array(data: Any, argument: str) -> NDArray[Any]:
     if isinstance(data, np.ma.MaskedArray):
-        data = data.astype(np.float64).filled(np.nan)
+        data = np.ma.filled(data.astype(np.float64), np.nan)
     try:
         array = np.asarray(data)
     except ValueError as error:
@@ -129,9 +127,7 @@ def _as_array(data: Any, argument: str) -> NDArray[Any]:
 
 def _check_shape(shape: tuple[int, ...], argument: str) -> None:
     if len(shape) != 2:
-        raise ValueError(
-            f"{argument} has {len(shape)} dimensions; expected an array of shape (n,) or (n, p)."
-        )
+        raise ValueError(f"{argument} has {len(shape)} dimensions; expected an array of shape (n,) or (n, p).")
     if shape[0] == 0 or shape[1] == 0:
         raise ValueError(
             f"{argument} is empty: found {shape[0]} sample(s) and {shape[1]} column(s); "
@@ -167,8 +163,7 @@ def _read_objects(series: pd.Series[Any], what: str, text_is_nominal: bool) -> t
     if text_is_nominal:
         return _codes(pd.factorize(series, sort=True)[0]), True
     raise TypeError(
-        f'{what} holds text such as {sample!r}; use .astype("category") for categories '
-        "or leave the column out."
+        f'{what} holds text such as {sample!r}; use .astype("category") for categories or leave the column out.'
     )
 
 
@@ -267,10 +262,11 @@ def check_integer(value: Any, argument: str, low: int, high: int | None = None) 
     """Return an int within [low, high]; anything else names the argument."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{argument} is {value!r}; it must be an integer.")
-    if value < low or (high is not None and value > high):
+    number = int(value)
+    if number < low or (high is not None and number > high):
         limit = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ValueError(f"{argument} is {value}; it must be {limit}.")
-    return int(value)
+        raise ValueError(f"{argument} is {number}; it must be {limit}.")
+    return number
 
 
 def check_neighbors(n_neighbors: Any, n_rows: int) -> int:
@@ -305,9 +301,7 @@ def as_generator(rng: Any, argument: str = "rng") -> np.random.Generator:
     try:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"{argument} is {rng!r}; pass None, an int, a SeedSequence or a Generator."
-        ) from None
+        raise type(error)(f"{argument} is {rng!r}; pass None, an int, a SeedSequence or a Generator.") from None
 
 
 def columns_by_name(chosen: Any, names: Sequence[str], argument: str) -> list[int]:

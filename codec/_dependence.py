@@ -139,18 +139,18 @@ def side_by_side(first: Table, second: Table) -> Table:
 
 
 # --------------------------------------------------------------------------- T from a sum
-def unconditional(total: tuple[int, float], response: Response, k: int) -> float:
-    """T(Y, V) from ``K * A_V``."""
-    missing = response.n * (k * response.total - total[0]) - response.n * total[1]
-    return 1.0 - missing / (k * response.spread)
+def unconditional(total: int, response: Response, k: int) -> float:
+    """T(Y, V) from ``K * A_V * one``."""
+    full = k * response.total * response.one
+    return 1.0 - response.n * (full - total) / (k * response.spread * response.one)
 
 
-def conditional(total: tuple[int, float], before: tuple[int, float], response: Response, k: int) -> float:
-    """T(Y, Z | X) from ``K * A_XZ`` and ``K * A_X``; nan when Y is a function of X in the sample."""
-    left = (k * response.total - before[0]) - before[1]
-    if left == 0:
+def conditional(total: int, before: int, response: Response, k: int) -> float:
+    """T(Y, Z | X) from ``K * A_XZ * one`` and ``K * A_X * one``; nan when Y is a function of X here."""
+    full = k * response.total * response.one
+    if full <= before + response.n:  # nothing left but the rounding of fractions
         return float("nan")
-    return 1.0 - ((k * response.total - total[0]) - total[1]) / left
+    return 1.0 - (full - total) / (full - before)
 
 
 def _plain(table: Table, response: Response) -> Geometry:
@@ -375,5 +375,5 @@ def add_noise(table: Table, noise: float, generator: np.random.Generator) -> Tab
     for k, values in enumerate(table.columns):
         draw = generator.standard_normal(values.size)  # always drawn: a column's noise depends on its place only
         if not table.nominal[k] and np.unique(values).size < values.size:
-            columns[k] = values + noise * (values.std(ddof=1) or 1.0) * draw
+            columns[k] = values + noise * (np.sort(values).std(ddof=1) or 1.0) * draw
     return replace(table, columns=columns)

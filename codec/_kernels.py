@@ -19,9 +19,9 @@ ties included.
 Two conventions hold throughout: points are stored by column (d, n), and **rows come in ascending
 order of label**, so that the members of any group of rows, kept in row order, are sorted by label.
 
-A result is ``(whole, rest)``: K * A as an integer plus a fraction in [0, 1). Tied neighbours give
-fractions; they are collected by denominator in ``spill`` so that the sum does not depend on the order
-of rows, the thread or the path that found the neighbours.
+A result is ``(whole, part)``: K * A = whole + part / one, where ``one = fixed_point(n)`` is a power of
+two. Tied neighbours give fractions; each is rounded once, to a multiple of 1 / one, so that the sum of
+integers does not depend on the order of rows, the thread or the path that found the neighbours.
 """
 
 from __future__ import annotations
@@ -30,35 +30,27 @@ import numpy as np
 from numba import njit
 
 LEAF = 32  # rows in a leaf: four AVX-512 or eight AVX2 vectors of doubles
-SNAP = 1e-9  # a fraction this close to an integer is one (fractions have denominators < n)
 
 
 # --------------------------------------------------------------------------- the accumulator
 @njit(cache=True, nogil=True)
-def add_share(spill, strict, places, tied, n_tied):
-    """Integer part of ``strict + places * tied / n_tied``; the remainder goes to ``spill[n_tied]``."""
-    if n_tied == places:
-        return strict + tied
-    product = places * tied
-    spill[n_tied] += product % n_tied
-    return strict + product // n_tied
+def fixed_point(n):
+    """The unit of fractions, a power of two: neither ``n * one`` nor a sum of n fractions overflows."""
+    bits = 61
+    while n > 0:
+        bits -= 1
+        n >>= 1
+    return np.int64(1) << bits
 
 
 @njit(cache=True, nogil=True)
-def settle(whole, spill):
-    """Join the integer part and the fractions by denominator; the fraction returned is in [0, 1)."""
-    total = 0.0
-    lost = 0.0  # Kahan's compensation
-    for c in range(1, spill.size):
-        if spill[c] != 0:
-            whole += spill[c] // c
-            term = (spill[c] % c) / c - lost
-            new = total + term
-            lost = (new - total) - term
-            total = new
-    carried = np.int64(np.floor(total + SNAP))
-    rest = total - carried
-    return whole + carried, rest if rest > SNAP else 0.0
+def add_share(strict, places, tied, n_tied, one):
+    """``strict + places * tied / n_tied`` as an integer and a fraction in units of 1 / one."""
+    if n_tied == places:
+        return strict + tied, np.int64(0)
+    product = places * tied
+    whole = product // n_tied
+    return strict + whole, ((product - whole * n_tied) * one + n_tied // 2) // n_tied
 
 
 # --------------------------------------------------------------------------- sums over a group of rows
@@ -107,7 +99,7 @@ def running_sums(values):
 def sorted_sums(x, scale, x_nominal, order, label, weight, nominal, k):
     """K * A for one column, whose stable ``argsort`` is ``order``."""
     n = x.size
-    spill = np.zeros(n + 1, np.int64)
+    one = fixed_point(n)
     labels = label[order]
     weights = weight[order]
     prefix = running_sums(weights)
@@ -120,24 +112,28 @@ def sorted_sums(x, scale, x_nominal, order, label, weight, nominal, k):
             m += 1
     start[m] = n
     whole = np.int64(0)
+    part = np.int64(0)
     for g in range(m):
+        twins = start[g + 1] - start[g] - 1
         for q in range(start[g], start[g + 1]):
-            own = group_sum(start[g], start[g + 1], labels[q], weights[q], labels, prefix, nominal)
-            own -= weights[q]
-            if start[g + 1] - start[g] - 1 >= k:
-                whole += add_share(spill, 0, k, own, start[g + 1] - start[g] - 1)
+            own = np.int64(0)
+            if twins > 0:
+                own = group_sum(start[g], start[g + 1], labels[q], weights[q], labels, prefix, nominal)
+                own -= weights[q]
+            if twins >= k:
+                share = add_share(0, k, own, twins, one)
             elif x_nominal:
-                strict = start[g + 1] - start[g] - 1
                 all_ = group_sum(0, n, labels[q], weights[q], label, everyone, nominal)
-                others = all_ - weights[q] - own
-                whole += add_share(spill, own, k - strict, others, n - 1 - strict)
+                share = add_share(own, k - twins, all_ - weights[q] - own, n - 1 - twins, one)
             else:
-                whole += walk(x, scale, order, start, m, g, q, labels, weights, prefix, nominal, k, spill)
-    return settle(whole, spill)
+                share = walk(x, scale, order, start, m, g, q, own, labels, weights, prefix, nominal, k, one)
+            whole += share[0]
+            part += share[1]
+    return whole, part
 
 
 @njit(cache=True, nogil=True)
-def walk(x, scale, order, start, m, g, q, labels, weights, prefix, nominal, k, spill):
+def walk(x, scale, order, start, m, g, q, own, labels, weights, prefix, nominal, k, one):
     """Share of the row at position q: groups of equal distance, from the nearest outwards."""
     here = x[order[q]]
     left = g - 1
@@ -146,10 +142,7 @@ def walk(x, scale, order, start, m, g, q, labels, weights, prefix, nominal, k, s
     near = np.int64(0)  # sum over the levels that are complete
     level = 0.0
     level_n = start[g + 1] - start[g] - 1
-    level_sum = np.int64(0)
-    if level_n > 0:
-        level_sum = group_sum(start[g], start[g + 1], labels[q], weights[q], labels, prefix, nominal)
-        level_sum -= weights[q]
+    level_sum = own
     while True:
         to_left = np.inf
         to_right = np.inf
@@ -162,7 +155,7 @@ def walk(x, scale, order, start, m, g, q, labels, weights, prefix, nominal, k, s
         nearest = min(to_left, to_right)
         if nearest > level:
             if n_near + level_n >= k:
-                return add_share(spill, near, k - n_near, level_sum, level_n)
+                return add_share(near, k - n_near, level_sum, level_n, one)
             n_near += level_n
             near += level_sum
             level = nearest
@@ -543,7 +536,7 @@ def tree_sums(points, scale, col_nominal, label, weight, nominal, k, random, see
     n = points.shape[1]
     laid, tree, start, rows = lay_out(points, scale, col_nominal)
     m = laid.shape[1]
-    spill = np.zeros(n + 1, np.int64)
+    one = fixed_point(n)
     labels = label[rows]
     weights = weight[rows]
     prefix = running_sums(weights)
@@ -553,6 +546,7 @@ def tree_sums(points, scale, col_nominal, label, weight, nominal, k, random, see
     found_g = work[1]
     x = np.empty(laid.shape[0])
     whole = np.int64(0)
+    part = np.int64(0)
     for p in range(m):
         for c in range(x.size):
             x[c] = laid[c, p]
@@ -585,8 +579,10 @@ def tree_sums(points, scale, col_nominal, label, weight, nominal, k, random, see
                     rows[q], p, q, n_found, bound, k - n_strict, n_tied, start, labels, weights, nominal, work, seed
                 )
                 n_tied = k - n_strict
-            whole += add_share(spill, strict, k - n_strict, tied, n_tied)
-    return settle(whole, spill)
+            share = add_share(strict, k - n_strict, tied, n_tied, one)
+            whole += share[0]
+            part += share[1]
+    return whole, part
 
 
 # --------------------------------------------------------------------------- ties by a draw

@@ -49,6 +49,11 @@ class Response:
     def n(self) -> int:
         return self.label.size
 
+    @property
+    def one(self) -> int:
+        """The unit of sums: a sum ``A`` is handed on as the integer ``A * one``."""
+        return int(_kernels.fixed_point(self.n))
+
 
 def make_response(values: FloatArray, *, nominal: bool) -> Response:
     """Ranks (or class counts) of a response, rows in ascending order."""
@@ -72,22 +77,6 @@ def exact_sum(values: IntArray) -> int:
 
 
 @dataclass(frozen=True)
-class Sums:
-    """``K * A`` for several candidates: integers and fractions in [0, 1)."""
-
-    whole: IntArray
-    rest: FloatArray
-
-    def argmax(self) -> int:
-        """The first of the largest."""
-        best = np.flatnonzero(self.whole == self.whole.max())
-        return int(best[np.argmax(self.rest[best] > self.rest[best].max() - _kernels.SNAP)])
-
-    def at(self, index: int) -> tuple[int, float]:
-        return int(self.whole[index]), float(self.rest[index])
-
-
-@dataclass(frozen=True)
 class Geometry:
     """Columns in the order of the response's labels, with the weights of the squared distance."""
 
@@ -101,10 +90,8 @@ def lay_columns(table: Table, scale: FloatArray, response: Response) -> Geometry
     return Geometry(np.ascontiguousarray(table.columns[:, response.order]), scale, table.nominal)
 
 
-def neighbor_sum(
-    points: Geometry, response: Response, k: int, *, random: bool = False, seed: int = 0
-) -> tuple[int, float]:
-    """``K * A`` of one point set: whole part and fraction."""
+def neighbor_sum(points: Geometry, response: Response, k: int, *, random: bool = False, seed: int = 0) -> int:
+    """``K * A * one`` of one point set."""
     chosen = list(range(points.columns.shape[0]))
     return _one_sum(points, chosen, response, k, random, seed)
 
@@ -119,33 +106,28 @@ def candidate_sums(
     random: bool = False,
     seed: int = 0,
     n_jobs: int | None = None,
-) -> Sums:
-    """``K * A`` of (base columns, candidate) for every candidate: one step of forward selection."""
-    n_tasks = min(len(candidates), TASKS_PER_WORKER * int(effective_n_jobs(n_jobs))  # type: ignore[arg-type])
+) -> list[int]:
+    """``K * A * one`` of (base columns, candidate) for every candidate: one step of forward selection."""
+    workers = effective_n_jobs(n_jobs)  # type: ignore[arg-type]
+    n_tasks = min(len(candidates), TASKS_PER_WORKER * workers)
     parts = np.array_split(np.asarray(candidates), max(1, n_tasks))
     found = Parallel(n_jobs=n_jobs, prefer="threads")(
         delayed(_chunk_sums)(points, response, list(base), part.tolist(), k, random, seed) for part in parts
     )
-    pairs = [pair for chunk in found for pair in chunk]
-    return Sums(
-        np.array([whole for whole, _ in pairs], dtype=np.int64),
-        np.array([rest for _, rest in pairs], dtype=np.float64),
-    )
+    return [total for chunk in found for total in chunk]
 
 
 def _chunk_sums(
     points: Geometry, response: Response, base: list[int], candidates: list[int], k: int, random: bool, seed: int
-) -> list[tuple[int, float]]:
+) -> list[int]:
     return [_one_sum(points, [*base, j], response, k, random, seed) for j in candidates]
 
 
-def _one_sum(
-    points: Geometry, chosen: list[int], response: Response, k: int, random: bool, seed: int
-) -> tuple[int, float]:
+def _one_sum(points: Geometry, chosen: list[int], response: Response, k: int, random: bool, seed: int) -> int:
     if len(chosen) == 1 and not random:
         x = points.columns[chosen[0]]
         order = np.argsort(x, kind="stable")
-        whole, rest = _kernels.sorted_sums(
+        whole, part = _kernels.sorted_sums(
             x,
             points.scale[chosen[0]],
             points.nominal[chosen[0]],
@@ -156,7 +138,7 @@ def _one_sum(
             k,
         )
     else:
-        whole, rest = _kernels.tree_sums(
+        whole, part = _kernels.tree_sums(
             points.columns[chosen],
             points.scale[chosen],
             points.nominal[chosen],
@@ -167,4 +149,4 @@ def _one_sum(
             random,
             np.uint64(seed),
         )
-    return int(whole), float(rest)
+    return int(whole) * response.one + int(part)

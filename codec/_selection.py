@@ -26,8 +26,7 @@ from codec._dependence import (
     unconditional,
     weigh,
 )
-from codec._kernels import SNAP
-from codec._neighbors import Geometry, Sums, candidate_sums, lay_columns, neighbor_sum
+from codec._neighbors import Geometry, candidate_sums, lay_columns, neighbor_sum
 from codec._validation import (
     FloatArray,
     IntArray,
@@ -89,6 +88,10 @@ class SelectionPath:
     method: str
     stopped: str
 
+    def __post_init__(self) -> None:
+        for array in (self.order, self.cumulative, self.conditional, self.seconds):
+            array.setflags(write=False)
+
     def __len__(self) -> int:
         return len(self.order)
 
@@ -130,8 +133,9 @@ class Progress(Protocol):
 class Score:
     """T of a feature set, with what exact comparison needs."""
 
-    sums: tuple[tuple[int, float], ...]
+    sums: tuple[int, ...]
     value: float
+    rounding: int  # sums that differ by no more than this are equal: each row's fraction is rounded once
 
     def exceeds(self, other: Score | None) -> bool:
         """Strictly larger: by the integers for one response, by T for several."""
@@ -139,8 +143,7 @@ class Score:
             return self.value > 0.0
         if len(self.sums) > 1:
             return self.value > other.value
-        (whole, rest), (other_whole, other_rest) = self.sums[0], other.sums[0]
-        return whole > other_whole or (whole == other_whole and rest > other_rest + SNAP)
+        return self.sums[0] > other.sums[0] + self.rounding
 
 
 @dataclass(frozen=True)
@@ -182,17 +185,17 @@ class Problem:
             )
             for term, points in zip(self.terms, self.points, strict=True)
         ]
-        place = found[0].argmax() if len(found) == 1 else self._argmax(found, len(candidates))
-        return candidates[place], self._score([sums.at(place) for sums in found])
+        scores = [self._score(sums) for sums in zip(*found, strict=True)]
+        place = 0
+        for other in range(1, len(scores)):
+            if scores[other].exceeds(scores[place]):
+                place = other
+        return candidates[place], scores[place]
 
-    def _argmax(self, found: Sequence[Sums], n_candidates: int) -> int:
-        values = [self._score([sums.at(place) for sums in found]).value for place in range(n_candidates)]
-        return int(np.argmax(values))
-
-    def _score(self, sums: Sequence[tuple[int, float]]) -> Score:
+    def _score(self, sums: Sequence[int]) -> Score:
         pairs = zip(sums, self.terms, strict=True)
         values = [unconditional(total, term.response, self.k) for total, term in pairs]
-        return Score(tuple(sums), weigh(self.terms, values))
+        return Score(tuple(sums), weigh(self.terms, values), self.terms[0].response.n)
 
     def increment(self, after: Score, before: Score | None) -> float:
         """T(y, feature | selected before)."""
@@ -299,7 +302,7 @@ def standardized(table: Table, standardize: Standardize) -> tuple[Table, FloatAr
 def _spread(values: FloatArray, nominal: bool) -> float:
     """Root of half the mean squared difference of two rows: the standard deviation (n - 1) of numbers."""
     if not nominal:
-        return float(values.std(ddof=1))
+        return float(np.sort(values).std(ddof=1))  # sorted: the same bits for every order of the rows
     n = values.size
     shares = np.unique(values, return_counts=True)[1] / n
     return float(np.sqrt((1.0 - np.sum(shares**2)) * n / (n - 1) / 2))

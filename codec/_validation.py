@@ -73,6 +73,8 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Ta
         raise TypeError(f"{argument} is a sparse matrix, but dense data is required; use {argument}.toarray().")
     if type(data).__module__.partition(".")[0] == "polars":
         data = _from_polars(data)
+    if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):
+        data = pd.Series(data)
     if isinstance(data, pd.Series):
         data = data.to_frame(data.name if data.name is not None else argument)
     if isinstance(data, pd.DataFrame):
@@ -94,6 +96,8 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Ta
 
 
 def _from_polars(data: Any) -> pd.DataFrame | pd.Series[Any]:
+    if hasattr(data, "collect"):
+        raise TypeError("a polars LazyFrame holds no data yet; call its collect() first.")
     if not hasattr(data, "get_columns"):
         return _polars_series(data)
     return pd.DataFrame({s.name: _polars_series(s) for s in data.get_columns()})

@@ -1,0 +1,415 @@
+"""``python -m codec``: a demonstration on real data, and feature selection for a file.
+
+Messages for the user go to stderr and are one line long; results go to stdout. Exit status: 0 done,
+2 the request cannot be carried out, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import importlib.metadata
+import io
+import os
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+
+from codec._blanket import MarkovBlanketSelector
+from codec._selection import SelectionPath, foci, lfoci
+
+READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
+SELECT_EPILOG = """\
+The file's first row holds the column names. Numbers and true/false are used as they are. A column of
+text is an error until you name it: --categorical compares its values for equality, --drop leaves it out.
+A target of text, or one named in --categorical, has classes without order.
+
+The output file is the table that is printed, as CSV, one row a selected feature in order of entry:
+step, feature, column (its place among the features used, from 0), cumulative (T of the target on all
+features selected so far), conditional (T on this feature given those selected before), seconds.
+
+example:
+  python -m codec select houses.csv --target price --categorical city --drop id --output selected.csv
+"""
+
+
+class InputError(Exception):
+    """The request cannot be carried out; the message is the one line the user sees."""
+
+
+# --------------------------------------------------------------------------- the file
+def read_file(path: Path) -> pd.DataFrame:
+    """Read CSV (also compressed), TSV or Parquet; everything that can go wrong is an InputError."""
+    name = path.name.lower()
+    if not name.endswith(READERS):
+        raise InputError(f"cannot tell the format of '{path}'; its name must end in {', '.join(READERS)}")
+    if not path.exists():
+        raise InputError(f"there is no file '{path}'")
+    if not path.is_file():
+        raise InputError(f"'{path}' is not a file")
+    try:
+        if name.endswith((".parquet", ".pq")):
+            return pd.read_parquet(path)
+        separator = "\t" if ".tsv" in name else ","
+        return _without_index_column(pd.read_csv(path, sep=separator, low_memory=False, float_precision="round_trip"))
+    except pd.errors.EmptyDataError:
+        raise InputError(f"'{path}' is empty") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}' is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except ImportError:
+        raise InputError("reading Parquet needs pyarrow: pip install 'codec[parquet]'") from None
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot read '{path}': {_one_line(error)}") from None
+
+
+def _without_index_column(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out a first column without a name: the row index that data frames write."""
+    if table.shape[1] > 1 and str(table.columns[0]) == "Unnamed: 0":
+        _note("the first column has no name and is left out as a row index")
+        return table.iloc[:, 1:]
+    return table
+
+
+def split_columns(
+    table: pd.DataFrame, target: str, categorical: Sequence[str], drop: Sequence[str]
+) -> tuple[pd.DataFrame, pd.Series[Any]]:
+    """Features and target with the types that the selection expects."""
+    table = table.set_axis([str(label) for label in table.columns], axis=1)
+    if len(set(table.columns)) < table.shape[1]:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise InputError(f"two columns are called '{twice}'; rename one of them")
+    for option, names in (("--target", [target]), ("--categorical", categorical), ("--drop", drop)):
+        for name in names:
+            _require_column(table, name, option)
+    if target in drop:
+        raise InputError(f"'{target}' is both the target and in --drop")
+    if both := [name for name in categorical if name in drop]:
+        raise InputError(f"'{both[0]}' is both in --categorical and in --drop")
+    table = table.drop(columns=list(drop)).astype(dict.fromkeys(categorical, "category"))
+    features, response = table.drop(columns=target), table[target]
+    if features.shape[1] == 0:
+        raise InputError("no feature columns are left beside the target")
+    if len(table) == 0:
+        raise InputError("the table has column names but no rows")
+    _refuse_text(features)
+    if _is_text(response):
+        response = response.astype("category")
+    return features, response
+
+
+def _require_column(table: pd.DataFrame, name: str, option: str) -> None:
+    if name in table.columns:
+        return
+    if table.shape[1] == 1 and any(mark in table.columns[0] for mark in ";\t|"):
+        raise InputError(f"{option}: there is no column '{name}'; the file seems to be separated by other than commas")
+    near = difflib.get_close_matches(name, table.columns, n=1)
+    shown = ", ".join(table.columns[:8]) + (", ..." if table.shape[1] > 8 else "")
+    hint = f"did you mean '{near[0]}'?" if near else f"the columns are {shown}"
+    raise InputError(f"{option}: there is no column '{name}'; {hint}")
+
+
+def _is_text(column: pd.Series[Any]) -> bool:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return False
+    return pd.api.types.infer_dtype(column, skipna=True) in {"string", "bytes", "mixed", "mixed-integer"}
+
+
+def _refuse_text(features: pd.DataFrame) -> None:
+    text = [name for name in features.columns if _is_text(features[name])]
+    if not text:
+        return
+    sample = features[text[0]].dropna().iloc[0]
+    what = f"column '{text[0]}' holds text such as {str(sample)[:30]!r}"
+    if len(text) > 1:
+        what = f"columns {', '.join(map(repr, text))} hold text"
+    joined = ",".join(text)
+    argument = f"'{joined}'" if any(not c.isalnum() and c not in "_-.," for c in joined) else joined
+    raise InputError(f"{what}; use --categorical {argument} for categories or --drop {argument} to leave it out")
+
+
+def prepare(features: pd.DataFrame, response: pd.Series[Any], nan_policy: str) -> tuple[pd.DataFrame, pd.Series[Any]]:
+    """Complete rows, a target that varies, and features without the constant ones."""
+    features, response = _complete_rows(features, response, nan_policy)
+    if _is_constant(response):
+        raise InputError(f"target '{response.name}' is constant ({response.iloc[0]}); there is nothing to explain")
+    constant = [name for name in features.columns if _is_constant(features[name])]
+    if len(constant) == features.shape[1]:
+        raise InputError("every feature column is constant")
+    if constant:
+        _note(f"left out as constant: {', '.join(constant)}")
+    return features.drop(columns=constant), response
+
+
+def _is_constant(column: pd.Series[Any]) -> bool:
+    return len(column) > 0 and bool((column == column.iloc[0]).all())
+
+
+def _complete_rows(
+    features: pd.DataFrame, response: pd.Series[Any], nan_policy: str
+) -> tuple[pd.DataFrame, pd.Series[Any]]:
+    missing = features.isna()
+    incomplete = missing.any(axis=1) | response.isna()
+    n_incomplete = int(incomplete.sum())
+    if n_incomplete == 0:
+        return features, response
+    counts = pd.concat([missing.sum(), pd.Series({response.name: int(response.isna().sum())})])
+    name, count = counts.idxmax(), int(counts.max())
+    if nan_policy == "raise":
+        others = int((counts > 0).sum()) - 1
+        more = f" and {others} more column{'s have' if others > 1 else ' has'} some" if others else ""
+        raise InputError(
+            f"column '{name}' has {count} missing value{'s' if count > 1 else ''}{more}; "
+            f"impute them, or pass --nan-policy omit to leave out {n_incomplete} of {len(features)} rows"
+        )
+    if n_incomplete > len(features) - 3:
+        raise InputError(
+            f"{len(features) - n_incomplete} of {len(features)} rows are complete, too few to select from; "
+            f"column '{name}' misses {count} values, --drop it or impute"
+        )
+    _note(f"left out {n_incomplete} of {len(features)} rows with missing values")
+    return features[~incomplete], response[~incomplete]
+
+
+# --------------------------------------------------------------------------- the output
+def check_output(output: Path, source: Path) -> None:
+    """Refuse, before the long work, an output file that could not be written after it."""
+    if not output.parent.is_dir():
+        raise InputError(f"--output: there is no folder '{output.parent}'")
+    if not os.access(output.parent, os.W_OK):
+        raise InputError(f"--output: the folder '{output.parent}' cannot be written to")
+    if output.exists() and not output.is_file():
+        raise InputError(f"--output: '{output}' is not a regular file")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InputError("--output is the input file; choose another name")
+
+
+def write_atomically(path: SelectionPath, output: Path) -> None:
+    """Write the table beside its place, then move it there: never half a file."""
+    output = output.resolve()
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as handle:
+            path.to_frame().to_csv(handle, lineterminator="\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+        part.replace(output)
+    except OSError as error:
+        raise InputError(f"cannot write '{output}': {_one_line(error)}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def format_path(path: SelectionPath) -> str:
+    """Return the path as a table for the terminal."""
+    if len(path) == 0:
+        return f"Nothing was selected. {path.stopped}"
+    width = max(len("feature"), *(len(name) for name in path.names))
+    lines = [f"step  {'feature':<{width}}  T(selected)  T(feature | before)  seconds"]
+    rows = zip(path.names, path.cumulative, path.conditional, path.seconds, strict=True)
+    lines += [
+        f"{step:>4}  {name:<{width}}  {total:>11.4f}  {gain:>19.4f}  {seconds:>7.2f}"
+        for step, (name, total, gain, seconds) in enumerate(rows, 1)
+    ]
+    total = f"{len(path)} of {path.n_features} features from {path.n_samples:,} rows"
+    return "\n".join([*lines, "", path.stopped, f"{total} in {path.seconds.sum():.2f} s"])
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _note(line: str) -> None:
+    print(f"codec: {line}", file=sys.stderr)
+
+
+# --------------------------------------------------------------------------- the two jobs
+def run_select(args: argparse.Namespace) -> None:
+    """Select the features of a file that carry information on its target."""
+    if args.output is not None:
+        check_output(args.output, args.file)
+    features, response = split_columns(read_file(args.file), args.target, args.categorical, args.drop)
+    features, response = prepare(features, response, args.nan_policy)
+    options: dict[str, Any] = {
+        "max_features": args.max_features,
+        "n_neighbors": args.neighbors,
+        "n_jobs": args.jobs,
+        "rng": args.seed,
+        "verbose": sys.stderr.isatty(),
+    }
+    select: Callable[..., SelectionPath] = {"foci": foci, "lfoci": lfoci}[args.method]
+    try:
+        path = select(features, response, **options)
+    except (TypeError, ValueError) as error:
+        line = _one_line(error).replace("n_neighbors", "--neighbors").replace("max_features", "--max-features")
+        raise InputError(line) from None
+    print(f"{args.file.name}: which columns carry information on '{args.target}'?\n")
+    print(format_path(path))
+    if args.output is not None:
+        write_atomically(path, args.output)
+        print(f"written to {args.output}")
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """Select the Markov blanket of a real data set and show what the selection is worth."""
+    from sklearn.datasets import load_breast_cancer
+
+    del args
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    print(f"codec {importlib.metadata.version('codec')}")
+    print(f"breast cancer data of scikit-learn: {X.shape[0]} tumours, {X.shape[1]} measurements of cell nuclei")
+    print("Which measurements carry the information on whether a tumour is malignant?\n", flush=True)
+    _compile(X, y)
+    selector = MarkovBlanketSelector(n_neighbors=10, verbose=sys.stderr.isatty())
+    print(format_path(selector.fit(X, y).path_), end="\n\n", flush=True)
+    _show_scores(X, y)
+    print(
+        """
+What next
+  your own table   python -m codec select FILE.csv --target COLUMN
+  its options      python -m codec select --help
+  in Python        from codec import MarkovBlanketSelector
+                   make_pipeline(StandardScaler(), MarkovBlanketSelector(n_neighbors=10), KNeighborsClassifier())"""
+    )
+
+
+def _compile(X: pd.DataFrame, y: pd.Series[Any]) -> None:
+    """Have numba compile before anything is timed; on a first run that takes some seconds."""
+    began = time.perf_counter()
+    MarkovBlanketSelector(n_neighbors=10, max_features=3, stop=False).fit(X, y)
+    if (seconds := time.perf_counter() - began) > 1.0:
+        print(f"(The kernels were compiled and cached: {seconds:.0f} s, this once.)\n", flush=True)
+
+
+def _show_scores(X: pd.DataFrame, y: pd.Series[Any]) -> None:
+    """Cross-validate a small model with and without the selection; selection inside every fold."""
+    from sklearn.model_selection import StratifiedKFold, cross_validate
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    folds = StratifiedKFold(10, shuffle=True, random_state=0)
+    model = make_pipeline(StandardScaler(), KNeighborsClassifier())
+    everything = cross_validate(model, X, y, cv=folds)
+    model = make_pipeline(StandardScaler(), MarkovBlanketSelector(n_neighbors=10), KNeighborsClassifier())
+    selected = cross_validate(model, X, y, cv=folds, return_estimator=True)
+    sizes = [len(fitted[1].blanket_) for fitted in selected["estimator"]]
+    print("Is it enough? Accuracy of a nearest-neighbour classifier, 10-fold cross-validation,")
+    print("features chosen anew inside every fold:")
+    for what, scores in (
+        (f"all {X.shape[1]} features", everything["test_score"]),
+        (f"selected ({min(sizes)}-{max(sizes)} features)", selected["test_score"]),
+    ):
+        error = scores.std(ddof=1) / np.sqrt(len(scores))
+        print(f"  {what:<26} {scores.mean():.3f} +- {error:.3f}")
+
+
+# --------------------------------------------------------------------------- the command line
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"codec: {message} (see {self.prog} --help)\n")
+
+
+def _positive(text: str) -> int:
+    return _integer(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _integer(text, 0)
+
+
+def _integer(text: str, low: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if value < low:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least {low}")
+    return value
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = _Parser(
+        prog="python -m codec",
+        description="Find the features that carry all the information on a target (its Markov blanket).",
+        epilog="Without a command: a demonstration on real data that scikit-learn carries.",
+    )
+    parser.add_argument("--version", action="version", version=f"codec {importlib.metadata.version('codec')}")
+    parser.set_defaults(run=run_demo)
+    commands = parser.add_subparsers(title="commands", metavar="select")
+    select = commands.add_parser(
+        "select",
+        help="select the features of a CSV, TSV or Parquet file",
+        description="Select the columns of FILE that carry information on the target column.",
+        epilog=SELECT_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    select.set_defaults(run=run_select, categorical=[], drop=[])
+    add = select.add_argument
+    add("file", type=Path, metavar="FILE", help="a table: " + ", ".join(READERS))
+    add("--target", required=True, metavar="COLUMN", help="the column to explain")
+    add("--output", type=Path, metavar="FILE.csv", help="also write the table of selected features here")
+    add("--method", choices=("foci", "lfoci"), default="foci", help="foci: exact (default); lfoci: after small noise")
+    add("--max-features", type=_positive, metavar="N", help="select at most N features (default: no limit)")
+    add("--neighbors", type=_positive, default=1, metavar="K", help="nearest neighbours: 1 (default) is R's FOCI, "
+        "10 or more finds weaker dependence in noisy data")  # fmt: skip
+    add("--categorical", type=_names, action="extend", metavar="COL,..", help="columns that hold categories")
+    add("--drop", type=_names, action="extend", metavar="COL,..", help="columns to leave out, such as an id")
+    add("--nan-policy", choices=("raise", "omit"), default="raise", help="rows with missing values: "
+        "an error (default), or left out")  # fmt: skip
+    add("--seed", type=_natural, default=0, metavar="N", help="seed of the noise of lfoci (default: 0)")
+    add("--jobs", type=int, metavar="N", help="threads; -1: all cores (default: one)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process when absent.
+
+    Returns
+    -------
+    status : int
+        0 done, 2 the request cannot be carried out, 130 interrupted.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # column names that a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _note(_one_line(Warning(message)))
+            args = make_parser().parse_args(argv)
+            args.run(args)
+        sys.stdout.flush()
+    except InputError as error:
+        _note(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _note("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,354 @@
+"""The command line: every answer it can give, and that it never answers with a traceback."""
+
+import gzip
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from codec import __main__ as cli
+from codec import __version__, foci, lfoci
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """`y` is a function of `a` and `city`; `b` is noise, `kind` a class that follows `a`."""
+    rng = np.random.default_rng(7)
+    a, b = rng.normal(size=(2, 150))
+    city = rng.choice(["Bergen", "Oslo", "Tromso"], size=150)
+    y = a + 2.0 * (city == "Oslo")
+    kind = np.select([a < -0.4, a < 0.4], ["low", "middle"], "high")
+    return pd.DataFrame({"a": a, "b": b, "city": city, "kind": kind, "y": y})
+
+
+@pytest.fixture
+def csv(table: pd.DataFrame, tmp_path: Path) -> Path:
+    path = tmp_path / "data.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of `python -m codec *args`."""
+    try:
+        status = cli.main([str(arg) for arg in args])
+    except SystemExit as stopped:
+        status = int(stopped.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    """The one line on stderr of a request that cannot be carried out."""
+    status, out, err = run(capsys, *args)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("codec: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    return err
+
+
+# --------------------------------------------------------------------------- the demonstration
+def test_demonstration(capsys):
+    status, out, err = run(capsys)
+    assert status == 0
+    assert err == ""
+    assert f"codec {__version__}" in out
+    assert "breast cancer" in out
+    assert "T(feature | before)" in out
+    assert "10-fold" in out
+    assert "python -m codec select FILE.csv --target COLUMN" in out
+    scores = [float(line.split()[-3]) for line in out.splitlines() if " +- " in line]
+    assert len(scores) == 2
+    assert scores[1] > scores[0] - 0.01, "the selected features are as good as all of them"
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"codec {__version__}\n", "")
+
+
+def test_help_says_what_the_output_file_holds(capsys):
+    status, out, _ = run(capsys, "select", "--help")
+    assert status == 0
+    for word in ("step", "feature", "column", "cumulative", "conditional", "seconds", "--categorical", "--drop"):
+        assert word in out
+
+
+def test_as_a_process_it_prints_no_traceback_and_stays_light():
+    code = (
+        "import sys, runpy; sys.argv = ['codec', 'select', 'absent.csv', '--target', 'y']\n"
+        "try: runpy.run_module('codec', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as stopped: print(stopped.code)\n"
+        "print([name for name in ('torch', 'matplotlib', 'statsmodels') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n[]\n"
+    assert done.stderr == "codec: there is no file 'absent.csv'\n"
+
+
+# --------------------------------------------------------------------------- selecting
+def test_output_is_the_selection_table(csv, table, tmp_path, capsys):
+    output = tmp_path / "selected.csv"
+    status, out, err = run(
+        capsys, "select", csv, "--target", "y", "--categorical", "city,kind", "--neighbors", 3, "--output", output
+    )
+    assert (status, err) == (0, "")
+    typed = table.astype({"city": "category", "kind": "category"})
+    expected = foci(typed.drop(columns="y"), typed["y"], n_neighbors=3)
+    found = pd.read_csv(output, index_col="step", float_precision="round_trip")
+    assert list(found.columns) == ["feature", "column", "cumulative", "conditional", "seconds"]
+    untimed = expected.to_frame().drop(columns="seconds")
+    pd.testing.assert_frame_equal(found.drop(columns="seconds"), untimed, check_exact=True)
+    assert set(expected.names) >= {"a", "city"}
+    for name, value in zip(expected.names, expected.cumulative, strict=True):
+        assert any(name in line and f"{value:.4f}" in line for line in out.splitlines())
+    assert expected.stopped in out
+    assert str(output) in out
+
+
+@pytest.mark.parametrize(
+    "name", ["data.csv", "data.CSV", "data.csv.gz", "data.tsv", "data.tsv.gz", "d.parquet", "d.pq"]
+)
+def test_formats_give_the_same_answer(name, csv, table, tmp_path, capsys):
+    path = tmp_path / name
+    if ".p" in name:
+        table.to_parquet(path)
+    else:
+        text = table.to_csv(index=False, sep="\t" if ".tsv" in name else ",").encode()
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    options = ["--target", "y", "--drop", "kind", "--categorical", "city", "--output", tmp_path / "out.csv"]
+    assert run(capsys, "select", path, *options)[0] == 0
+    features = table[["a", "b", "city"]].astype({"city": "category"})
+    assert pd.read_csv(tmp_path / "out.csv")["feature"].tolist() == list(foci(features, table["y"]).names)
+
+
+def test_lfoci_with_a_seed(csv, table, tmp_path, capsys):
+    output = tmp_path / "out.csv"
+    options = ["--method", "lfoci", "--seed", 5, "--drop", "kind", "--categorical", "city", "--max-features", 1]
+    assert run(capsys, "select", csv, "--target", "y", *options, "--output", output)[0] == 0
+    features = table[["a", "b", "city"]].astype({"city": "category"})
+    expected = lfoci(features, table["y"], max_features=1, rng=5)
+    assert pd.read_csv(output, float_precision="round_trip")["cumulative"].tolist() == expected.cumulative.tolist()
+
+
+@pytest.mark.parametrize("typed", [[], ["--categorical", "kind"]], ids=["text", "categorical"])
+def test_text_target_has_classes_without_order(typed, csv, table, tmp_path, capsys):
+    output = tmp_path / "out.csv"
+    assert run(capsys, "select", csv, "--target", "kind", "--drop", "city", *typed, "--output", output)[0] == 0
+    expected = foci(table[["a", "b", "y"]], table["kind"], nominal_y=True)
+    assert pd.read_csv(output, float_precision="round_trip")["cumulative"].tolist() == expected.cumulative.tolist()
+
+
+def test_categorical_makes_a_numeric_target_nominal(table, tmp_path, capsys):
+    codes = table["kind"].map({"low": 2, "middle": 0, "high": 1})
+    data, output = tmp_path / "data.csv", tmp_path / "out.csv"
+    table[["a", "b"]].assign(kind=codes).to_csv(data, index=False)
+    assert run(capsys, "select", data, "--target", "kind", "--categorical", "kind", "--output", output)[0] == 0
+    expected = foci(table[["a", "b"]], codes, nominal_y=True)
+    assert pd.read_csv(output, float_precision="round_trip")["cumulative"].tolist() == expected.cumulative.tolist()
+
+
+def test_true_and_false_are_numbers(table, tmp_path, capsys):
+    path = tmp_path / "flags.csv"
+    pd.DataFrame({"flag": table["a"] > 0, "b": table["b"], "y": (table["a"] > 0) * 1.0}).to_csv(path, index=False)
+    status, out, _ = run(capsys, "select", path, "--target", "y")
+    assert status == 0
+    assert "flag" in out
+
+
+def test_nothing_selected_is_an_answer(tmp_path, capsys):
+    # Every value of y stands beside the opposite one: T < 0.
+    x = np.arange(40.0) + 0.01 * np.arange(40) ** 1.5
+    y = np.where(np.arange(40) % 2 == 0, 1.0, -1.0) * (1 + 0.1 * np.arange(40))
+    path, output = tmp_path / "data.csv", tmp_path / "out.csv"
+    pd.DataFrame({"x": x, "y": y}).to_csv(path, index=False)
+    status, out, _ = run(capsys, "select", path, "--target", "y", "--output", output)
+    assert status == 0
+    assert "Nothing was selected" in out
+    assert pd.read_csv(output).empty
+
+
+def test_constant_columns_and_the_row_index_are_left_out_aloud(table, tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    table[["a", "b", "y"]].assign(one=1, two="x").to_csv(path)  # with the index
+    status, out, err = run(capsys, "select", path, "--target", "y", "--categorical", "two")
+    assert status == 0
+    assert "left out as constant: one, two" in err
+    assert "row index" in err
+    assert "of 2 features" in out
+
+
+def test_missing_values_are_refused_or_left_out(table, tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    holes = table[["a", "b", "y"]].copy()
+    holes.loc[[3, 5], "a"] = np.nan
+    holes.loc[[5, 8], "b"] = np.nan
+    holes.loc[9, "y"] = np.nan
+    holes.to_csv(path, index=False)
+    line = refused(capsys, "select", path, "--target", "y")
+    assert "'a' has 2 missing values" in line
+    assert "--nan-policy omit" in line
+    assert "4 of 150 rows" in line
+    status, out, err = run(capsys, "select", path, "--target", "y", "--nan-policy", "omit")
+    assert status == 0
+    assert "left out 4 of 150 rows" in err
+    assert "from 146 rows" in out
+
+
+# --------------------------------------------------------------------------- refusals
+def test_text_column_is_named_with_both_ways_out(csv, capsys):
+    line = refused(capsys, "select", csv, "--target", "y", "--drop", "kind")
+    assert "'city' holds text" in line
+    assert "--categorical city" in line
+    assert "--drop city" in line
+    line = refused(capsys, "select", csv, "--target", "y")
+    assert "--categorical city,kind" in line
+    assert "--drop city,kind" in line
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["absent.csv", "--target", "y"], "there is no file 'absent.csv'"),
+        (["data.xlsx", "--target", "y"], ".csv, .csv.gz, .tsv, .tsv.gz, .parquet, .pq"),
+        (["folder.csv", "--target", "y"], "'folder.csv' is not a file"),
+        (["data.csv", "--target", "z"], "--target: there is no column 'z'; the columns are a, b, city, kind, y"),
+        (["data.csv", "--target", "cities"], "did you mean 'city'?"),
+        (["data.csv", "--target", "y", "--categorical", "town"], "--categorical: there is no column 'town'"),
+        (["data.csv", "--target", "y", "--drop", "a,bb"], "--drop: there is no column 'bb'"),
+        (["data.csv", "--target", "y", "--drop", "y"], "both the target and in --drop"),
+        (["data.csv", "--target", "y", "--drop", "a", "--categorical", "a"], "both in --categorical and in --drop"),
+        (["data.csv", "--target", "y", "--drop", "a,b,city,kind"], "no feature columns are left"),
+        (["empty.csv", "--target", "y"], "'empty.csv' is empty"),
+        (["header.csv", "--target", "y"], "column names but no rows"),
+        (["constant.csv", "--target", "y"], "target 'y' is constant (3)"),
+        (["constant.csv", "--target", "x"], "every feature column is constant"),
+        (["two.csv", "--target", "y"], "2 row"),
+        (["missing.csv", "--target", "y", "--nan-policy", "omit"], "column 'x' misses 4 values"),
+        (["infinite.csv", "--target", "y"], "infinit"),
+        (["semicolon.csv", "--target", "y"], "separated by other than commas"),
+        (["latin.csv", "--target", "y"], "not UTF-8"),
+        (["ragged.csv", "--target", "y"], "cannot read 'ragged.csv'"),
+        (["broken.csv.gz", "--target", "y"], "cannot read 'broken.csv.gz'"),
+        (["cut.csv.gz", "--target", "y"], "cannot read 'cut.csv.gz'"),
+        (["broken.parquet", "--target", "y"], "cannot read 'broken.parquet'"),
+        (["dates.parquet", "--target", "y"], "dates"),
+        (["data.csv"], "--target"),
+        (["data.csv", "--target", "y", "--method", "magic"], "invalid choice: 'magic'"),
+        (["data.csv", "--target", "y", "--neighbors", "0"], "'0' is not an integer of at least 1"),
+        (["data.csv", "--target", "y", "--neighbors", "many"], "'many' is not an integer"),
+        (["data.csv", "--target", "y", "--neighbors", "150", "--drop", "city,kind"], "--neighbors is 150"),
+        (["data.csv", "--target", "y", "--max-features", "9", "--drop", "city,kind"], "--max-features is 9"),
+        (["data.csv", "--target", "y", "--seed", "-1"], "'-1' is not an integer of at least 0"),
+        (["data.csv", "--target", "y", "--output", "no/out.csv"], "--output: there is no folder 'no'"),
+        (["data.csv", "--target", "y", "--output", "folder.csv"], "not a regular file"),
+        (["data.csv", "--target", "y", "--output", "data.csv"], "--output is the input file"),
+        (["data.csv", "--target", "y", "--colour"], "--colour"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refusals_are_one_clear_line(args, said, csv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _broken_files(tmp_path)
+    assert said in refused(capsys, "select", *args)
+
+
+def _broken_files(folder: Path) -> None:
+    texts = {
+        "data.xlsx": "x",
+        "empty.csv": "",
+        "header.csv": "x,y\n",
+        "constant.csv": "x,y\n1,3\n2,3\n4,3\n7,3\n",
+        "two.csv": "x,y\n1,3\n2,4\n",
+        "missing.csv": "x,y\n,3\n,4\n,5\n,6\n2,9\n",
+        "infinite.csv": "x,y\n1,3\ninf,4\n2,5\n5,6\n",
+        "semicolon.csv": "x;y\n1;3\n2;4\n",
+        "ragged.csv": "x,y\n1,2\n1,2,3\n",
+        "broken.csv.gz": "no gzip",
+        "broken.parquet": "no parquet",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    (folder / "latin.csv").write_bytes("stra\xdfe,y\n1,2\n".encode("latin-1"))
+    (folder / "cut.csv.gz").write_bytes(gzip.compress(b"x,y\n" + b"1,2\n3,4\n" * 1000)[:-12])
+    (folder / "folder.csv").mkdir()
+    days = pd.date_range("2026-01-01", periods=5)
+    pd.DataFrame({"day": days, "x": np.arange(5.0) ** 2, "y": np.arange(5.0)}).to_parquet(folder / "dates.parquet")
+
+
+def test_two_columns_of_one_name(tmp_path, capsys):
+    frame = pd.DataFrame(np.eye(4), columns=["a", "1", "b", "y"]).rename(columns={"b": 1})
+    with pytest.raises(cli.InputError, match="two columns are called '1'"):
+        cli.split_columns(frame, "y", [], [])
+
+
+def test_column_named_like_an_option_needs_quotes(table, tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    table.rename(columns={"city": "home town"})[["a", "home town", "y"]].to_csv(path, index=False)
+    line = refused(capsys, "select", path, "--target", "y")
+    assert "--drop 'home town'" in line
+    assert run(capsys, "select", path, "--target", "y", "--categorical", "home town")[0] == 0
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "data.parquet"
+    path.touch()
+
+    def absent(*args: object, **kwargs: object) -> None:
+        raise ImportError
+
+    monkeypatch.setattr(pd, "read_parquet", absent)
+    assert "pip install 'codec[parquet]'" in refused(capsys, "select", path, "--target", "y")
+
+
+# --------------------------------------------------------------------------- interruptions
+def test_a_failed_write_leaves_the_old_file_and_no_parts(csv, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out.csv"
+    output.write_text("old")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("codec.__main__.os.fsync", fail)
+    status, _, err = run(capsys, "select", csv, "--target", "y", "--drop", "city,kind", "--output", output)
+    assert status == 2
+    assert err == f"codec: cannot write '{output}': No space left on device\n"
+    assert output.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.csv", "out.csv"]
+
+
+def test_control_c_is_one_line_and_status_130(csv, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "foci", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    output = tmp_path / "out.csv"
+    answer = run(capsys, "select", csv, "--target", "y", "--drop", "city,kind", "--output", output)
+    assert answer == (130, "", "codec: interrupted\n")
+    assert not output.exists()
+
+
+def test_a_reader_that_left_gets_no_traceback(csv):
+    command = [sys.executable, "-m", "codec", "select", str(csv), "--target", "y", "--drop", "city,kind"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 141
+
+
+def test_warnings_are_one_line(csv, monkeypatch, capsys):
+    import warnings
+
+    def warn(*args: object, **kwargs: object) -> None:
+        warnings.simplefilter("always")
+        warnings.warn("T is not\ndefined", RuntimeWarning, stacklevel=1)
+        raise ValueError("n_neighbors is odd")
+
+    monkeypatch.setattr(cli, "foci", warn)
+    status, _, err = run(capsys, "select", csv, "--target", "y", "--drop", "city,kind")
+    assert status == 2
+    assert err == "codec: T is not defined\ncodec: --neighbors is odd\n"

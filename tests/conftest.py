@@ -11,9 +11,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-sys.path.insert(
-    0, str(Path(__file__).parent)
-)  # so that the tests can `import reference_impl`
+sys.path.insert(0, str(Path(__file__).parent))  # so that the tests can `import reference_impl`
 
 DEFAULT_SEED = 42
 
@@ -30,16 +28,12 @@ def _seeds(text: str | None) -> list[int]:
     return list(range(int(first), int(last or first) + 1))
 
 
-@pytest.fixture(
-    params=_seeds(os.environ.get("CODEC_TESTS_SEEDS")), ids=lambda seed: f"seed{seed}"
-)
+@pytest.fixture(params=_seeds(os.environ.get("CODEC_TESTS_SEEDS")), ids=lambda seed: f"seed{seed}")
 def global_random_seed(request: pytest.FixtureRequest) -> int:
     """Seed of a test that must pass for every seed from 0 to 99."""
     return request.param
 
 
 hypothesis.settings.register_profile("local", deadline=None)
-hypothesis.settings.register_profile(
-    "ci", deadline=None, derandomize=True, database=None
-)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")

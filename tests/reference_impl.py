@@ -39,10 +39,7 @@ def columns_of(table, nominal=(), weights=None):
     table = np.asarray(table)
     table = table.reshape(len(table), -1)
     weights = np.ones(table.shape[1]) if weights is None else weights
-    return [
-        Column(table[:, k], k in nominal, float(weights[k]))
-        for k in range(table.shape[1])
-    ]
+    return [Column(table[:, k], k in nominal, float(weights[k])) for k in range(table.shape[1])]
 
 
 def squared_gaps(column):
@@ -113,8 +110,7 @@ def mean_agreement(value, distance, n_neighbors=1):
     for t in np.unique(size):
         rows = size == t
         numerator = sum(
-            int(s) * int(t) + int(r) * int(v)
-            for s, r, v in zip(sure[rows], places[rows], shared[rows], strict=True)
+            int(s) * int(t) + int(r) * int(v) for s, r, v in zip(sure[rows], places[rows], shared[rows], strict=True)
         )
         total += Fraction(numerator, int(t) * n_neighbors)
     return total
@@ -125,9 +121,7 @@ def codec(y, z, given=None, *, n_neighbors=1, nominal_y=False):
     value, m, d = agreement(y, nominal_y)
     z = columns_of(z)
     if given is None:
-        return 1 - len(value) * (
-            m - mean_agreement(value, distances(z), n_neighbors)
-        ) / Fraction(d)
+        return 1 - len(value) * (m - mean_agreement(value, distances(z), n_neighbors)) / Fraction(d)
     given = columns_of(given)
     a_x = mean_agreement(value, distances(given), n_neighbors)
     a_xz = mean_agreement(value, distances(given + z), n_neighbors)
@@ -175,9 +169,7 @@ def standardized(X, how, nominal=()):
         values, weight = X[:, k], 1.0
         if k in nominal and how in ("scale", "rank"):
             share = np.unique(values, return_counts=True)[1] / n
-            weight = (
-                2 * (n - 1) / n / (1 - np.sum(share**2))
-            )  # two rows: a mean squared distance of 2
+            weight = 2 * (n - 1) / n / (1 - np.sum(share**2))  # two rows: a mean squared distance of 2
         elif k not in nominal:
             if how == "rank":
                 values = rankdata(values)
@@ -222,15 +214,11 @@ def foci(
         base = base + gaps[j]
     np.fill_diagonal(base, np.inf)
     # Without any feature the condition of the first step is T > 0, that is A > M - D / n.
-    previous = (
-        mean_agreement(value, base, n_neighbors) if len(include) else m - Fraction(d, n)
-    )
+    previous = mean_agreement(value, base, n_neighbors) if len(include) else m - Fraction(d, n)
     order, cumulative, conditional = [], [], []
     left = [j for j in range(len(columns)) if j not in include]
     while left and (max_features is None or len(order) < max_features):
-        score, minus_j = max(
-            (mean_agreement(value, base + gaps[j], n_neighbors), -j) for j in left
-        )
+        score, minus_j = max((mean_agreement(value, base + gaps[j], n_neighbors), -j) for j in left)
         if stop and score <= previous:
             break
         j = -minus_j

@@ -1,0 +1,370 @@
+"""MarkovBlanketSelector: scikit-learn's contract, frames, names, and the function below it."""
+
+import pickle
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import SelectorMixin
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from codec import MarkovBlanketSelector, foci, lfoci
+
+
+@parametrize_with_checks(
+    [
+        MarkovBlanketSelector(),
+        MarkovBlanketSelector("lfoci", random_state=0),
+        MarkovBlanketSelector(n_neighbors=3, standardize="rank"),
+        MarkovBlanketSelector(stop=False, max_features=1, standardize="bounded", n_jobs=2),
+    ]
+)
+def test_scikit_learn_contract(estimator, check):
+    # Every check, none expected to fail. Small checks give X without any relation to y,
+    # where an empty selection is right and scikit-learn's own warning belongs to it.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No features were selected")
+        check(estimator)
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(300, 6)), columns=list("abcdef"))
+    return X, X.b**2 + X.e + 0.05 * rng.normal(size=300)
+
+
+@pytest.fixture
+def mixed():
+    """A frame of floats, counts, flags, an ordered and an unordered category."""
+    rng = np.random.default_rng(1)
+    n = 400
+    grade = pd.Categorical.from_codes(rng.integers(0, 3, n), ["low", "mid", "high"], ordered=True)
+    X = pd.DataFrame(
+        {
+            "size": rng.normal(size=n),
+            "count": rng.poisson(3, n),
+            "flag": rng.random(n) < 0.5,
+            "grade": grade,
+            "colour": pd.Categorical(rng.choice(["red", "green", "blue"], n)),
+            "fixed": 7.0,
+            "one": pd.Categorical(["same"] * n),
+        }
+    )
+    y = np.where(X.colour == "red", 4.0, 0.0) + X.grade.cat.codes + 0.1 * rng.normal(size=n)
+    return X, y
+
+
+# ----------------------------------------------------------- the function and what is learned
+
+
+@pytest.mark.parametrize("method", ["foci", "lfoci"])
+def test_is_the_function(method, data):
+    X, y = data
+    X = X.round(1)
+    options = {"max_features": 4, "stop": False, "standardize": "bounded", "include": ["f"], "n_neighbors": 3}
+    selector = MarkovBlanketSelector(method, random_state=5, **options).fit(X, y)
+    select = foci if method == "foci" else lfoci
+    path = select(X, y, rng=5, **options)
+    np.testing.assert_array_equal(selector.path_.order, path.order)
+    np.testing.assert_array_equal(selector.path_.cumulative, path.cumulative)
+    assert selector.path_.method == method
+    assert sorted(selector.blanket_.tolist()) == sorted([5, *path.order.tolist()])
+    assert np.flatnonzero(selector.support_).tolist() == sorted(selector.blanket_.tolist())
+    np.testing.assert_array_equal(selector.scores_[path.order], path.conditional)
+    rest = np.setdiff1d(np.arange(6), path.order)
+    assert np.all(selector.scores_[rest] == 0)
+
+
+def test_defaults_are_foci_by_scale(data):
+    X, y = data
+    selector = MarkovBlanketSelector().fit(X, y)
+    path = foci(X, y)
+    assert selector.blanket_.tolist() == path.order.tolist()
+    assert set(selector.blanket_.tolist()) == {1, 4}
+    assert isinstance(selector, SelectorMixin)
+    assert selector.n_features_in_ == 6
+    assert selector.feature_names_in_.tolist() == list("abcdef")
+    assert selector.support_.dtype == bool
+    assert selector.get_support().tolist() == [False, True, False, False, True, False]
+    assert selector.get_support(indices=True).tolist() == [1, 4]
+    assert selector.scores_.shape == (6,)
+
+
+def test_fit_returns_self_and_starts_anew(data):
+    X, y = data
+    selector = MarkovBlanketSelector(max_features=1)
+    assert selector.fit(X, y) is selector
+    first = selector.blanket_.copy()
+    selector.fit(X.iloc[:, ::-1].set_axis(list("uvwxyz"), axis=1), y)
+    assert selector.feature_names_in_.tolist() == list("uvwxyz")
+    selector.fit(X, y)
+    assert selector.blanket_.tolist() == first.tolist()
+
+
+def test_not_fitted():
+    X = np.ones((3, 2))
+    for method in ("transform", "inverse_transform"):
+        with pytest.raises(NotFittedError):
+            getattr(MarkovBlanketSelector(), method)(X)
+    with pytest.raises(NotFittedError):
+        MarkovBlanketSelector().get_support()
+
+
+def test_parameters_are_stored_as_given():
+    include = ["a"]
+    selector = MarkovBlanketSelector(include=include, standardize=None, n_jobs=3, random_state=1)
+    assert selector.include is include
+    assert selector.get_params()["n_jobs"] == 3
+    copy = clone(selector)
+    assert copy.get_params() == selector.get_params()
+    assert copy.include is not None
+
+
+@pytest.mark.parametrize("method", ["foci", "lfoci"])
+def test_random_state(method, data):
+    X, y = data
+    X = X.round()
+    for state in (3, np.random.RandomState(3), np.random.default_rng(3)):
+        MarkovBlanketSelector(method, random_state=state).fit(X, y)
+    fit = MarkovBlanketSelector(method, random_state=3, stop=False)
+    first = fit.fit(X, y).path_.cumulative
+    np.testing.assert_array_equal(fit.fit(X, y).path_.cumulative, first)
+    np.testing.assert_array_equal(clone(fit).fit(X, y).path_.cumulative, first)
+    other = clone(fit).set_params(random_state=4).fit(X, y).path_.cumulative
+    assert np.array_equal(other, first) == (method == "foci")
+
+
+# -------------------------------------------------------------------- names and containers
+
+
+def test_names_out(data):
+    X, y = data
+    selector = MarkovBlanketSelector().fit(X, y)
+    assert selector.get_feature_names_out().tolist() == ["b", "e"]
+    plain = MarkovBlanketSelector().fit(X.to_numpy(), y)
+    assert plain.get_feature_names_out().tolist() == ["x1", "x4"]
+    assert plain.get_feature_names_out(list("uvwxyz")).tolist() == ["v", "y"]
+    assert not hasattr(plain, "feature_names_in_")
+    with pytest.raises(ValueError, match="feature names"):
+        selector.transform(X.rename(columns={"a": "other"}))
+
+
+def test_numbers_as_column_names(data):
+    X, y = data
+    selector = MarkovBlanketSelector().fit(X.set_axis(range(6), axis=1), y)
+    assert selector.blanket_.tolist() == foci(X, y).order.tolist()
+    assert not hasattr(selector, "feature_names_in_")
+
+
+def test_transform_keeps_the_columns(data):
+    X, y = data
+    selector = MarkovBlanketSelector()
+    np.testing.assert_array_equal(selector.fit_transform(X, y), X[["b", "e"]])
+    np.testing.assert_array_equal(selector.transform(X.iloc[:7]), X[["b", "e"]].iloc[:7])
+    back = selector.inverse_transform(selector.transform(X))
+    np.testing.assert_array_equal(back[:, [1, 4]], X[["b", "e"]])
+    assert np.all(back[:, [0, 2, 3, 5]] == 0)
+
+
+def test_set_output(data):
+    X, y = data
+    chosen = MarkovBlanketSelector().set_output(transform="pandas").fit(X, y).transform(X)
+    pd.testing.assert_frame_equal(chosen, X[["b", "e"]])
+    chosen = MarkovBlanketSelector().set_output(transform="polars").fit(X, y).transform(X)
+    assert isinstance(chosen, pl.DataFrame)
+    assert chosen.columns == ["b", "e"]
+    np.testing.assert_array_equal(chosen.to_numpy(), X[["b", "e"]])
+    frame = pl.from_pandas(X)
+    selector = MarkovBlanketSelector().set_output(transform="polars").fit(frame, pl.Series(y))
+    assert selector.transform(frame).columns == ["b", "e"]
+
+
+def test_mixed_frame(mixed):
+    X, y = mixed
+    selector = MarkovBlanketSelector(n_neighbors=5).set_output(transform="pandas").fit(X, y)
+    chosen = selector.transform(X)
+    assert set(X.columns[selector.blanket_[:2]]) == {"grade", "colour"}
+    assert chosen.columns.tolist() == X.columns[selector.support_].tolist()
+    for name in chosen:
+        pd.testing.assert_series_equal(chosen[name], X[name])
+    assert selector.n_features_in_ == 7
+
+
+def test_polars_frame_is_the_pandas_frame(mixed):
+    X, y = mixed
+    options = {"stop": False, "n_neighbors": 3}
+    X = X.drop(columns="grade")  # polars 1-to-1: an Enum is a category
+    pandas = MarkovBlanketSelector(**options).fit(X, y)
+    polars = MarkovBlanketSelector(**options).fit(pl.from_pandas(X), pl.Series(np.asarray(y)))
+    assert polars.path_.names == pandas.path_.names
+    np.testing.assert_array_equal(polars.path_.cumulative, pandas.path_.cumulative)
+    assert polars.get_feature_names_out().tolist() == pandas.get_feature_names_out().tolist()
+
+
+def test_constant_columns_are_left_out(mixed):
+    X, y = mixed
+    for standardize in ("scale", "bounded", "rank", None):
+        selector = MarkovBlanketSelector(stop=False, standardize=standardize).fit(X, y)
+        assert not selector.support_[[5, 6]].any()
+        assert selector.support_[:5].all()
+        assert selector.n_features_in_ == 7
+    without = MarkovBlanketSelector(stop=False).fit(X.drop(columns=["fixed", "one"]), y)
+    with_them = MarkovBlanketSelector(stop=False).fit(X, y)
+    assert without.path_.names == with_them.path_.names
+    np.testing.assert_array_equal(without.path_.cumulative, with_them.path_.cumulative)
+
+
+def test_only_constant_columns():
+    X, y = np.ones((30, 3)), np.arange(30.0)
+    selector = MarkovBlanketSelector().fit(X, y)
+    assert not selector.support_.any()
+    assert len(selector.path_) == 0
+
+
+def test_empty_selection_warns():
+    x = np.arange(20.0)
+    selector = MarkovBlanketSelector().fit(x[:, None], np.tile([0.0, 1.0], 10))
+    assert not selector.support_.any()
+    assert selector.blanket_.shape == (0,)
+    assert selector.blanket_.dtype.kind == "i"
+    with pytest.warns(UserWarning, match="No features were selected"):
+        assert selector.transform(x[:, None]).shape == (20, 0)
+
+
+def test_inputs_are_not_modified(mixed):
+    X, y = mixed
+    before, target = X.copy(deep=True), np.array(y)
+    for method in ("foci", "lfoci"):
+        MarkovBlanketSelector(method, random_state=0).fit(X, y)
+    pd.testing.assert_frame_equal(X, before)
+    np.testing.assert_array_equal(y, target)
+    array = X[["size", "count"]].to_numpy()
+    copy = array.copy()
+    array.flags.writeable = False
+    MarkovBlanketSelector("lfoci", random_state=0).fit(array, y)
+    np.testing.assert_array_equal(array, copy)
+
+
+# ----------------------------------------------------------------------------- responses
+
+
+def test_classes(data):
+    X, _ = data
+    y = np.where(X.b > 0.5, "high", np.where(X.e > 0, "mid", "low"))
+    selector = MarkovBlanketSelector().fit(X, y)
+    assert selector.blanket_.tolist() == foci(X, y).order.tolist()
+    codes = np.unique(y, return_inverse=True)[1]
+    nominal = MarkovBlanketSelector(nominal_y=True).fit(X, codes)
+    np.testing.assert_array_equal(nominal.path_.cumulative, selector.path_.cumulative)
+
+
+def test_several_responses(data):
+    X, y = data
+    Y = np.column_stack([y, X.c])
+    selector = MarkovBlanketSelector(stop=False).fit(X, Y)
+    path = foci(X, Y, stop=False)
+    assert selector.blanket_.tolist() == path.order.tolist()
+    np.testing.assert_array_equal(selector.path_.cumulative, path.cumulative)
+
+
+def test_column_vector_y(data):
+    X, y = data
+    selector = MarkovBlanketSelector().fit(X, np.asarray(y)[:, None])
+    assert selector.blanket_.tolist() == foci(X, y).order.tolist()
+
+
+# ------------------------------------------------------------------------------ together
+
+
+def test_pipeline(data):
+    X, y = data
+    pipeline = make_pipeline(
+        SimpleImputer(), StandardScaler(), MarkovBlanketSelector(), RandomForestRegressor(20, random_state=0)
+    )
+    pipeline.fit(X.mask(np.eye(len(X), 6, dtype=bool)), y)
+    assert pipeline[:-1].get_feature_names_out().tolist() == ["b", "e"]
+    assert pipeline.score(X, y) > 0.8
+
+
+def test_cross_validation_and_search():
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    pipeline = make_pipeline(MarkovBlanketSelector(), DecisionTreeClassifier(random_state=0))
+    assert cross_val_score(pipeline, X, y, cv=3).mean() > 0.85
+    grid = {"markovblanketselector__max_features": [1, 3], "markovblanketselector__n_neighbors": [1, 10]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
+    best = search.best_estimator_[0]
+    assert best.support_.sum() <= 3
+
+
+def test_pickle_and_clone(mixed):
+    X, y = mixed
+    selector = MarkovBlanketSelector("lfoci", random_state=2, n_neighbors=3).fit(X, y)
+    again = pickle.loads(pickle.dumps(selector))
+    np.testing.assert_array_equal(again.blanket_, selector.blanket_)
+    np.testing.assert_array_equal(again.path_.seconds, selector.path_.seconds)
+    assert again.path_.names == selector.path_.names
+    assert again.get_feature_names_out().tolist() == selector.get_feature_names_out().tolist()
+    copy = clone(selector)
+    assert not hasattr(copy, "support_")
+    assert copy.fit(X, y).blanket_.tolist() == selector.blanket_.tolist()
+
+
+def test_representation(data):
+    X, y = data
+    selector = MarkovBlanketSelector(n_neighbors=3)
+    assert repr(selector) == "MarkovBlanketSelector(n_neighbors=3)"
+    assert "MarkovBlanketSelector" in selector.fit(X, y)._repr_html_()
+
+
+# -------------------------------------------------------------------------------- same bits
+
+
+def assert_same_fit(a, b):
+    for name in ("support_", "blanket_", "scores_"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    np.testing.assert_array_equal(a.path_.cumulative, b.path_.cumulative)
+
+
+@pytest.mark.parametrize("method", ["foci", "lfoci"])
+def test_same_bits_for_any_n_jobs(method, mixed):
+    X, y = mixed
+    options = {"method": method, "stop": False, "random_state": 1, "n_neighbors": 2}
+    alone = MarkovBlanketSelector(**options).fit(X, y)
+    for n_jobs in (1, 2, -1):
+        assert_same_fit(MarkovBlanketSelector(n_jobs=n_jobs, **options).fit(X, y), alone)
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+@pytest.mark.parametrize("method", ["foci", "lfoci"])
+def test_same_bits_for_joblib_backends(method, backend, mixed):
+    X, y = mixed
+    options = {"method": method, "max_features": 2, "random_state": 1}
+    alone = MarkovBlanketSelector(**options).fit(X, y)
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        assert_same_fit(MarkovBlanketSelector(**options).fit(X, y), alone)
+
+
+def test_same_bits_on_dask(mixed):
+    distributed = pytest.importorskip("distributed")
+    X, y = mixed
+    alone = MarkovBlanketSelector(stop=False).fit(X, y)
+    cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(**cluster) as local,
+        distributed.Client(local),
+        joblib.parallel_config(backend="dask"),
+    ):
+        assert_same_fit(MarkovBlanketSelector(stop=False).fit(X, y), alone)

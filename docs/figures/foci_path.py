@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
 from codec import foci
+from codec.plotting import SelectionPathDisplay
 
 OUTPUT = Path(__file__).parents[1] / "_static" / "foci_digits.png"
 N_NEIGHBORS, N_STEPS = 5, 40
@@ -27,8 +28,7 @@ def compute():
     X, y = load_digits(return_X_y=True, as_frame=True)
     X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.5, stratify=y, random_state=0)
     varying = X_train.columns[X_train.nunique() > 1]
-    options = {"n_neighbors": N_NEIGHBORS, "nominal_y": True}
-    stopped = foci(X_train[varying], y_train, **options)
+    options = {"n_neighbors": N_NEIGHBORS, "nominal_y": True, "n_jobs": -1}
     path = foci(X_train[varying], y_train, stop=False, max_features=N_STEPS, **options)
 
     def accuracy(columns):
@@ -36,7 +36,13 @@ def compute():
         return model.score(X_test[columns], y_test)
 
     scores = [accuracy(list(path.names[: k + 1])) for k in range(len(path))]
-    return X_train.to_numpy().mean(axis=0).reshape(8, 8), path, len(stopped), scores, accuracy(list(X.columns))
+    return (
+        X_train.to_numpy().mean(axis=0).reshape(8, 8),
+        path,
+        SelectionPathDisplay(path).n_kept,
+        scores,
+        accuracy(list(X.columns)),
+    )
 
 
 def draw(image, path, n_kept, scores, score_all):
@@ -58,7 +64,7 @@ def draw_path(axes, path, n_kept, scores, score_all):
     axes.plot(steps[n_kept - 1 :], path.cumulative[n_kept - 1 :], color=GREY, marker="o", markersize=4, zorder=1)
     axes.plot(steps, scores, color=ORANGE, linewidth=1.8)
     axes.text(6.3, 0.50, "T(digit, pixels so far)", color=BLUE)
-    axes.text(1.2, 0.80, "accuracy on\nunseen digits", color=ORANGE)
+    axes.text(1.1, 0.85, "accuracy on\nunseen digits", color=ORANGE)
     axes.text(len(path), score_all + 0.012, f"all 64 pixels: {score_all:.1%}", color=ORANGE, ha="right", va="bottom")
     axes.text(n_kept + 1, 0.06, f"FOCI stops by itself\n{n_kept} pixels: {scores[n_kept - 1]:.1%}", va="bottom")
     axes.set(xlim=(0.5, len(path) + 0.5), ylim=(0, 1.07), xlabel="pixels, in order of entry")
@@ -73,7 +79,8 @@ def draw_pixels(axes, image, path, n_kept):
         box = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=BLUE, linewidth=1.8)
         axes.add_patch(box)
         axes.text(column, row, str(rank), color=BLUE, ha="center", va="center", fontsize=9, fontweight="bold")
-    axes.set_axis_off()
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color(GREY)
     axes.set_title("the pixels chosen, over the mean image", fontsize=10, color=INK)
 
 

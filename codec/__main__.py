@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -246,9 +246,8 @@ def run_select(args: argparse.Namespace) -> None:
         "rng": args.seed,
         "verbose": sys.stderr.isatty(),
     }
-    select: Callable[..., SelectionPath] = {"foci": foci, "lfoci": lfoci}[args.method]
     try:
-        path = select(features, response, **options)
+        path = (foci if args.method == "foci" else lfoci)(features, response, **options)
     except (TypeError, ValueError) as error:
         line = _one_line(error).replace("n_neighbors", "--neighbors").replace("max_features", "--max-features")
         raise InputError(line) from None

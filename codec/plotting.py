@@ -8,7 +8,6 @@ is drawn, never before.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -57,6 +56,8 @@ class SelectionPathDisplay:
         The line of cumulative T.
     bars_ : matplotlib.container.BarContainer
         The bars of conditional T.
+    stop_ : matplotlib.lines.Line2D
+        The mark of the stopping point; absent when nothing was selected.
 
     Examples
     --------
@@ -84,8 +85,8 @@ class SelectionPathDisplay:
         self,
         ax: Axes | None = None,
         *,
-        line_kw: Mapping[str, Any] | None = None,
-        bar_kw: Mapping[str, Any] | None = None,
+        line_kw: dict[str, Any] | None = None,
+        bar_kw: dict[str, Any] | None = None,
     ) -> SelectionPathDisplay:
         """Draw the path.
 
@@ -93,7 +94,7 @@ class SelectionPathDisplay:
         ----------
         ax : matplotlib.axes.Axes, optional
             Axes to draw on; a new figure wide enough for the names when absent.
-        line_kw, bar_kw : mapping, optional
+        line_kw, bar_kw : dict, optional
             Keywords for ``Axes.plot`` of the line and ``Axes.bar`` of the bars.
 
         Returns
@@ -109,17 +110,21 @@ class SelectionPathDisplay:
         steps = np.arange(1, len(self.names) + 1)
         kept = steps <= self.n_kept
         self.ax_ = _new_axes(len(steps)) if ax is None else ax
+        from matplotlib.cbook import normalize_kwargs  # spells out aliases such as c for color
+        from matplotlib.lines import Line2D
+        from matplotlib.patches import Patch
+
         self.figure_ = cast("Figure", self.ax_.figure)
         colors = np.where(kept, KEPT, BEYOND).tolist()
         self.bars_ = self.ax_.bar(
             steps,
             np.nan_to_num(self.conditional),
-            **{"color": colors, "alpha": 0.35, "label": "gain of the step", **(bar_kw or {})},
+            **{"color": colors, "alpha": 0.35, "label": "gain of the step", **normalize_kwargs(bar_kw or {}, Patch)},
         )
         (self.line_,) = self.ax_.plot(
             steps[kept],
             self.cumulative[kept],
-            **{"color": KEPT, "marker": "o", "label": "all selected so far", **(line_kw or {})},
+            **{"color": KEPT, "marker": "o", "label": "T of all so far", **normalize_kwargs(line_kw or {}, Line2D)},
         )
         self._draw_beyond(steps)
         self._draw_stop()
@@ -137,17 +142,13 @@ class SelectionPathDisplay:
             text = "nothing was selected"
             self.ax_.text(0.5, 0.5, text, transform=self.ax_.transAxes, ha="center", va="center")
             return
-        self.ax_.axvline(self.n_kept + 0.5, color="0.35", linestyle=(0, (4, 3)), linewidth=1.0)
         noun = "feature" if self.n_kept == 1 else "features"
-        self.ax_.annotate(
-            f"{self.n_kept} {noun}",
-            xy=(self.n_kept + 0.5, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4 if self.n_kept > 1 else 4, -4),
-            textcoords="offset points",
-            ha="right" if self.n_kept > 1 else "left",
-            va="top",
+        self.stop_ = self.ax_.axvline(
+            self.n_kept + 0.5,
             color="0.35",
+            linestyle=(0, (4, 3)),
+            linewidth=1.0,
+            label=f"stop: {self.n_kept} {noun}",
         )
 
     def _label(self, steps: NDArray[np.int64]) -> None:
@@ -160,7 +161,10 @@ class SelectionPathDisplay:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         if self.names:
-            axes.legend(frameon=False, loc="center right")
+            axes.axhline(0.0, color="0.6", linewidth=0.8, zorder=0.5)
+            axes.legend(
+                frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, fontsize="small", borderaxespad=0.2
+            )
 
     def _highest(self) -> float:
         return float(np.nanmax(np.concatenate([self.cumulative, np.nan_to_num(self.conditional), [0.0]])))
@@ -229,6 +233,6 @@ def _new_axes(n_steps: int) -> Axes:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'codec[plot]'") from error
-    width = max(5.0, math.ceil(2.0 + n_steps / LABELS_PER_INCH * 2.0))
+    width = max(5.6, math.ceil(2.0 + n_steps / LABELS_PER_INCH * 2.0))
     _, axes = plt.subplots(figsize=(min(width, 16.0), 3.8), layout="constrained")
     return axes

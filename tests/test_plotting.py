@@ -93,9 +93,8 @@ def test_plot_draws_line_bars_and_stop(data):
     assert [label.get_text() for label in axes.get_xticklabels()] == list(path.names)
     np.testing.assert_array_equal(display.line_.get_ydata(), path.cumulative[: display.n_kept])
     np.testing.assert_array_equal([bar.get_height() for bar in display.bars_], path.conditional)
-    stop = [line for line in axes.lines if len(set(line.get_xdata())) == 1 and line is not display.line_]
-    assert [line.get_xdata()[0] for line in stop] == [display.n_kept + 0.5]
-    assert f"{display.n_kept} feature" in axes.texts[0].get_text()
+    assert display.stop_.get_xdata()[0] == display.n_kept + 0.5
+    assert display.stop_.get_label().startswith(f"stop: {display.n_kept} feature")
     kept, beyond = display.bars_[0].get_facecolor(), display.bars_[-1].get_facecolor()
     assert kept != beyond
     low, high = axes.get_ylim()
@@ -106,7 +105,7 @@ def test_plot_draws_line_bars_and_stop(data):
 def test_plot_on_given_axes_with_keywords(data):
     _, axes = plt.subplots()
     display = SelectionPathDisplay.from_path(
-        foci(*data), ax=axes, line_kw={"color": "red", "label": "T"}, bar_kw={"alpha": 0.9}
+        foci(*data), ax=axes, line_kw={"c": "red", "label": "T"}, bar_kw={"alpha": 0.9}
     )
     assert display.ax_ is axes
     assert display.line_.get_color() == "red"

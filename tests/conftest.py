@@ -34,6 +34,11 @@ def global_random_seed(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
-hypothesis.settings.register_profile("local", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+# A build must not fail by chance: CI draws the same examples every time. CODEC_TESTS_EXAMPLES=2000 searches longer.
+examples = {"deadline": None, "max_examples": int(os.environ.get("CODEC_TESTS_EXAMPLES", "100"))}
+hypothesis.settings.register_profile("local", **examples)
+hypothesis.settings.register_profile("ci", derandomize=True, database=None, **examples)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+    np.seterr(over="ignore")  # hashes and random bits wrap around on purpose; Python's scalars would warn

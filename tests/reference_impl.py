@@ -173,8 +173,8 @@ def standardized(X, how, nominal=()):
         elif k not in nominal:
             if how == "rank":
                 values = rankdata(values)
-            if how in ("scale", "rank"):
-                weight = 1 / np.var(values, ddof=1)
+            if how in ("scale", "rank"):  # sorted: the last bit must not depend on the order of rows
+                weight = 1 / np.std(np.sort(values), ddof=1) ** 2
             elif how == "bounded":
                 weight = 1 / np.ptp(values) ** 2
         columns.append(Column(values, k in nominal, float(weight)))

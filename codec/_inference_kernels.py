@@ -1,0 +1,279 @@
+"""Compiled loops of the tests: fixed graphs, local permutations, ranks of many rows.
+
+As in :mod:`codec._kernels`: no checks, no Python objects, serial and without the GIL; random numbers
+come from splitmix64 with a seed passed in, so that a result depends on nothing but its seed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from codec._kernels import lay_out, random_bits, search, search_space
+
+
+# ------------------------------------------------------------------------ random numbers
+@njit(cache=True, nogil=True)
+def below(state, n):
+    """Return the next state and an integer in [0, n), n < 2^32 (Lemire's multiplication)."""
+    state, bits = random_bits(state)
+    return state, np.int64(((bits >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+
+
+@njit(cache=True, nogil=True)
+def shuffle(values, low, high, state):
+    """Fisher-Yates on ``values[low:high]``; returns the next state."""
+    for i in range(high - 1, low, -1):
+        state, j = below(state, i - low + 1)
+        values[i], values[low + j] = values[low + j], values[i]
+    return state
+
+
+# ------------------------------------------------------------------------ permutations
+@njit(cache=True, nogil=True)
+def stratified_permutations(start, rows, n_draws, seed):
+    """Uniform permutations within strata: ``rows[start[s]:start[s + 1]]`` is stratum s.
+
+    Returns an (n_draws, n) array of which row takes whose value.
+    """
+    n = rows.size
+    drawn = np.empty((n_draws, n), np.int64)
+    state = np.uint64(seed)
+    mixed = rows.copy()
+    for b in range(n_draws):
+        for s in range(start.size - 1):
+            state = shuffle(mixed, start[s], start[s + 1], state)
+        for q in range(n):
+            drawn[b, rows[q]] = mixed[q]
+    return drawn
+
+
+@njit(cache=True, nogil=True)
+def local_permutations(neighbors, n_draws, seed):
+    """Each row takes the value of an unused row among its neighbours, rows in random order.
+
+    ``neighbors`` is (n, k) and includes the row itself. A row whose neighbours are all
+    used takes a used one, so that a draw is nearly, not always, a permutation (Runge 2018,
+    algorithm 1).
+    """
+    n, k = neighbors.shape
+    drawn = np.empty((n_draws, n), np.int64)
+    state = np.uint64(seed)
+    order = np.arange(n)
+    places = np.arange(k)
+    used = np.zeros(n, np.bool_)
+    for b in range(n_draws):
+        state = shuffle(order, 0, n, state)
+        used[:] = False
+        for i in order:
+            taken = -1
+            for left in range(k, 0, -1):  # neighbours in random order, no more of them than needed
+                state, pick = below(state, left)
+                j = neighbors[i, places[pick]]
+                if taken < 0:
+                    taken = j
+                if not used[j]:
+                    taken = j
+                    break
+                places[pick], places[left - 1] = places[left - 1], places[pick]
+            used[taken] = True
+            drawn[b, i] = taken
+    return drawn
+
+
+# ------------------------------------------------------------------------ fixed graphs
+@njit(cache=True, nogil=True)
+def sample_first(values, n, cap, state):
+    """Bring a sample of ``cap`` of the first ``n`` values to the front; all of them if n <= cap."""
+    if n <= cap:
+        return state
+    for t in range(cap):
+        state, j = below(state, n - t)
+        values[t], values[t + j] = values[t + j], values[t]
+    return state
+
+
+@njit(cache=True, nogil=True)
+def grown(values, size, needed):
+    """The array with room for ``needed`` more entries after ``size``."""
+    if size + needed <= values.size:
+        return values
+    larger = np.empty(max(2 * values.size, size + needed), values.dtype)
+    larger[:size] = values[:size]
+    return larger
+
+
+@njit(cache=True, nogil=True)
+def neighbor_edges(points, scale, col_nominal, k, cap, seed):
+    """The K-nearest-neighbour graph in compressed rows, ties shared.
+
+    A strict neighbour weighs 1/K; the rows at exactly the K-th distance share the
+    remaining places equally. More than ``cap`` of those are represented by a sample of
+    ``cap``. Distances and ties are those of :func:`codec._kernels.tree_sums`.
+
+    Returns
+    -------
+    start : (n + 1) int64; the edges of row i are ``start[i]:start[i + 1]``
+    target : int32 row at the other end
+    weight : float64, sum 1 over the edges of a row
+    """
+    n = points.shape[1]
+    laid, tree, first, rows = lay_out(points, scale, col_nominal)
+    count = np.diff(first)
+    work = search_space(laid.shape[1], k)
+    found_d = work[0][0]
+    found_g = work[0][1]
+    x = np.empty(laid.shape[0])
+    tied = np.empty(n, np.int64)
+    low = np.empty(n, np.int64)  # where the edges of a row begin, in the order of the tree
+    n_edges = np.empty(n, np.int64)
+    n_strict = np.empty(n, np.int64)
+    target = np.empty(n * (k + 2), np.int32)
+    state = np.uint64(seed)
+    size = 0
+    for p in range(laid.shape[1]):
+        for c in range(x.size):
+            x[c] = laid[c, p]
+        n_found, bound = search(p, x, laid, count, scale, col_nominal, tree, k, work)
+        for i in rows[first[p] : first[p + 1]]:
+            low[i] = size
+            n_tied = 0
+            for f in range(n_found):
+                g = found_g[f]
+                target = grown(target, size, first[g + 1] - first[g])
+                for j in rows[first[g] : first[g + 1]]:
+                    if j != i and found_d[f] < bound:
+                        target[size] = j
+                        size += 1
+                    elif j != i:
+                        tied[n_tied] = j
+                        n_tied += 1
+            n_strict[i] = size - low[i]
+            state = sample_first(tied, n_tied, cap, state)
+            n_tied = min(n_tied, cap)
+            target = grown(target, size, n_tied)
+            target[size : size + n_tied] = tied[:n_tied]
+            size += n_tied
+            n_edges[i] = size - low[i]
+    return in_row_order(low, n_edges, n_strict, target, k)
+
+
+@njit(cache=True, nogil=True)
+def in_row_order(low, n_edges, n_strict, target, k):
+    """Edges of row 0, row 1, ... with their weights."""
+    n = low.size
+    start = np.zeros(n + 1, np.int64)
+    for i in range(n):
+        start[i + 1] = start[i] + n_edges[i]
+    sorted_target = np.empty(start[n], np.int32)
+    weight = np.empty(start[n], np.float64)
+    for i in range(n):
+        for e in range(n_edges[i]):
+            sorted_target[start[i] + e] = target[low[i] + e]
+            if e < n_strict[i]:
+                weight[start[i] + e] = 1.0 / k
+            else:
+                weight[start[i] + e] = (k - n_strict[i]) / (k * (n_edges[i] - n_strict[i]))
+    return start, sorted_target, weight
+
+
+@njit(cache=True, nogil=True)
+def graph_sums(start, target, weight, label, value, nominal):
+    """``A = sum_i sum_e weight_e w(i, target_e)`` for every row of ``label`` and ``value``.
+
+    ``w(i, j)`` is ``min(value_i, value_j)``, for a nominal response ``value_i`` where the
+    labels agree and 0 elsewhere.
+    """
+    n_draws, n = value.shape
+    sums = np.empty(n_draws)
+    for b in range(n_draws):
+        total = 0.0
+        for i in range(n):
+            part = 0.0
+            own = value[b, i]
+            for e in range(start[i], start[i + 1]):
+                j = target[e]
+                if not nominal:
+                    part += weight[e] * min(own, value[b, j])
+                elif label[b, i] == label[b, j]:
+                    part += weight[e] * own
+            total += part
+        sums[b] = total
+    return sums
+
+
+@njit(cache=True, nogil=True)
+def graph_moments(start, target, weight):
+    """Sum of squared pair weights and of squared strengths of the undirected graph.
+
+    A pair {i, j} weighs the sum of its two directed edges; the strength of a row is the
+    sum over its pairs.
+    """
+    n = start.size - 1
+    strength = np.ones(n)
+    squares = 0.0
+    for i in range(n):
+        for e in range(start[i], start[i + 1]):
+            strength[target[e]] += weight[e]
+        for e in range(start[i], start[i + 1]):
+            j = target[e]
+            squares += weight[e] * weight[e]
+            for back in range(start[j], start[j + 1]):
+                if target[back] == i:
+                    squares += weight[e] * weight[back]
+                    break
+    return squares, np.sum(strength * strength)
+
+
+# ------------------------------------------------------------------------ ranks and tables
+@njit(cache=True, nogil=True)
+def average_ranks(rows, order):
+    """Average ranks (1..n) within each row; ``order`` is the argsort of each row."""
+    n_draws, n = rows.shape
+    ranks = np.empty((n_draws, n))
+    for b in range(n_draws):
+        low = 0
+        while low < n:
+            high = low + 1
+            while high < n and rows[b, order[b, high]] == rows[b, order[b, low]]:
+                high += 1
+            for q in range(low, high):
+                ranks[b, order[b, q]] = 0.5 * (low + high + 1)
+            low = high
+    return ranks
+
+
+@njit(cache=True, nogil=True)
+def table_entropy(codes, cell, n_codes, n_cells):
+    """``sum O log O`` over the cells (code, cell) of a contingency table, for every row of codes."""
+    n_draws, n = codes.shape
+    sums = np.empty(n_draws)
+    count = np.zeros(n_codes * n_cells, np.int64)
+    for b in range(n_draws):
+        count[:] = 0
+        for i in range(n):
+            count[codes[b, i] * n_cells + cell[i]] += 1
+        total = 0.0
+        for c in range(count.size):
+            if count[c] > 1:
+                total += count[c] * np.log(count[c])
+        sums[b] = total
+    return sums
+
+
+@njit(cache=True, nogil=True)
+def regular_sums(near, value):
+    """``sum_i sum_k min(value_i, value_near(i, k))`` for every row of ``value``."""
+    n_draws, n = value.shape
+    sums = np.empty(n_draws)
+    for b in range(n_draws):
+        row = value[b]
+        total = 0.0
+        for i in range(n):
+            own = row[i]
+            part = 0.0
+            for k in range(near.shape[1]):
+                part += min(own, row[near[i, k]])
+            total += part
+        sums[b] = total
+    return sums

@@ -1,0 +1,368 @@
+"""Copies of the data as they could have been if Y were independent of Z given X.
+
+=====================  =======================================================  ====================
+null                   copies                                                   validity
+=====================  =======================================================  ====================
+permutation            y permuted over all rows (no X)                          exact
+stratified             y permuted among rows with the same X                    exact
+local                  y permuted among the nearest rows of X                   large n, smooth P(Y | X)
+Freedman-Lane          fit + scale * locally permuted residuals, fitted anew    large n, smooth P(Y | X)
+category               classes of y drawn from fitted probabilities, fitted anew large n, smooth P(Y | X)
+randomization (CRT)    z drawn from P(Z | X)                                    exact if P(Z | X) is
+=====================  =======================================================  ====================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from codec import _inference_kernels as kernels
+from codec._omnibus import (
+    Moving,
+    Omnibus,
+    Tables,
+    blas_threads,
+    make_moving,
+    nearest_rows,
+    standardize_rows,
+    without_self,
+)
+from codec._residuals import Residuals, Smoother, embed
+from codec._validation import FloatArray, IntArray, Table, read_table
+
+LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself
+STRATUM_ROWS = 3  # X is discrete if it has at least this many rows per distinct value, on average
+TABLE_LEVELS = 20  # y and z of at most this many levels get a contingency-table term
+SIGN_COLUMNS = 3  # the situations below distort the level from three columns of X on
+SIGNAL_SD = 0.9  # both fitted signals at least this strong (1: all of the column) ...
+SIGNAL_CORRELATION = 0.9  # ... and this much the same
+SCALE_SD = 0.25  # standard deviation of both fitted log noise scales
+SCALE_CORRELATION = 0.65
+BLOCK_ENTRIES = 4_000_000  # numbers in a block of copies
+
+Sampler = Callable[[Any, np.random.Generator], Any]
+
+
+# --------------------------------------------------------------------------- strata
+@dataclass(frozen=True)
+class Strata:
+    """Rows with the same X: stratum s holds ``rows[start[s]:start[s + 1]]``."""
+
+    code: IntArray
+    start: IntArray
+    rows: IntArray
+
+    @property
+    def alone(self) -> float:
+        """Share of the rows whose stratum has no other row."""
+        sizes = np.diff(self.start)
+        return float(np.sum(sizes == 1) / self.rows.size)
+
+    def center(self, columns: FloatArray) -> FloatArray:
+        """Columns (q, n) minus their stratum means."""
+        sizes = np.diff(self.start)
+        sums = np.add.reduceat(columns[:, self.rows], self.start[:-1], axis=1)
+        return np.asarray(columns - (sums / sizes)[:, self.code])
+
+
+def make_strata(code: IntArray) -> Strata:
+    rows = np.argsort(code, kind="stable")
+    start = np.concatenate([[0], np.cumsum(np.bincount(code))])
+    return Strata(code, start, rows)
+
+
+def one_stratum(n: int) -> Strata:
+    return make_strata(np.zeros(n, dtype=np.int64))
+
+
+def row_codes(table: Table) -> IntArray:
+    """Numbers 0, 1, ... of the distinct rows."""
+    code = np.unique(table.columns, axis=1, return_inverse=True)[1]
+    return np.asarray(code, dtype=np.int64).reshape(-1)
+
+
+def find_strata(given: Table) -> Strata | None:
+    """The strata of a discrete X; None where most rows have few or no others with the same X."""
+    code = row_codes(given)
+    if STRATUM_ROWS * (int(code.max()) + 1) > code.size:
+        return None
+    return make_strata(code)
+
+
+# --------------------------------------------------------------------------- copies of y
+class Null(Protocol):
+    """A source of copies of one side of the data."""
+
+    def observed(self) -> Moving:
+        """The data themselves, one row."""
+
+    def draw(self, n_draws: int, seed: int) -> Moving:
+        """Copies under the null hypothesis."""
+
+
+@dataclass(frozen=True)
+class IndexNull:
+    """Which row's y stands where: permuted within strata, or drawn among the nearest rows of X."""
+
+    n: int
+    strata: Strata | None
+    near: IntArray | None = None
+
+    def observed(self) -> IntArray:
+        return np.arange(self.n)[None, :]
+
+    def draw(self, n_draws: int, seed: int) -> IntArray:
+        if self.strata is not None:
+            drawn = kernels.stratified_permutations(self.strata.start, self.strata.rows, n_draws, np.uint64(seed))
+        else:
+            drawn = kernels.local_permutations(self.near, n_draws, np.uint64(seed))
+        return np.asarray(drawn)
+
+
+@dataclass(frozen=True)
+class StratifiedNull:
+    """Residuals permuted within strata."""
+
+    residuals: FloatArray
+    strata: Strata
+
+    def observed(self) -> Moving:
+        return make_moving(self.residuals[:, None, :], np.arange(self.strata.rows.size)[None, :])
+
+    def draw(self, n_draws: int, seed: int) -> Moving:
+        drawn = kernels.stratified_permutations(self.strata.start, self.strata.rows, n_draws, np.uint64(seed))
+        return make_moving(self.residuals[:, drawn], drawn)
+
+
+@dataclass(frozen=True)
+class FreedmanLaneNull:
+    """Fitted values plus scale times locally permuted residuals, then smoothed and scaled anew.
+
+    The bias of the smoother is repeated in every copy (Freedman & Lane 1983), for the mean and for
+    the noise scale.
+    """
+
+    columns: FloatArray
+    residuals: Residuals
+    near: IntArray
+
+    def observed(self) -> Moving:
+        return make_moving(self.residuals.of(self.columns[:, None, :]))
+
+    def draw(self, n_draws: int, seed: int) -> Moving:
+        drawn = kernels.local_permutations(self.near, n_draws, np.uint64(seed))
+        noise = self.residuals.standard[:, drawn]
+        noise *= self.residuals.scale[:, None, :]
+        noise += self.residuals.location[:, None, :]
+        with blas_threads().limit(limits=1, user_api="blas"):
+            rows = self.residuals.of(noise)
+        return make_moving(rows)
+
+
+@dataclass(frozen=True)
+class CategoryNull:
+    """Classes of y drawn from their fitted probabilities given X, then smoothed and scaled anew.
+
+    For one binary or nominal y: the residuals of a class are no noise that could be moved to another
+    row, because their distribution depends on X through the probability.
+    """
+
+    columns: FloatArray
+    residuals: Residuals
+    cumulative: FloatArray
+    levels: FloatArray
+
+    def observed(self) -> Moving:
+        return make_moving(self.residuals.of(self.columns[:, None, :]))
+
+    def draw(self, n_draws: int, seed: int) -> Moving:
+        u = np.random.default_rng(seed).random((n_draws, self.columns.shape[1]))
+        drawn = np.zeros(u.shape, dtype=np.int64)
+        for bound in self.cumulative[:-1]:
+            drawn += u > bound
+        with blas_threads().limit(limits=1, user_api="blas"):
+            rows = self.residuals.of(self.levels[:, drawn])
+        return make_moving(rows)
+
+
+def category_null(codes: IntArray, columns: FloatArray, residuals: Residuals) -> CategoryNull:
+    """The classes' probabilities from the smoother, which is linear: the same on indicators and columns."""
+    first = np.unique(codes, return_index=True)[1]
+    levels = columns[:, first]  # (q, classes): what a member of each class has in each column
+    design = np.concatenate([levels, np.ones((1, len(first)))])
+    target = np.concatenate([residuals.location, np.ones((1, columns.shape[1]))])
+    chance = np.linalg.lstsq(design, target, rcond=None)[0]
+    chance = np.clip(chance, 0.5 / codes.size, 1.0)
+    return CategoryNull(columns, residuals, np.cumsum(chance / chance.sum(axis=0), axis=0), levels)
+
+
+def block_sizes(n_draws: int, entries_per_draw: int, *, at_most: int | None = None) -> list[int]:
+    """Sizes of the blocks in which copies are made: bounded memory."""
+    size = max(1, min(n_draws, BLOCK_ENTRIES // entries_per_draw, at_most or n_draws))
+    full, rest = divmod(n_draws, size)
+    return [size] * full + ([rest] if rest else [])
+
+
+# --------------------------------------------------------------------------- what y and X give
+class Setting:
+    """Y and X, prepared once for the omnibus test of any number of Z.
+
+    Parameters
+    ----------
+    y, given : Table
+        ``given`` may be None: no conditioning.
+    strata : Strata or None
+        Rows with the same X, where copies are made among them; None: X is smoothed.
+    rng : Generator
+        Landmarks and ties.
+
+    Attributes
+    ----------
+    points : ndarray of shape (n, d)
+        X in standardized form.
+    strata : Strata or None
+    """
+
+    def __init__(self, y: Table, given: Table | None, strata: Strata | None, rng: np.random.Generator) -> None:
+        self.y = y
+        self.columns = np.ascontiguousarray(embed(y).T)
+        self.points = np.empty((y.n_rows, 0)) if given is None else embed(given)
+        self.strata = one_stratum(y.n_rows) if self.points.shape[1] == 0 else strata
+        if self.strata is None:
+            with blas_threads().limit(limits=1, user_api="blas"):
+                self._smoother = Smoother(self.points, rng)
+                self.residuals = Residuals(self._smoother, self.columns)
+            self._near = nearest_rows(self.points, min(LOCAL_NEIGHBORS, y.n_rows - 1), rng)
+
+    def null(self) -> Null:
+        """Copies of y."""
+        if self.strata is not None:
+            return StratifiedNull(self.strata.center(self.columns), self.strata)
+        codes = row_codes(self.y)
+        if len(self.y.names) == 1 and (self.y.nominal[0] or codes.max() == 1):
+            return category_null(codes, self.columns, self.residuals)
+        return FreedmanLaneNull(self.columns, self.residuals, self._near)
+
+    def own_residuals(self) -> FloatArray:
+        """Residuals of y, for copies of z."""
+        if self.strata is not None:
+            return self.strata.center(self.columns)
+        return self.residuals.standard
+
+    def anchor(self, z: Table) -> Residuals | FloatArray:
+        """Residuals of z given X."""
+        columns = np.ascontiguousarray(embed(z).T)
+        if self.strata is not None:
+            return self.strata.center(columns)
+        with blas_threads().limit(limits=1, user_api="blas"):
+            return Residuals(self._smoother.branch(), columns)
+
+    def warning_signs(self, anchor: Residuals | FloatArray) -> tuple[str, ...]:
+        """What the fits say on the two situations in which no residual test holds its level."""
+        if self.strata is not None or not isinstance(anchor, Residuals):
+            return ()
+        if self.points.shape[1] < SIGN_COLUMNS:
+            return ()
+        notes = []
+        if _alike(self.residuals.location, anchor.location, SIGNAL_SD, SIGNAL_CORRELATION):
+            notes.append(
+                "y and z look like the same strong function of given: the part of it that no smoother finds "
+                "makes their residuals correlate, and a small p-value may mean just that. Use more rows, "
+                "fewer columns of given, or method='crt' with a sampler."
+            )
+        if _alike(np.log(self.residuals.scale), np.log(anchor.scale), SCALE_SD, SCALE_CORRELATION):
+            notes.append(
+                "the noise of y and of z grows and shrinks with the same function of given: what remains of "
+                "it makes their squares correlate, and a small p-value may mean just that. Use logarithms or "
+                "ranks of y and z, more rows, or method='crt' with a sampler."
+            )
+        return tuple(notes)
+
+    def omnibus(self, z: Table, anchor: Residuals | FloatArray, n_neighbors: int, rng: np.random.Generator) -> Omnibus:
+        """The statistic of z."""
+        rows = anchor.standard if isinstance(anchor, Residuals) else anchor
+        return Omnibus(rows, self.points, n_neighbors, rng, self._tables(z))
+
+    def _tables(self, z: Table) -> Tables | None:
+        if self.strata is None:
+            return None
+        y_code, z_code = row_codes(self.y), row_codes(z)
+        if max(y_code.max(), z_code.max()) >= TABLE_LEVELS:
+            return None
+        cells = z_code * (self.strata.code.max() + 1) + self.strata.code
+        return Tables(y_code, np.unique(cells, return_inverse=True)[1].astype(np.int64))
+
+
+def _alike(first: FloatArray, second: FloatArray, least_sd: float, least_correlation: float) -> bool:
+    """Whether a row of one and a row of the other both vary much, and together."""
+    strong = [rows[rows.std(axis=1) >= least_sd] for rows in (first, second)]
+    if not (len(strong[0]) and len(strong[1])):
+        return False
+    a, b = (standardize_rows(rows) for rows in strong)
+    return bool(np.abs(a @ b.T / a.shape[1]).max() >= least_correlation)
+
+
+# --------------------------------------------------------------------------- copies of z
+class NearestSampler:
+    """Z* of a row: the z of one of the rows nearest in X, drawn with replacement."""
+
+    def __init__(self, z: Any, points: FloatArray, rng: np.random.Generator) -> None:
+        self._z = z
+        self._near = without_self(nearest_rows(points, min(LOCAL_NEIGHBORS, len(points) - 1), rng))
+
+    def __call__(self, given: Any, rng: np.random.Generator) -> Any:  # noqa: ARG002
+        place = rng.integers(self._near.shape[1], size=len(self._near))
+        return take_rows(self._z, self._near[np.arange(len(place)), place])
+
+
+def take_rows(data: Any, rows: IntArray) -> Any:
+    """Rows of an array, list or frame."""
+    if type(data).__module__.partition(".")[0] == "polars":
+        return data[rows]
+    if isinstance(data, (pd.DataFrame, pd.Series)):
+        return data.iloc[rows]
+    return np.asarray(data)[rows]
+
+
+def draw_tables(
+    sampler: Sampler, z: Any, z_table: Table, given: Any, n_draws: int, rng: np.random.Generator
+) -> list[Table]:
+    """Copies of z from the sampler, checked against z."""
+    return [_checked_draw(sampler(given, rng), z, z_table) for _ in range(n_draws)]
+
+
+def _checked_draw(drawn: Any, z: Any, z_table: Table) -> Table:
+    if isinstance(z, pd.Series) and isinstance(z.dtype, pd.CategoricalDtype):
+        drawn = pd.Series(pd.Categorical(np.asarray(drawn), dtype=z.dtype), name=z.name)
+    table = read_table(drawn, "the sampler's draw")
+    if table.columns.shape != z_table.columns.shape:
+        raise ValueError(
+            f"the sampler returned {table.n_rows} row(s) and {len(table.names)} column(s); z has "
+            f"{z_table.n_rows} and {len(z_table.names)}: sampler(given, rng) must return an array "
+            "shaped like z."
+        )
+    if not np.isfinite(table.columns).all():
+        raise ValueError("the sampler returned missing or infinite values, or categories that z does not have.")
+    if (table.nominal != z_table.nominal).any():
+        raise ValueError(
+            "the sampler returned numbers for a categorical z (or the reverse); return the same kind of columns."
+        )
+    return table
+
+
+def centred_copies(z: Table, draws: list[Table]) -> FloatArray:
+    """Z and its copies minus their mean over all B + 1 at each row: symmetric, hence exact; (q, B + 1, n)."""
+    rows: list[FloatArray] = []
+    for k, nominal in enumerate(z.nominal):
+        stack = np.stack([table.columns[k] for table in (z, *draws)])
+        if nominal:
+            rows.extend((stack == level).astype(np.float64) for level in np.unique(stack))
+        else:
+            rows.append(stack)
+    copies = np.stack(rows)
+    return np.asarray(copies - copies.mean(axis=1, keepdims=True))

@@ -1,0 +1,221 @@
+"""The omnibus statistic: four views of the dependence left between two sets of residuals.
+
+Every term is computed for the observed data and for B resampled copies of one side; all terms are
+standardized over all B + 1 values, the observed one included, and the largest is the statistic. If
+the B + 1 copies are exchangeable, so are the maxima, and the rank of the observed one is an exact
+p-value. Which copies are exchangeable, exactly or nearly, is the business of :mod:`codec._nulls`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+from scipy.stats import rankdata
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from codec import _inference_kernels as kernels
+from codec._validation import FloatArray, IntArray
+
+N_COSINES = 4  # frequencies of the copula terms
+MAX_MODULATORS = 12  # functions of X that multiply the copula features
+GIVEN_SHARE = 0.1  # weight of X in the squared distances of the residual CODEC graph
+MAX_NEIGHBORS = 50  # sqrt(n) neighbours, at most this many
+SINGLE_PRECISION_ROWS = 5000  # above: products of cosines in float32
+
+
+@cache
+def blas_threads() -> ThreadpoolController:
+    """The linear-algebra threads: one, so that sums have one order and workers do not compete."""
+    return ThreadpoolController()
+
+
+def standardize_rows(rows: FloatArray) -> FloatArray:
+    """Mean 0 and standard deviation 1 along the last axis; constants become 0."""
+    centred = rows - rows.mean(axis=-1, keepdims=True)
+    spread = np.sqrt(np.einsum("...i,...i->...", centred, centred) / rows.shape[-1])[..., None]
+    return np.asarray(centred / np.where(spread > 1e-12, spread, np.inf))
+
+
+def row_ranks(rows: FloatArray) -> FloatArray:
+    """Average ranks within each row of an array (b, n)."""
+    return np.asarray(kernels.average_ranks(rows, np.argsort(rows, axis=1)))
+
+
+def nearest_rows(points: FloatArray, k: int, rng: np.random.Generator) -> IntArray:
+    """The row itself and its k nearest, (n, k + 1); ties are broken by a jitter of 1e-7."""
+    jittered = points + 1e-7 * rng.standard_normal(points.shape)
+    return np.asarray(cKDTree(jittered).query(jittered, k=k + 1)[1], dtype=np.int64)
+
+
+def default_neighbors(n: int) -> int:
+    """sqrt(n), between 5 and 50, fewer in tiny samples."""
+    return min(max(5, int(np.sqrt(n))), MAX_NEIGHBORS, n - 1)
+
+
+# --------------------------------------------------------------------------- the resampled side
+@dataclass(frozen=True)
+class Moving:
+    """Residual rows of the resampled side, with what every term needs of them.
+
+    Attributes
+    ----------
+    standard : ndarray of shape (q, b, n)
+        Rows of mean 0 and standard deviation 1.
+    ranks : ndarray of shape (q, b, n)
+    cosines : ndarray of shape (q, 4, b, n)
+        ``cos(pi k (rank - 1/2) / n)``.
+    drawn : ndarray of shape (b, n) or None
+        Which row's residual stands where, if the copies are plain permutations.
+    """
+
+    standard: FloatArray
+    ranks: FloatArray
+    cosines: FloatArray
+    drawn: IntArray | None = None
+
+
+def make_moving(rows: FloatArray, drawn: IntArray | None = None) -> Moving:
+    standard = standardize_rows(rows)
+    ranks = np.stack([row_ranks(block) for block in standard])
+    table = cosine_table(rows.shape[-1])
+    places = (2.0 * ranks).astype(np.int64) - 2
+    return Moving(standard, ranks, np.moveaxis(table[:, places], 0, 1), drawn)
+
+
+@cache
+def cosine_table(n: int) -> Any:
+    """``cos(pi k u)`` at the n average ranks and the halves between them, (4, 2 n - 1)."""
+    u = (np.arange(2 * n - 1) / 2 + 0.5) / n
+    table = np.cos(np.pi * np.arange(1, N_COSINES + 1)[:, None] * u)
+    return table.astype(np.float32 if n > SINGLE_PRECISION_ROWS else np.float64)
+
+
+# --------------------------------------------------------------------------- the terms
+class Omnibus:
+    """The terms of the statistic for one fixed side.
+
+    Parameters
+    ----------
+    anchor : ndarray of shape (q, n)
+        Residuals of the side that is not resampled.
+    points : ndarray of shape (n, d)
+        X, standardized; d may be 0.
+    n_neighbors : int
+        Neighbours of the residual CODEC.
+    rng : Generator
+        Breaks ties in the graph.
+    tables : Tables, optional
+        Adds the contingency-table term of discrete data.
+
+    Attributes
+    ----------
+    names : tuple of str
+        ``covariance``: root of the summed squared, studentized residual covariances.
+        ``copula``: squared cosine coefficients of the joint ranks, frequencies 1 to 4.
+        ``copula x given``: the same times cosines of the ranks of X.
+        ``codec``: residual CODEC on the graph of (anchor, X).
+        ``table``: G of y and z within the strata of X.
+    """
+
+    def __init__(
+        self,
+        anchor: FloatArray,
+        points: FloatArray,
+        n_neighbors: int,
+        rng: np.random.Generator,
+        tables: Tables | None = None,
+    ) -> None:
+        n = anchor.shape[1]
+        self._anchor = standardize_rows(anchor)
+        self._squares = self._anchor**2
+        fixed = make_moving(anchor[:, None, :]).cosines[:, :, 0]  # (q, 4, n)
+        modulators = np.concatenate([np.ones((1, n)), _modulators(points)])
+        products = fixed.reshape(-1, 1, n) * modulators
+        self._features = np.ascontiguousarray(products.reshape(-1, n).T.astype(fixed.dtype))
+        self._n_modulators = len(modulators)
+        frequency = np.arange(1, N_COSINES + 1)
+        self._weights = 1.0 / np.sqrt(np.outer(frequency, frequency))
+        place = np.concatenate([np.sqrt(GIVEN_SHARE) * points, self._anchor.T], axis=1)
+        self._near = without_self(nearest_rows(place, n_neighbors, rng))
+        self._tables = tables
+        self.names = (
+            ("covariance", "copula")
+            + (("copula x given",) if self._n_modulators > 1 else ())
+            + ("codec",)
+            + (("table",) if tables is not None else ())
+        )
+
+    def values(self, moving: Moving) -> FloatArray:
+        """The terms for each resampled row, (terms, b)."""
+        with blas_threads().limit(limits=1, user_api="blas"):
+            rows = [self._covariance(moving), *self._copula(moving), self._codec(moving)]
+        if self._tables is not None and moving.drawn is not None:
+            rows.append(self._tables.values(moving.drawn))
+        return np.stack(rows)
+
+    def _covariance(self, moving: Moving) -> FloatArray:
+        product = moving.standard @ self._anchor.T  # (q_y, b, q_z)
+        spread = (moving.standard**2) @ self._squares.T
+        return np.asarray(np.sqrt((product**2 / np.maximum(spread, 1e-300)).sum(axis=(0, 2))))
+
+    def _copula(self, moving: Moving) -> Iterator[FloatArray]:
+        q, k, b, n = moving.cosines.shape
+        found = moving.cosines.reshape(-1, n) @ self._features
+        found = found.reshape(q, k, b, -1, N_COSINES, self._n_modulators).astype(np.float64)
+        squares = np.einsum("kl,qkbzlm->mb", self._weights, found**2)
+        yield squares[0]
+        if self._n_modulators > 1:
+            yield squares[1:].sum(axis=0)
+
+    def _codec(self, moving: Moving) -> FloatArray:
+        return np.asarray(sum(kernels.regular_sums(self._near, ranks) for ranks in moving.ranks))
+
+
+def _modulators(points: FloatArray) -> FloatArray:
+    """cos(pi u), cos(2 pi u) of the rank of each column of X, standardized, at most 12."""
+    n, d = points.shape
+    if d == 0:
+        return np.empty((0, n))
+    u = (rankdata(points, axis=0).T - 0.5) / n
+    waves = np.concatenate([np.cos(np.pi * u), np.cos(2.0 * np.pi * u)])
+    return standardize_rows(waves[:MAX_MODULATORS])
+
+
+def without_self(near: IntArray) -> IntArray:
+    """Drop the row itself by its index; the farthest where it is not among its nearest (copies)."""
+    n, width = near.shape
+    own = near == np.arange(n)[:, None]
+    own[~own.any(axis=1), width - 1] = True
+    return np.ascontiguousarray(near[~own].reshape(n, width - 1).astype(np.int32))
+
+
+@dataclass(frozen=True)
+class Tables:
+    """G of y and z within strata, up to a constant that no permutation within strata changes.
+
+    Attributes
+    ----------
+    codes : ndarray of shape (n,)
+        Level of y, 0 .. n_codes - 1.
+    cells : ndarray of shape (n,)
+        Combination of z and stratum, 0 .. n_cells - 1.
+    """
+
+    codes: IntArray
+    cells: IntArray
+
+    def values(self, drawn: IntArray) -> FloatArray:
+        n_codes, n_cells = int(self.codes.max()) + 1, int(self.cells.max()) + 1
+        return np.asarray(kernels.table_entropy(self.codes[drawn], self.cells, n_codes, n_cells))
+
+
+# --------------------------------------------------------------------------- the maximum
+def standardized_maxima(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Terms (t, B + 1) standardized over all their values, and the largest of each column."""
+    scores = standardize_rows(values)
+    return scores, scores.max(axis=0)

@@ -1,0 +1,299 @@
+"""What X explains, taken out: kernel ridge on landmarks with a learned metric, and noise scales.
+
+A column is smoothed on X by Nystroem kernel ridge with a linear part. The kernel and the penalty are
+chosen by generalized cross-validation, then the penalty is reduced (undersmoothing): bias in both
+residuals, not variance, is what breaks the level of a residual test. Two things go beyond plain
+kernel ridge, and both were kept for what they do to the level on hard null hypotheses:
+
+* the metric of the kernel is learned from the gradients of a first fit (Radhakrishnan, Beaglehole,
+  Pandit & Belkin, Science 383, 2024), so that a function of few directions of X is found in many;
+* residuals are divided by a fitted conditional noise scale.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cholesky, solve_triangular
+
+from codec._validation import FloatArray, IntArray, Table
+
+BANDWIDTHS = (0.25, 1.0)  # of the median squared distance
+PENALTIES = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0])
+UNDERSMOOTHING = 0.3  # the penalty chosen by cross-validation is multiplied by this
+N_LANDMARKS = 200  # at most; half of the rows in smaller samples
+SELECTION_LANDMARKS = 100  # kernels are chosen with this many of them ...
+SELECTION_ROWS = 1000  # ... on this many rows; the chosen ones are fitted with all
+METRIC_ROUNDS = 2  # gradients -> metric -> kernel, this often
+METRIC_ISOTROPIC = 0.1  # share of the identity in a learned metric
+SCALE_LIMIT = 3.0  # log noise scales stay within +- this
+
+
+def embed(table: Table) -> FloatArray:
+    """Columns of mean 0 and variance 1, categories as 0/1 blocks, constants left out; (n, d).
+
+    Two rows of a categorical column are, like those of a scaled numeric column, at mean squared
+    distance 2.
+    """
+    blocks: list[FloatArray] = []
+    for values, nominal in zip(table.columns, table.nominal, strict=True):
+        if nominal:
+            levels = np.unique(values)
+            block = (values[:, None] == levels[None, :]).astype(np.float64)
+            unlike = 1.0 - float(np.sum(block.mean(axis=0) ** 2))
+            if unlike > 0.0:
+                blocks.append((block - block.mean(axis=0)) / np.sqrt(unlike))
+        else:
+            spread = values.std()
+            if spread > 0.0:
+                blocks.append(((values - values.mean()) / spread)[:, None])
+    if not blocks:
+        return np.empty((table.n_rows, 0))
+    return np.ascontiguousarray(np.concatenate(blocks, axis=1))
+
+
+# --------------------------------------------------------------------------- one kernel
+@dataclass(frozen=True)
+class Kernel:
+    """exp(-(x - l)' M (x - l) / h) against landmarks l, beside x itself, centred and diagonalised.
+
+    Attributes
+    ----------
+    landmarks : ndarray of shape (m, d)
+    metric : ndarray of shape (d, d)
+    width, bandwidth : float
+        h, and h as a multiple of the median squared distance of the landmarks.
+    gram : ndarray of shape (m, m)
+        Kernel between the landmarks.
+    loadings : ndarray of shape (m + d, r)
+        Coefficients of the orthonormal functions on (kernel values, x).
+    energy : ndarray of shape (r,)
+        Eigenvalues of the whitened features' scatter matrix, ascending.
+    functions : ndarray of shape (n, r)
+        Orthonormal functions of X at the rows.
+    """
+
+    landmarks: FloatArray
+    metric: FloatArray
+    width: float
+    bandwidth: float
+    gram: FloatArray
+    loadings: FloatArray
+    energy: FloatArray
+    functions: FloatArray
+
+    def shrinkage(self, penalty: float) -> FloatArray:
+        return np.asarray(self.energy / (self.energy + penalty))
+
+
+def squared_distances(a: FloatArray, b: FloatArray, metric: FloatArray) -> FloatArray:
+    """Squared distances under the metric, shape (len(a), len(b))."""
+    moved_a, moved_b = a @ metric, b @ metric
+    size_a = np.einsum("ij,ij->i", moved_a, a)
+    size_b = np.einsum("ij,ij->i", moved_b, b)
+    distances = moved_a @ b.T
+    distances *= -2.0
+    distances += size_a[:, None]
+    distances += size_b[None, :]
+    return np.maximum(distances, 0.0, out=distances)
+
+
+def make_kernel(points: FloatArray, landmarks: FloatArray, metric: FloatArray, width: float) -> Kernel:
+    """The kernel whose bandwidth is ``width`` times the median squared distance of the landmarks."""
+    m = len(landmarks)
+    between = squared_distances(landmarks, landmarks, metric)
+    upper = between[np.triu_indices(m, 1)]
+    middle = float(np.median(upper)) if upper.size else 1.0
+    bandwidth = width * (middle or float(upper.mean()) or 1.0)
+    gram = _gaussian(between, bandwidth)
+    gram[np.diag_indices_from(gram)] += 1e-6 * np.sqrt(m)
+    factor = cholesky(gram, lower=True, check_finite=False)
+    near = _gaussian(squared_distances(points, landmarks, metric), bandwidth)
+    features = np.concatenate([near, points], axis=1)
+    mean = features.mean(axis=0)
+    # Whitening commutes with sums over rows: m x m triangular solves instead of n x m ones.
+    scatter = features.T @ features
+    scatter -= len(points) * np.outer(mean, mean)
+    scatter[:m] = solve_triangular(factor, scatter[:m], lower=True, check_finite=False)
+    scatter[:, :m] = solve_triangular(factor, scatter[:, :m].T, lower=True, check_finite=False).T
+    energy, loadings = np.linalg.eigh(scatter)
+    kept = energy > 1e-8 * energy[-1]
+    energy, loadings = energy[kept], loadings[:, kept] / np.sqrt(energy[kept])
+    loadings[:m] = solve_triangular(factor.T, loadings[:m], lower=False, check_finite=False)
+    functions = features @ loadings
+    functions -= mean @ loadings
+    return Kernel(landmarks, metric, width, bandwidth, gram, loadings, energy, functions)
+
+
+def _gaussian(distances: FloatArray, bandwidth: float) -> FloatArray:
+    distances *= -1.0 / bandwidth
+    return np.exp(distances, out=distances)
+
+
+def gradient_metric(kernel: Kernel, penalty: float, coefficients: FloatArray) -> FloatArray:
+    """Mean outer product of the fit's gradients at the landmarks, trace d, a little identity added."""
+    m, d = kernel.landmarks.shape
+    weights = kernel.loadings @ (kernel.shrinkage(penalty) * coefficients)
+    pulls = kernel.gram * weights[:m]  # k(l_i, l_j) c_j
+    toward = pulls.sum(axis=1)[:, None] * kernel.landmarks - pulls @ kernel.landmarks
+    gradients = (-2.0 / kernel.bandwidth) * (toward @ kernel.metric) + weights[m:]
+    outer = gradients.T @ gradients
+    trace = float(np.trace(outer))
+    if trace <= 0.0:
+        return np.eye(d)
+    return np.asarray((1.0 - METRIC_ISOTROPIC) * outer * (d / trace) + METRIC_ISOTROPIC * np.eye(d))
+
+
+# --------------------------------------------------------------------------- choosing kernels
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The best kernel of one column so far."""
+
+    score: float
+    kernel: Kernel
+    penalty: float
+    coefficients: FloatArray
+
+
+def best_penalties(kernel: Kernel, columns: FloatArray) -> list[Choice]:
+    """For each centred column (q, n) the penalty with the least generalized cross-validation score."""
+    n = columns.shape[1]
+    coefficients = columns @ kernel.functions
+    total = np.einsum("ij,ij->i", columns, columns)
+    shrink = kernel.energy[None, :] / (kernel.energy[None, :] + PENALTIES[:, None])
+    left = total[:, None] - coefficients**2 @ (2.0 * shrink - shrink**2).T
+    freedom = np.maximum(1.0 - (shrink.sum(axis=1) + 1.0) / n, 0.05)
+    scores = left / n / freedom**2
+    best = scores.argmin(axis=1)
+    return [Choice(float(scores[j, b]), kernel, float(PENALTIES[b]), coefficients[j]) for j, b in enumerate(best)]
+
+
+def _better(first: Sequence[Choice], second: Sequence[Choice]) -> list[Choice]:
+    return [b if b.score < a.score else a for a, b in zip(first, second, strict=True)]
+
+
+class Smoother:
+    """Kernel ridge of any columns on the same X; kernels once made are offered to later columns.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, d)
+        X, standardized (:func:`embed`), d >= 1.
+    rng : Generator
+        Draws the landmarks.
+    """
+
+    def __init__(self, points: FloatArray, rng: np.random.Generator) -> None:
+        n, d = points.shape
+        drawn = rng.permutation(n)
+        self.points = points
+        self._landmarks = points[drawn[: min(max(n // 2, 2), N_LANDMARKS)]]
+        self._rows: IntArray | slice = slice(None) if n <= SELECTION_ROWS else np.sort(drawn[:SELECTION_ROWS])
+        self._seen = points[self._rows]
+        self._few = self._landmarks[:SELECTION_LANDMARKS]
+        self._pool = [make_kernel(self._seen, self._few, np.eye(d), width) for width in BANDWIDTHS]
+        self._refined: dict[int, Kernel] = {}
+
+    def fit(self, columns: FloatArray, *, learn_metric: bool = True, undersmoothing: float = UNDERSMOOTHING) -> Fit:
+        """Smooth the columns (q, n); each chooses its kernel and penalty among all made so far."""
+        centred = columns - columns.mean(axis=1, keepdims=True)
+        seen = centred[:, self._rows]
+        seen = seen - seen.mean(axis=1, keepdims=True)
+        choices = best_penalties(self._pool[0], seen)
+        for kernel in self._pool[1:]:
+            choices = _better(choices, best_penalties(kernel, seen))
+        rounds = METRIC_ROUNDS if learn_metric and self.points.shape[1] > 1 else 0
+        tried: list[Choice] = []
+        for _ in range(rounds):
+            for choice in list(choices):
+                if choice in tried:  # the last round did not improve this column
+                    continue
+                tried.append(choice)
+                metric = gradient_metric(choice.kernel, choice.penalty, choice.coefficients)
+                kernel = make_kernel(self._seen, self._few, metric, BANDWIDTHS[-1])
+                self._pool.append(kernel)
+                choices = _better(choices, best_penalties(kernel, seen))
+        if len(self._few) < len(self._landmarks) or len(self._seen) < len(self.points):
+            choices = [
+                best_penalties(self._refine(choice.kernel), column[None, :])[0]
+                for choice, column in zip(choices, centred, strict=True)
+            ]
+        return Fit(
+            [choice.kernel.functions for choice in choices],
+            [choice.kernel.shrinkage(undersmoothing * choice.penalty) for choice in choices],
+        )
+
+    def branch(self) -> Smoother:
+        """The same kernels; what the branch learns stays with it."""
+        branch = copy.copy(self)
+        branch._pool, branch._refined = list(self._pool), dict(self._refined)
+        return branch
+
+    def _refine(self, kernel: Kernel) -> Kernel:
+        """The chosen kernel with all landmarks on all rows; made once."""
+        if id(kernel) not in self._refined:
+            self._refined[id(kernel)] = make_kernel(self.points, self._landmarks, kernel.metric, kernel.width)
+        return self._refined[id(kernel)]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Linear smoothers, one per column: ``S_j v = mean(v) + U_j diag(g_j) U_j' v``.
+
+    Attributes
+    ----------
+    functions : list of ndarray of shape (n, r_j)
+        ``U_j``, orthonormal.
+    shrinkage : list of ndarray of shape (r_j,)
+        ``g_j``, in [0, 1].
+    """
+
+    functions: list[FloatArray]
+    shrinkage: list[FloatArray]
+
+    def smooth(self, rows: FloatArray) -> FloatArray:
+        """``S_j`` applied to ``rows[j]``, an array of shape (q, b, n)."""
+        smooth = np.empty_like(rows)
+        for j, (functions, shrinkage) in enumerate(zip(self.functions, self.shrinkage, strict=True)):
+            mean = rows[j].mean(axis=1, keepdims=True)
+            np.matmul(((rows[j] - mean) @ functions) * shrinkage, functions.T, out=smooth[j])
+            smooth[j] += mean
+        return smooth
+
+
+# --------------------------------------------------------------------------- location and scale
+class Residuals:
+    """Columns minus what X explains, divided by a fitted noise scale; and the same for resampled columns.
+
+    Attributes
+    ----------
+    location, scale : ndarray of shape (q, n)
+        Fitted values and noise scales (relative, between exp(-3) and exp(3)).
+    standard : ndarray of shape (q, n)
+        Residuals over scales.
+    """
+
+    def __init__(self, smoother: Smoother, columns: FloatArray) -> None:
+        self._fit = smoother.fit(columns)
+        self.location = self._fit.smooth(columns[:, None, :])[:, 0]
+        raw = columns - self.location
+        size = np.abs(raw)
+        self._floor = np.maximum(0.1 * np.median(size, axis=1), 1e-12)[:, None, None]
+        logs = np.log(size + self._floor[:, 0])
+        self._scale_fit = smoother.fit(logs, learn_metric=False, undersmoothing=1.0)
+        self.scale = self._scales(raw[:, None, :])[:, 0]
+        self.standard = raw / self.scale
+
+    def of(self, rows: FloatArray) -> FloatArray:
+        """Standardized residuals of resampled columns (q, b, n): smoothed and scaled anew."""
+        raw = rows - self._fit.smooth(rows)
+        return np.asarray(raw / self._scales(raw))
+
+    def _scales(self, raw: FloatArray) -> FloatArray:
+        logs = np.log(np.abs(raw) + self._floor)
+        logs = self._scale_fit.smooth(logs)
+        logs -= logs.mean(axis=-1, keepdims=True)
+        return np.exp(np.clip(logs, -SCALE_LIMIT, SCALE_LIMIT, out=logs), out=logs)

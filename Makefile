@@ -40,6 +40,7 @@ docs: $(VENV)/.docs  ## build the documentation, warnings as errors
 
 figures: $(VENV)/.docs  ## draw the figures of the README and the docs anew
 	MPLBACKEND=Agg $(BIN)/python docs/figures/foci_path.py
+	MPLBACKEND=Agg $(BIN)/python docs/figures/selection_path.py
 
 bench-quick: $(VENV)/.test  ## the benchmarks on small data, in seconds
 	$(BIN)/python benchmarks/bench_foci.py --quick

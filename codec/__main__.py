@@ -27,6 +27,7 @@ from codec._blanket import MarkovBlanketSelector
 from codec._selection import SelectionPath, foci, lfoci
 
 READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
+OPTIONS = {"--neighbors": "n_neighbors", "--max-features": "max_features", "--jobs": "n_jobs"}
 SELECT_EPILOG = """\
 The file's first row holds the column names. Numbers and true/false are used as they are. A column of
 text is an error until you name it: --categorical compares its values for equality, --drop leaves it out.
@@ -249,7 +250,9 @@ def run_select(args: argparse.Namespace) -> None:
     try:
         path = (foci if args.method == "foci" else lfoci)(features, response, **options)
     except (TypeError, ValueError) as error:
-        line = _one_line(error).replace("n_neighbors", "--neighbors").replace("max_features", "--max-features")
+        line = _one_line(error)
+        for option, parameter in OPTIONS.items():
+            line = line.replace(parameter, option)
         raise InputError(line) from None
     print(f"{args.file.name}: which columns carry information on '{args.target}'?\n")
     print(format_path(path))

@@ -1,7 +1,7 @@
-"""Tests of "Y is independent of Z given X": one function, one result, many hypotheses.
+"""The test of "Y is independent of Z given X" and its result.
 
-The public functions read the data, choose statistic and null (:func:`_plan`) and hand over to
-:mod:`codec._omnibus` or :mod:`codec._graphs` for the statistic and :mod:`codec._nulls` for the copies.
+The data are read and a statistic and a null chosen in :mod:`codec._plans`; the statistics live in
+:mod:`codec._omnibus` and :mod:`codec._graphs`, the copies of the data in :mod:`codec._nulls`.
 """
 
 from __future__ import annotations
@@ -9,65 +9,42 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from scipy.stats import norm
 
-from codec._dependence import NominalY, read_response
+from codec._dependence import NominalY
 from codec._graphs import Coefficient
 from codec._intervals import ConfidenceInterval, interval_of_tables
 from codec._nulls import (
     LOCAL_NEIGHBORS,
-    IndexNull,
     NearestSampler,
     Sampler,
     Setting,
-    Strata,
     block_sizes,
     centred_copies,
     draw_tables,
-    find_strata,
-    one_stratum,
-    row_codes,
-    take_rows,
 )
-from codec._omnibus import Omnibus, default_neighbors, make_moving, nearest_rows, standardized_maxima
+from codec._omnibus import Omnibus, make_moving
+from codec._plans import (
+    SEQUENTIAL_HITS,
+    Data,
+    Found,
+    MethodName,
+    Plan,
+    StatisticName,
+    TermValue,
+    collect,
+    make_plan,
+    prepare,
+    rank,
+    read_data,
+    run_sequential,
+    single_thread,
+)
 from codec._residuals import embed
-from codec._validation import (
-    FloatArray,
-    NanPolicy,
-    Rng,
-    Table,
-    as_generator,
-    check_flag,
-    check_integer,
-    check_neighbors,
-    check_option,
-    check_spread,
-    constant_columns,
-    drop_incomplete,
-    read_table,
-)
-
-StatisticName = Literal["auto", "codec", "omnibus"]
-MethodName = Literal["auto", "permutation", "asymptotic", "local-permutation", "crt"]
-Correction = Literal["holm", "fdr_bh", "fdr_by"]
-
-RESAMPLES = {"codec": 999, "omnibus": 199}
-SEQUENTIAL_BLOCK = 20  # copies between two looks
-SEQUENTIAL_HITS = 10  # stop when this many copies reach the observed value (Besag & Clifford 1991)
-SEQUENTIAL_CALIBRATION = 50  # copies that only standardize the terms, so that a look needs no others
-ALONE_LIMIT = 0.2  # warn if more than this share of the rows is alone in its stratum
-TOLERANCE = 1e-9  # copies this close (relatively) to the observed value count as reaching it
-
-
-class TermValue(NamedTuple):
-    """One term of the omnibus statistic: its standardized value and its own p-value."""
-
-    score: float
-    pvalue: float
+from codec._validation import FloatArray, NanPolicy, Rng, Table, as_generator
 
 
 # --------------------------------------------------------------------------- the result
@@ -93,10 +70,12 @@ class CodecTestResult:
         Whether the p-value is valid in finite samples (for a sampler: if it is the true one).
     n_resamples : int
         Copies made.
+    stopped : bool
+        Whether a sequential test stopped before all copies were made.
     terms : dict of str to TermValue
         The terms of the omnibus statistic, each with its own p-value (not corrected for their number).
     notes : tuple of str
-        What the user should know about this result; also issued as warnings where they matter.
+        Warning signs seen in these data; also issued as warnings.
     n_omitted : int
         Rows left out for missing values.
     """
@@ -109,6 +88,7 @@ class CodecTestResult:
     method: str
     exact: bool
     n_resamples: int
+    stopped: bool = False
     terms: dict[str, TermValue] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     n_omitted: int = 0
@@ -134,6 +114,8 @@ class CodecTestResult:
             if self.exact
             else "Validity: approximate; no test holds its level for every continuous distribution (Shah & Peters 2020)."
         )
+        if self.stopped:
+            lines.append(f"Stopped early: {SEQUENTIAL_HITS} copies had reached the observed value.")
         if self.null_distribution is not None and self.pvalue <= 1.0 / (self.n_resamples + 1):
             lines.append("No copy reached the observed value: raise n_resamples for a smaller p-value.")
         if self.n_omitted:
@@ -282,257 +264,29 @@ def codec_test(
     >>> pvalue
     0.005
     """
-    data = _read(y, z, given, nominal_y, nan_policy)
-    plan = _plan(data, statistic, method, n_resamples, n_neighbors, sampler, sequential)
-    generator = as_generator(rng)
+    data = read_data(y, z, given, nominal_y, nan_policy)
+    plan = make_plan(data, statistic, method, n_resamples, n_neighbors, sampler, sequential)
+    with single_thread():
+        result = _run(data, plan, sampler, as_generator(rng))
+    for note in result.notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    return result
+
+
+def _run(data: Data, plan: Plan, sampler: Sampler | None, generator: np.random.Generator) -> CodecTestResult:
     if plan.method == "asymptotic":
         return _asymptotic(data, plan, generator)
     if plan.method in {"crt", "crt-nearest"}:
         return _randomization(data, plan, sampler, generator)
-    null, statistics, notes = _prepare(data, plan, [data.z], generator)
-    for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+    null, statistics, notes = prepare(data, plan, [data.z], generator)
     if plan.sequential:
-        found = _run_sequential(null, statistics[0], plan, data.n, generator)
+        found = run_sequential(null, statistics[0], plan, data.n, generator)
     else:
-        values = _collect(null, statistics, plan, data.n, generator, n_jobs=None)[0]
-        found = _rank(values, statistics[0].names)
+        found = rank(collect(null, statistics, plan, data.n, generator)[0], statistics[0].names)
     return _result(data, plan, found, notes)
 
 
-# --------------------------------------------------------------------------- data and plan
-@dataclass(frozen=True)
-class _Data:
-    """Complete rows of the three tables, and what a sampler gets to see of z and X."""
-
-    y: Table
-    z: Table
-    given: Table | None
-    raw_z: Any
-    raw_given: Any
-    n_omitted: int
-
-    @property
-    def n(self) -> int:
-        return self.y.n_rows
-
-
-def _read(y: Any, z: Any, given: Any, nominal_y: NominalY, nan_policy: NanPolicy) -> _Data:
-    tables = [read_response(y, nominal_y), read_table(z, "z")]
-    if given is not None:
-        tables.append(read_table(given, "given"))
-    complete, n_omitted = drop_incomplete(tables, nan_policy)
-    for table in complete:
-        check_spread(table)
-    for table in complete[:2]:
-        constant = constant_columns(table)
-        if constant.any():
-            name = table.names[int(np.argmax(constant))]
-            raise ValueError(f"{table.argument} is constant (column {name!r} holds a single value): nothing to test.")
-    if n_omitted:
-        keep = np.flatnonzero(~np.any([np.isnan(t.columns).any(axis=0) for t in tables], axis=0))
-        z, given = take_rows(z, keep), None if given is None else take_rows(given, keep)
-    return _Data(complete[0], complete[1], complete[2] if given is not None else None, z, given, n_omitted)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is computed, and how copies are made."""
-
-    kind: str
-    method: str
-    n_resamples: int
-    n_neighbors: int
-    sequential: bool
-    strata: Strata | None
-
-
-def _plan(
-    data: _Data,
-    statistic: str,
-    method: str,
-    n_resamples: int | None,
-    n_neighbors: int | None,
-    sampler: Sampler | None,
-    sequential: bool,
-) -> _Plan:
-    check_option(statistic, "statistic", ("auto", "codec", "omnibus"))
-    check_option(method, "method", ("auto", "permutation", "asymptotic", "local-permutation", "crt"))
-    check_flag(sequential, "sequential")
-    kind = statistic if statistic != "auto" else "codec" if data.given is None else "omnibus"
-    copies = check_integer(RESAMPLES[kind] if n_resamples is None else n_resamples, "n_resamples", 1)
-    if copies < 19 and method != "asymptotic":
-        warnings.warn(
-            f"n_resamples is {copies}: the p-value cannot be less than {1 / (copies + 1):.2g}; use at least 19 "
-            "for the level .05 and 99 for .01.",
-            UserWarning,
-            stacklevel=4,
-        )
-    k = check_neighbors(default_neighbors(data.n) if n_neighbors is None else n_neighbors, data.n)
-    if sampler is not None and method != "crt":
-        raise ValueError(f"a sampler is given, but method is {method!r}; samplers belong to method='crt'.")
-    if sequential and method in {"crt", "asymptotic"}:
-        raise ValueError(f"sequential=True needs copies one by one; method={method!r} has none.")
-    strata = one_stratum(data.n) if data.given is None else find_strata(data.given)
-    return _Plan(kind, _choose_method(data, kind, method, strata, sampler), copies, k, sequential, strata)
-
-
-def _choose_method(data: _Data, kind: str, method: str, strata: Strata | None, sampler: Sampler | None) -> str:
-    if data.given is None:
-        if method in {"local-permutation", "crt"}:
-            raise ValueError(f"method={method!r} needs given: without it, method='permutation' is exact.")
-        if method == "asymptotic" and (kind != "codec" or len(data.y.names) > 1):
-            raise ValueError("method='asymptotic' is for the codec statistic and one response.")
-        return "asymptotic" if method == "asymptotic" else "permutation"
-    if method == "asymptotic":
-        raise ValueError(
-            "method='asymptotic' is for tests without given: the known limit given X holds only if y is "
-            "independent of x and z together; use 'auto'."
-        )
-    if method == "crt":
-        return "crt" if sampler is not None else "crt-nearest"
-    if strata is None and method == "permutation":
-        raise ValueError(
-            "method='permutation' given X permutes among rows with the same X, and here most rows have few "
-            "or no others; use method='local-permutation', or round X to fewer levels."
-        )
-    if strata is not None and method != "local-permutation":
-        return "stratified"
-    if kind == "codec":
-        return "local"
-    nominal = len(data.y.names) == 1 and (data.y.nominal[0] or row_codes(data.y).max() == 1)
-    return "category" if nominal else "freedman-lane"
-
-
-# --------------------------------------------------------------------------- running it
-_Statistic = Omnibus | Coefficient
-
-
-def _prepare(
-    data: _Data, plan: _Plan, zs: list[Table], generator: np.random.Generator
-) -> tuple[Any, list[_Statistic], tuple[str, ...]]:
-    """The null of y, the statistic of every z, and what the user should know."""
-    setting_seed, graph_seed = generator.integers(2**63, size=2)
-    statistics: list[_Statistic] = []
-    exact = plan.method in {"permutation", "stratified"}
-    notes = _stratum_notes(plan.strata) if plan.method == "stratified" else ()
-    if plan.kind == "codec":
-        for z in zs:
-            rng = np.random.default_rng(graph_seed)
-            coefficient = Coefficient(data.y, z, data.given, plan.n_neighbors, rng)
-            _refuse_determined(coefficient)
-            statistics.append(coefficient)
-        near = None
-        if not exact and data.given is not None:
-            k = min(LOCAL_NEIGHBORS, data.n - 1)
-            near = nearest_rows(embed(data.given), k, np.random.default_rng(setting_seed))
-        return IndexNull(data.n, plan.strata if exact else None, near), statistics, notes
-    setting = Setting(data.y, data.given, plan.strata if exact else None, np.random.default_rng(setting_seed))
-    for z in zs:
-        anchor = setting.anchor(z)
-        notes = (*notes, *setting.warning_signs(anchor))
-        rng = np.random.default_rng(graph_seed)
-        statistics.append(setting.omnibus(z, anchor, plan.n_neighbors, rng))
-    return setting.null(), statistics, tuple(dict.fromkeys(notes))
-
-
-def _refuse_determined(coefficient: Coefficient) -> None:
-    if not np.isfinite(coefficient.observed()):
-        raise ValueError("y is a function of given in this sample: nothing is left that z could explain.")
-
-
-def _stratum_notes(strata: Strata | None) -> tuple[str, ...]:
-    if strata is None or strata.alone <= ALONE_LIMIT:
-        return ()
-    return (
-        f"{strata.alone:.0%} of the rows have an X of their own and carry no information on the hypothesis; "
-        "merge rare levels of given.",
-    )
-
-
-def _collect(
-    null: Any,
-    statistics: list[_Statistic],
-    plan: _Plan,
-    n: int,
-    generator: np.random.Generator,
-    n_jobs: int | None,
-) -> list[FloatArray]:
-    """Terms of the data and of every copy, one array (terms, B + 1) for each statistic."""
-    observed = null.observed()
-    parts = [[statistic.values(observed)] for statistic in statistics]
-    for size in block_sizes(plan.n_resamples, n * 8):
-        copies = null.draw(size, int(generator.integers(2**63)))
-        found = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(_values)(statistic, copies) for statistic in statistics
-        )
-        for part, values in zip(parts, found, strict=True):
-            part.append(values)
-    return [np.concatenate(part, axis=1) for part in parts]
-
-
-def _values(statistic: _Statistic, copies: Any) -> FloatArray:
-    return statistic.values(copies)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A statistic among its copies."""
-
-    statistic: float
-    pvalue: float
-    copies: FloatArray
-    terms: dict[str, TermValue]
-    stopped: bool = False
-
-
-def _rank(values: FloatArray, names: tuple[str, ...]) -> _Found:
-    """The observed value (column 0) among its copies; several terms: the largest standardized one."""
-    if len(values) == 1:
-        return _Found(float(values[0, 0]), rank_pvalue(values[0]), values[0, 1:], {})
-    scores, largest = standardized_maxima(values)
-    terms = {name: TermValue(float(score[0]), rank_pvalue(score)) for name, score in zip(names, scores, strict=True)}
-    return _Found(float(largest[0]), rank_pvalue(largest), largest[1:], terms)
-
-
-def rank_pvalue(values: FloatArray) -> float:
-    """``(1 + #{copies >= observed}) / (B + 1)``; rounding errors count as equality."""
-    return float((1 + reached(values).sum()) / values.size)
-
-
-def reached(values: FloatArray) -> Any:
-    """Which copies (1..B) reach the observed value (0)."""
-    return values[1:] >= values[0] - TOLERANCE * max(1.0, abs(values[0]))
-
-
-def _run_sequential(null: Any, statistic: _Statistic, plan: _Plan, n: int, generator: np.random.Generator) -> _Found:
-    """Stop at 10 copies that reach the observed value: p = 10 / number of copies (Besag & Clifford)."""
-    shift, scale = np.zeros((1, 1)), np.ones((1, 1))
-    values = statistic.values(null.observed())
-    if len(values) > 1:
-        # Terms are standardized by copies that take no part in the comparison: exchangeability is kept.
-        seed = int(generator.integers(2**63))
-        calibration = statistic.values(null.draw(SEQUENTIAL_CALIBRATION, seed))
-        shift = calibration.mean(axis=1, keepdims=True)
-        scale = np.maximum(calibration.std(axis=1, keepdims=True), 1e-300)
-    largest = ((values - shift) / scale).max(axis=0)
-    for size in block_sizes(plan.n_resamples, n * 8, at_most=SEQUENTIAL_BLOCK):
-        values = statistic.values(null.draw(size, int(generator.integers(2**63))))
-        largest = np.concatenate([largest, ((values - shift) / scale).max(axis=0)])
-        hits = np.flatnonzero(reached(largest))
-        if hits.size >= SEQUENTIAL_HITS:
-            last = int(hits[SEQUENTIAL_HITS - 1]) + 1
-            return _Found(float(largest[0]), SEQUENTIAL_HITS / last, largest[1 : last + 1], {}, stopped=True)
-    return _Found(float(largest[0]), rank_pvalue(largest), largest[1:], {})
-
-
-def _result(data: _Data, plan: _Plan, found: _Found, notes: tuple[str, ...]) -> CodecTestResult:
-    if found.stopped:
-        notes = (
-            *notes,
-            f"Stopped after {found.copies.size} of {plan.n_resamples} copies: {SEQUENTIAL_HITS} had "
-            "reached the observed value.",
-        )
+def _result(data: Data, plan: Plan, found: Found, notes: tuple[str, ...]) -> CodecTestResult:
     return CodecTestResult(
         statistic=found.statistic,
         pvalue=found.pvalue,
@@ -542,6 +296,7 @@ def _result(data: _Data, plan: _Plan, found: _Found, notes: tuple[str, ...]) -> 
         method=plan.method,
         exact=plan.method in {"permutation", "stratified", "crt"},
         n_resamples=found.copies.size,
+        stopped=found.stopped,
         terms=found.terms,
         notes=notes,
         n_omitted=data.n_omitted,
@@ -550,7 +305,7 @@ def _result(data: _Data, plan: _Plan, found: _Found, notes: tuple[str, ...]) -> 
     )
 
 
-def _asymptotic(data: _Data, plan: _Plan, generator: np.random.Generator) -> CodecTestResult:
+def _asymptotic(data: Data, plan: Plan, generator: np.random.Generator) -> CodecTestResult:
     coefficient = Coefficient(data.y, data.z, None, plan.n_neighbors, generator)
     mean, spread = coefficient.permutation_moments()
     value = coefficient.observed()
@@ -571,9 +326,7 @@ def _asymptotic(data: _Data, plan: _Plan, generator: np.random.Generator) -> Cod
     )
 
 
-def _randomization(
-    data: _Data, plan: _Plan, sampler: Sampler | None, generator: np.random.Generator
-) -> CodecTestResult:
+def _randomization(data: Data, plan: Plan, sampler: Sampler | None, generator: np.random.Generator) -> CodecTestResult:
     """Conditional randomization: y stays, z is drawn anew (Candes et al. 2018)."""
     if data.given is None:  # pragma: no cover - refused by the plan
         raise ValueError("method='crt' needs given.")
@@ -586,7 +339,7 @@ def _randomization(
         values = [Coefficient(data.y, z, data.given, plan.n_neighbors, rng).observed() for z in (data.z, *draws)]
         if not np.isfinite(values).all():
             raise ValueError("y is a function of given in this sample: nothing is left that z could explain.")
-        return _result(data, plan, _rank(np.array([values]), ("T",)), ())
+        return _result(data, plan, rank(np.array([values]), ("T",)), ())
     setting = Setting(data.y, data.given, plan.strata, np.random.default_rng(setting_seed))
     statistic = Omnibus(setting.own_residuals(), setting.points, plan.n_neighbors, np.random.default_rng(graph_seed))
     copies = centred_copies(data.z, draws)
@@ -595,4 +348,4 @@ def _randomization(
     for size in block_sizes(copies.shape[1], data.n * 8):
         parts.append(statistic.values(make_moving(copies[:, start : start + size])))
         start += size
-    return _result(data, plan, _rank(np.concatenate(parts, axis=1), statistic.names), ())
+    return _result(data, plan, rank(np.concatenate(parts, axis=1), statistic.names), ())

@@ -22,11 +22,11 @@ import numpy as np
 import pandas as pd
 
 from codec import _inference_kernels as kernels
+from codec._kernels import group_rows
 from codec._omnibus import (
     Moving,
     Omnibus,
     Tables,
-    blas_threads,
     make_moving,
     nearest_rows,
     standardize_rows,
@@ -81,9 +81,8 @@ def one_stratum(n: int) -> Strata:
 
 
 def row_codes(table: Table) -> IntArray:
-    """Numbers 0, 1, ... of the distinct rows."""
-    code = np.unique(table.columns, axis=1, return_inverse=True)[1]
-    return np.asarray(code, dtype=np.int64).reshape(-1)
+    """Numbers 0, 1, ... of the distinct rows, by first appearance."""
+    return np.asarray(group_rows(table.columns)[0])
 
 
 def find_strata(given: Table) -> Strata | None:
@@ -159,8 +158,7 @@ class FreedmanLaneNull:
         noise = self.residuals.standard[:, drawn]
         noise *= self.residuals.scale[:, None, :]
         noise += self.residuals.location[:, None, :]
-        with blas_threads().limit(limits=1, user_api="blas"):
-            rows = self.residuals.of(noise)
+        rows = self.residuals.of(noise)
         return make_moving(rows)
 
 
@@ -185,8 +183,7 @@ class CategoryNull:
         drawn = np.zeros(u.shape, dtype=np.int64)
         for bound in self.cumulative[:-1]:
             drawn += u > bound
-        with blas_threads().limit(limits=1, user_api="blas"):
-            rows = self.residuals.of(self.levels[:, drawn])
+        rows = self.residuals.of(self.levels[:, drawn])
         return make_moving(rows)
 
 
@@ -234,9 +231,8 @@ class Setting:
         self.points = np.empty((y.n_rows, 0)) if given is None else embed(given)
         self.strata = one_stratum(y.n_rows) if self.points.shape[1] == 0 else strata
         if self.strata is None:
-            with blas_threads().limit(limits=1, user_api="blas"):
-                self._smoother = Smoother(self.points, rng)
-                self.residuals = Residuals(self._smoother, self.columns)
+            self._smoother = Smoother(self.points, rng)
+            self.residuals = Residuals(self._smoother, self.columns)
             self._near = nearest_rows(self.points, min(LOCAL_NEIGHBORS, y.n_rows - 1), rng)
 
     def null(self) -> Null:
@@ -259,8 +255,7 @@ class Setting:
         columns = np.ascontiguousarray(embed(z).T)
         if self.strata is not None:
             return self.strata.center(columns)
-        with blas_threads().limit(limits=1, user_api="blas"):
-            return Residuals(self._smoother.branch(), columns)
+        return Residuals(self._smoother.branch(), columns)
 
     def warning_signs(self, anchor: Residuals | FloatArray) -> tuple[str, ...]:
         """What the fits say on the two situations in which no residual test holds its level."""

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.stats import rankdata
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from codec import _inference_kernels as kernels
 from codec._validation import FloatArray, IntArray
@@ -26,12 +25,6 @@ MAX_MODULATORS = 12  # functions of X that multiply the copula features
 GIVEN_SHARE = 0.1  # weight of X in the squared distances of the residual CODEC graph
 MAX_NEIGHBORS = 50  # sqrt(n) neighbours, at most this many
 SINGLE_PRECISION_ROWS = 5000  # above: products of cosines in float32
-
-
-@cache
-def blas_threads() -> ThreadpoolController:
-    """The linear-algebra threads: one, so that sums have one order and workers do not compete."""
-    return ThreadpoolController()
 
 
 def standardize_rows(rows: FloatArray) -> FloatArray:
@@ -152,8 +145,7 @@ class Omnibus:
 
     def values(self, moving: Moving) -> FloatArray:
         """The terms for each resampled row, (terms, b)."""
-        with blas_threads().limit(limits=1, user_api="blas"):
-            rows = [self._covariance(moving), *self._copula(moving), self._codec(moving)]
+        rows = [self._covariance(moving), *self._copula(moving), self._codec(moving)]
         if self._tables is not None and moving.drawn is not None:
             rows.append(self._tables.values(moving.drawn))
         return np.stack(rows)

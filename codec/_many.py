@@ -1,0 +1,360 @@
+"""Many hypotheses at once, and how many rows a test needs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from scipy.stats import binomtest
+
+from codec._dependence import NominalY
+from codec._inference import codec_test
+from codec._nulls import take_rows
+from codec._plans import MethodName, StatisticName, collect, make_plan, prepare, rank, read_data, single_thread
+from codec._validation import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    NanPolicy,
+    Rng,
+    Table,
+    as_generator,
+    check_integer,
+    check_option,
+    check_positive,
+)
+
+Correction = Literal["holm", "fdr_bh", "fdr_by"]
+MIN_SUBSAMPLE = 20  # rows below which a simulated power means nothing
+
+
+# --------------------------------------------------------------------------- many hypotheses
+@dataclass(frozen=True)
+class CodecTestsResult:
+    """Result of :func:`codec_test_many`, one entry for each column of Z.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Column names.
+    statistic, pvalue : ndarray of shape (p,)
+        As in :class:`CodecTestResult`.
+    adjusted : ndarray of shape (p,)
+        p-values corrected for the number of columns.
+    rejected : ndarray of shape (p,), bool
+        ``adjusted <= alpha``.
+    correction : {'holm', 'fdr_bh', 'fdr_by'}
+        How p-values were corrected.
+    alpha : float
+        Level of the decisions.
+    n_samples, n_resamples : int
+        Complete rows; copies of the data.
+    kind, method : str
+        Statistic and null, as in :class:`CodecTestResult`.
+    exact : bool
+        Whether every single p-value is valid in finite samples.
+    notes : tuple of str
+        Warning signs seen in these data.
+    """
+
+    names: tuple[str, ...]
+    statistic: FloatArray
+    pvalue: FloatArray
+    adjusted: FloatArray
+    rejected: BoolArray
+    correction: str
+    alpha: float
+    n_samples: int
+    n_resamples: int
+    kind: str
+    method: str
+    exact: bool
+    notes: tuple[str, ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a column of Z."""
+        columns = {name: getattr(self, name) for name in ("statistic", "pvalue", "adjusted", "rejected")}
+        return pd.DataFrame(columns, index=pd.Index(self.names, name="z"))
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(float_format=lambda value: f"{value:.4g}")
+
+
+def codec_test_many(
+    y: Any,
+    Z: Any,
+    given: Any = None,
+    *,
+    statistic: StatisticName = "auto",
+    method: MethodName = "auto",
+    n_resamples: int | None = None,
+    n_neighbors: int | None = None,
+    correction: Correction = "holm",
+    alpha: float = 0.05,
+    nominal_y: NominalY = "auto",
+    nan_policy: NanPolicy = "raise",
+    n_jobs: int | None = None,
+    rng: Rng = None,
+) -> CodecTestsResult:
+    """Test for every column of Z whether Y is independent of it (given X).
+
+    The residuals of y, the neighbours of X and the copies of y are made once and shared by all columns,
+    so that a further column costs its own residuals, graph and sums only.
+
+    Parameters
+    ----------
+    y, given, statistic, n_neighbors, nominal_y, nan_policy : see :func:`codec_test`
+    Z : array-like of shape (n, p)
+        One hypothesis a column.
+    method : {'auto', 'permutation', 'local-permutation'}, default 'auto'
+        As in :func:`codec_test`; copies of z (``'crt'``) cannot be shared.
+    n_resamples : int, optional
+        Default: as in :func:`codec_test`, but at least enough for the smallest corrected p-value to be
+        ``alpha / 2``.
+    correction : {'holm', 'fdr_bh', 'fdr_by'}, default 'holm'
+        Holm controls the chance of any false rejection, Benjamini-Hochberg the expected share of false
+        ones among the rejected under independence or positive dependence, Benjamini-Yekutieli under
+        any dependence (all from statsmodels).
+    alpha : float, default 0.05
+        Level of the decisions.
+    n_jobs : int, optional
+        Threads over columns. The result is the same, bit for bit, for every number.
+    rng : None, int, SeedSequence or Generator, default None
+        The first column gets the p-value that :func:`codec_test` gives it with the same seed
+        and ``n_resamples``.
+
+    Returns
+    -------
+    CodecTestsResult
+        ``pvalue``, ``adjusted``, ``rejected``; ``.to_frame()``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec._many import codec_test_many
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((300, 4))
+    >>> y = Z[:, 0] ** 2 + Z[:, 1] + 0.3 * rng.standard_normal(300)
+    >>> codec_test_many(y, Z, rng=0).rejected
+    array([ True,  True, False, False])
+    """
+    check_option(method, "method", ("auto", "permutation", "local-permutation"))
+    check_option(correction, "correction", ("holm", "fdr_bh", "fdr_by"))
+    if not check_positive(alpha, "alpha") < 1.0:
+        raise ValueError(f"alpha is {alpha}; it must be below 1.")
+    data = read_data(y, Z, given, nominal_y, nan_policy, second="Z")
+    zs = [_column(data.z, j) for j in range(len(data.z.names))]
+    plan = make_plan(data, statistic, method, n_resamples, n_neighbors, None, sequential=False)
+    needed = int(np.ceil(2 * len(zs) / alpha))
+    if n_resamples is None and plan.n_resamples + 1 < needed:
+        plan = replace(plan, n_resamples=needed - 1)
+    _warn_coarse(len(zs), plan.n_resamples, alpha)
+    generator = as_generator(rng)
+    with single_thread():
+        null, statistics, notes = prepare(data, plan, zs, generator, n_jobs)
+        values = collect(null, statistics, plan, data.n, generator, n_jobs)
+    found = [rank(v, s.names) for v, s in zip(values, statistics, strict=True)]
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    pvalue = np.array([f.pvalue for f in found])
+    adjusted = adjust(pvalue, correction)
+    return CodecTestsResult(
+        names=data.z.names,
+        statistic=np.array([f.statistic for f in found]),
+        pvalue=pvalue,
+        adjusted=adjusted,
+        rejected=adjusted <= alpha,
+        correction=correction,
+        alpha=float(alpha),
+        n_samples=data.n,
+        n_resamples=plan.n_resamples,
+        kind=plan.kind,
+        method=plan.method,
+        exact=plan.method in {"permutation", "stratified"},
+        notes=notes,
+    )
+
+
+def adjust(pvalue: FloatArray, correction: str) -> FloatArray:
+    """Corrected p-values (statsmodels)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return np.asarray(multipletests(pvalue, method=correction)[1], dtype=np.float64)
+
+
+def _column(table: Table, j: int) -> Table:
+    return replace(
+        table, columns=table.columns[j : j + 1], nominal=table.nominal[j : j + 1], names=table.names[j : j + 1]
+    )
+
+
+def _warn_coarse(n_tests: int, n_resamples: int, alpha: float) -> None:
+    if n_tests > alpha * (n_resamples + 1):
+        warnings.warn(
+            f"with {n_resamples} copies the smallest corrected p-value of {n_tests} columns is "
+            f"{n_tests / (n_resamples + 1):.3g}, above alpha = {alpha}: a column that stands alone can never be "
+            f"rejected; use n_resamples of at least {int(np.ceil(n_tests / alpha)) - 1}.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+# --------------------------------------------------------------------------- sample size
+class _Power(NamedTuple):
+    power: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PowerCurve:
+    """Simulated power by sample size.
+
+    Attributes
+    ----------
+    n_samples : ndarray of shape (k,), int
+        Sizes, ascending.
+    power : ndarray of shape (k,)
+        Share of the simulated data sets whose p-value was at most ``alpha``.
+    low, high : ndarray of shape (k,)
+        Clopper-Pearson 95 % interval.
+    alpha : float
+        Level.
+    n_simulations : int
+        Data sets per size.
+    """
+
+    n_samples: IntArray
+    power: FloatArray
+    low: FloatArray
+    high: FloatArray
+    alpha: float
+    n_simulations: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a size."""
+        return pd.DataFrame({name: getattr(self, name) for name in ("n_samples", "power", "low", "high")})
+
+    def required(self, power: float = 0.8) -> float:
+        """Rows at which the power is reached: a line through the monotone curve; nan beyond the sizes simulated."""
+        from sklearn.isotonic import IsotonicRegression
+
+        smooth = IsotonicRegression().fit_transform(self.n_samples, self.power)
+        reaches = np.flatnonzero(smooth >= power)
+        if reaches.size == 0:
+            return float("nan")
+        k = int(reaches[0])
+        if k == 0:
+            return float(self.n_samples[0])
+        share = (power - smooth[k - 1]) / (smooth[k] - smooth[k - 1])
+        return float(self.n_samples[k - 1] + share * (self.n_samples[k] - self.n_samples[k - 1]))
+
+
+def power_curve(
+    source: Callable[[int, np.random.Generator], Sequence[Any]] | Sequence[Any],
+    n_samples: Sequence[int],
+    *,
+    alpha: float = 0.05,
+    n_simulations: int = 100,
+    n_jobs: int | None = None,
+    rng: Rng = None,
+    **options: Any,
+) -> PowerCurve:
+    """Power of :func:`codec_test` by sample size, by simulation.
+
+    Parameters
+    ----------
+    source : callable or (y, z) or (y, z, given)
+        A model: ``source(n, rng)`` returns ``(y, z)`` or ``(y, z, given)`` with n rows. Or data at hand,
+        from which n rows are drawn without replacement (repeated rows would be each other's nearest
+        neighbours); then n is at most half of the rows, beyond which samples are too much alike.
+    n_samples : sequence of int
+        Sizes, each at least 20.
+    alpha : float, default 0.05
+        Level of the test.
+    n_simulations : int, default 100
+        Data sets per size. The standard error of a power of .8 is .04 for 100, .013 for 1,000.
+    n_jobs : int, optional
+        Processes over data sets; the result does not depend on it.
+    rng : None, int, SeedSequence or Generator, default None
+        Seed.
+    **options
+        Passed to :func:`codec_test`.
+
+    Returns
+    -------
+    PowerCurve
+        ``power`` with intervals; ``.required(0.8)``; ``.to_frame()``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec._many import power_curve
+    >>> def model(n, rng):
+    ...     z = rng.standard_normal(n)
+    ...     return z**2 + rng.standard_normal(n), z
+    >>> curve = power_curve(model, [30, 100], n_simulations=20, rng=0)
+    >>> bool(curve.power[0] < curve.power[1])
+    True
+    """
+    sizes = sorted(check_integer(n, "n_samples", MIN_SUBSAMPLE) for n in n_samples)
+    check_integer(n_simulations, "n_simulations", 1)
+    if not check_positive(alpha, "alpha") < 1.0:
+        raise ValueError(f"alpha is {alpha}; it must be below 1.")
+    model = source if callable(source) else _Subsamples(source, sizes[-1])
+    seeds = np.random.SeedSequence(int(as_generator(rng).integers(2**63))).spawn(len(sizes) * n_simulations)
+    pvalues = Parallel(n_jobs=n_jobs)(
+        delayed(_simulate)(model, sizes[k // n_simulations], seed, options) for k, seed in enumerate(seeds)
+    )
+    hits = (np.reshape(pvalues, (len(sizes), n_simulations)) <= alpha).sum(axis=1)
+    intervals = [binomtest(int(h), n_simulations).proportion_ci() for h in hits]
+    return PowerCurve(
+        np.array(sizes),
+        hits / n_simulations,
+        np.array([interval.low for interval in intervals]),
+        np.array([interval.high for interval in intervals]),
+        float(alpha),
+        n_simulations,
+    )
+
+
+class _Subsamples:
+    """Rows of data at hand, drawn without replacement."""
+
+    def __init__(self, data: Sequence[Any], largest: int) -> None:
+        if not isinstance(data, (tuple, list)) or len(data) not in {2, 3}:
+            raise TypeError("source must be a function of (n, rng), or a tuple (y, z) or (y, z, given).")
+        self.data = data
+        self.n_rows = len(data[0])
+        if 2 * largest > self.n_rows:
+            raise ValueError(
+                f"n_samples asks for {largest} rows of {self.n_rows}; samples of more than half of the rows are too "
+                "much alike to estimate power: pass a model (a function of n and rng) for larger sizes."
+            )
+
+    def __call__(self, n: int, rng: np.random.Generator) -> Sequence[Any]:
+        rows = rng.choice(self.n_rows, n, replace=False)
+        return [take_rows(part, rows) for part in self.data]
+
+
+def _simulate(
+    model: Callable[[int, np.random.Generator], Sequence[Any]],
+    n: int,
+    seed: np.random.SeedSequence,
+    options: dict[str, Any],
+) -> float:
+    rng = np.random.default_rng(seed)
+    data = model(n, rng)
+    if len(data) not in {2, 3} or any(len(part) != n for part in data):
+        raise ValueError(f"source({n}, rng) must return (y, z) or (y, z, given), each with {n} rows.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the same sign in hundreds of data sets
+        return codec_test(*data, rng=rng, **options).pvalue

@@ -1,0 +1,283 @@
+"""Classical tests with the same result type, and this package's test in the clothes of two others.
+
+Fisher's z and the G test are there for comparison; :class:`CITest` goes into pgmpy's constraint-based
+learners, :func:`register_causal_learn` makes causal-learn know the test by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import chi2, chi2_contingency, norm
+
+from codec._inference import CodecTestResult, codec_test
+from codec._nulls import block_sizes, make_strata, one_stratum, row_codes
+from codec._omnibus import Tables
+from codec._plans import Data, rank_pvalue, read_data
+from codec._validation import FloatArray, IntArray, NanPolicy, Rng, Table, as_generator, check_integer, check_option
+
+SMALL_EXPECTED = 5.0  # mean count per cell below which the chi-square limit of G is not reached
+
+
+# --------------------------------------------------------------------------- Fisher's z
+def fisher_z(y: Any, z: Any, given: Any = None, *, nan_policy: NanPolicy = "raise") -> CodecTestResult:
+    """Fisher's z test of the partial correlation: right for Gaussian data and linear dependence only.
+
+    Parameters
+    ----------
+    y, z : array-like of shape (n,)
+        Two numeric columns.
+    given : array-like of shape (n,) or (n, d), optional
+        Conditioning variables; categories are used as 0/1 columns.
+    nan_policy : {'raise', 'omit'}, default 'raise'
+        As in :func:`codec.codec`.
+
+    Returns
+    -------
+    CodecTestResult
+        ``statistic`` is ``sqrt(n - d - 3) artanh(r)`` with the partial correlation r; two-sided p-value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec._peers import fisher_z
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal(200)
+    >>> round(fisher_z(x + rng.standard_normal(200), x + rng.standard_normal(200), x).pvalue, 2) > 0.05
+    True
+    """
+    data = read_data(y, z, given, False, nan_policy)
+    for table in (data.y, data.z):
+        if len(table.names) > 1 or table.nominal[0]:
+            raise ValueError(f"fisher_z needs one numeric column as {table.argument}; use codec_test.")
+    design = np.ones((data.n, 1)) if data.given is None else np.column_stack([np.ones(data.n), _indicators(data.given)])
+    columns = np.stack([data.y.columns[0], data.z.columns[0]], axis=1)
+    left = columns - design @ np.linalg.lstsq(design, columns, rcond=None)[0]
+    d = int(np.linalg.matrix_rank(design)) - 1
+    if data.n - d - 3 <= 0:
+        raise ValueError(f"{data.n} rows are too few for {d} conditioning columns; at least {d + 4} are needed.")
+    size = np.sqrt((left**2).sum(axis=0))
+    if size.min() <= 1e-10 * np.sqrt((columns**2).sum(axis=0)).max():
+        raise ValueError("y or z is a linear function of given: nothing is left to correlate.")
+    r = np.clip(left[:, 0] @ left[:, 1] / size.prod(), -1.0 + 1e-15, 1.0 - 1e-15)
+    value = float(np.sqrt(data.n - d - 3) * np.arctanh(r))
+    return _classical(data, "fisher-z", "normal limit", value, float(2.0 * norm.sf(abs(value))))
+
+
+def _indicators(table: Table) -> FloatArray:
+    blocks: list[FloatArray] = []
+    for values, nominal in zip(table.columns, table.nominal, strict=True):
+        levels = np.unique(values)[1:] if nominal else [None]
+        blocks.extend(values if level is None else (values == level).astype(np.float64) for level in levels)
+    return np.stack(blocks, axis=1)
+
+
+# --------------------------------------------------------------------------- the G test
+def g_test(
+    y: Any,
+    z: Any,
+    given: Any = None,
+    *,
+    method: Literal["asymptotic", "permutation"] = "permutation",
+    n_resamples: int = 999,
+    nan_policy: NanPolicy = "raise",
+    rng: Rng = None,
+) -> CodecTestResult:
+    """G test (likelihood ratio) of independence within the strata of X, for discrete data.
+
+    Parameters
+    ----------
+    y, z : array-like of shape (n,)
+        Categories or numbers with few values.
+    given : array-like of shape (n,) or (n, d), optional
+        Discrete conditioning variables; rows with the same values form a stratum.
+    method : {'permutation', 'asymptotic'}, default 'permutation'
+        y permuted within strata, which is exact, or the chi-square limit, which rejects too often when
+        cells are nearly empty (level .11-.14 instead of .05 on sparse networks).
+    n_resamples : int, default 999
+        Permutations.
+    nan_policy, rng : see :func:`codec_test`
+
+    Returns
+    -------
+    CodecTestResult
+        ``statistic`` is G, summed over strata.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec._peers import g_test
+    >>> rng = np.random.default_rng(0)
+    >>> x, z = rng.integers(0, 2, (2, 200))
+    >>> g_test(x ^ z, z, x, rng=0).pvalue
+    0.001
+    """
+    check_option(method, "method", ("asymptotic", "permutation"))
+    copies = check_integer(n_resamples, "n_resamples", 1)
+    data = read_data(y, z, given, "auto", nan_policy)
+    codes, levels = row_codes(data.y), row_codes(data.z)
+    strata = one_stratum(data.n) if data.given is None else make_strata(row_codes(data.given))
+    value, freedom, expected = _stratified_g(codes, levels, strata.code)
+    if method == "asymptotic":
+        notes: tuple[str, ...] = ()
+        if expected < SMALL_EXPECTED:
+            notes = (
+                f"{expected:.1f} rows per cell: the chi-square limit rejects too often; use method='permutation'.",
+            )
+        pvalue = float(chi2.sf(value, freedom)) if freedom else 1.0
+        return _classical(data, "g", f"chi-square limit, {freedom} degrees of freedom", value, pvalue, notes=notes)
+    if strata.alone == 1.0:
+        raise ValueError("every row has an X of its own: there is nothing to permute; merge levels of given.")
+    from codec import _inference_kernels as kernels
+
+    cells = np.unique(levels * (strata.code.max() + 1) + strata.code, return_inverse=True)[1].astype(np.int64)
+    tables = Tables(codes, cells)
+    parts = [tables.values(np.arange(data.n)[None, :])]
+    generator = as_generator(rng)
+    for size in block_sizes(copies, data.n):
+        seed = np.uint64(generator.integers(2**63))
+        parts.append(tables.values(kernels.stratified_permutations(strata.start, strata.rows, size, seed)))
+    entropy = np.concatenate(parts)
+    null = value + 2.0 * (entropy[1:] - entropy[0])
+    pvalue = rank_pvalue(np.concatenate([[value], null]))
+    return _classical(data, "g", "stratified", value, pvalue, null=null)
+
+
+def _stratified_g(codes: IntArray, levels: IntArray, strata: IntArray) -> tuple[float, int, float]:
+    """G, its degrees of freedom and the mean number of rows per cell, over the strata's own tables."""
+    value, freedom, cells = 0.0, 0, 0
+    for s in np.unique(strata):
+        inside = strata == s
+        table = pd.crosstab(codes[inside], levels[inside]).to_numpy()
+        cells += table.size
+        if min(table.shape) > 1:
+            found = chi2_contingency(table, correction=False, lambda_="log-likelihood")
+            value += float(found.statistic)
+            freedom += int(found.dof)
+    return value, freedom, codes.size / cells
+
+
+def _classical(
+    data: Data,
+    kind: str,
+    method: str,
+    value: float,
+    pvalue: float,
+    *,
+    null: FloatArray | None = None,
+    notes: tuple[str, ...] = (),
+) -> CodecTestResult:
+    return CodecTestResult(
+        statistic=value,
+        pvalue=pvalue,
+        null_distribution=null,
+        n_samples=data.n,
+        kind=kind,
+        method=method,
+        exact=method == "stratified",
+        n_resamples=0 if null is None else null.size,
+        notes=notes,
+        n_omitted=data.n_omitted,
+    )
+
+
+# --------------------------------------------------------------------------- pgmpy
+class CITest:
+    """The test of this package as a callable for constraint-based learners such as pgmpy's ``PC``.
+
+    Parameters
+    ----------
+    data : DataFrame
+        One column a variable.
+    seed : int, default 0
+        Every test draws its copies with this seed: an answer depends on its variables only.
+    **options
+        Passed to :func:`codec_test`; ``statistic`` is ``'omnibus'`` here, also without conditioning.
+
+    Attributes
+    ----------
+    statistic_, p_value_, effect_size_ : float
+        Of the last test; the effect size is the statistic. pgmpy reads them.
+
+    Notes
+    -----
+    The two variables are put in the order of the columns of ``data``, so that the answer is symmetric.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from codec._peers import CITest
+    >>> rng = np.random.default_rng(0)
+    >>> a = rng.standard_normal(200)
+    >>> data = pd.DataFrame({"a": a, "b": a**2 + rng.standard_normal(200), "c": rng.standard_normal(200)})
+    >>> test = CITest(data)
+    >>> test("a", "b"), test("a", "c", ["b"])
+    (False, True)
+    """
+
+    def __init__(self, data: pd.DataFrame, *, seed: int = 0, **options: Any) -> None:
+        if not isinstance(data, pd.DataFrame):
+            raise TypeError(f"data is {type(data).__name__}; pass a pandas DataFrame.")
+        self.data = data
+        self.seed = check_integer(seed, "seed", 0)
+        self.options = {"statistic": "omnibus", **options}
+        self.statistic_ = self.p_value_ = self.effect_size_ = float("nan")
+
+    def test(self, first: Any, second: Any, given: Sequence[Any] = ()) -> CodecTestResult:
+        """The full result for two columns and any number of conditioning columns, by name."""
+        place = list(self.data.columns).index
+        first, second = sorted((first, second), key=place)
+        order = sorted(given, key=place)
+        x = self.data[order] if order else None
+        return codec_test(self.data[first], self.data[second], x, rng=self.seed, **self.options)
+
+    def __call__(self, X: Any, Y: Any, Z: Sequence[Any] = (), significance_level: float = 0.05, **_: Any) -> bool:
+        """Whether X and Y look independent given Z: p > significance_level."""
+        result = self.test(X, Y, list(Z))
+        self.statistic_ = self.effect_size_ = result.statistic
+        self.p_value_ = result.pvalue
+        return bool(result.pvalue > significance_level)
+
+
+# --------------------------------------------------------------------------- causal-learn
+def register_causal_learn(name: str = "codec", *, seed: int = 0, **options: Any) -> None:
+    """Make causal-learn know the test: afterwards ``pc(data, indep_test=name)`` uses it.
+
+    Parameters
+    ----------
+    name : str, default 'codec'
+        Name in causal-learn's registry.
+    seed : int, default 0
+        Every test draws its copies with this seed.
+    **options
+        Passed to :func:`codec_test`.
+
+    Raises
+    ------
+    ImportError
+        causal-learn is not installed.
+    """
+    try:
+        from causallearn.utils.cit import CIT_Base, register_ci_test
+    except ImportError as error:
+        raise ImportError("causal-learn is needed: pip install causal-learn") from error
+
+    class RegisteredTest(CIT_Base):  # type: ignore[misc]
+        """Columns of an array, by index; answers are remembered."""
+
+        def __init__(self, data: Any, **kwargs: Any) -> None:
+            super().__init__(data, **kwargs)
+            self.check_cache_method_consistent(name, f"{seed} {sorted(options.items())}")
+            self.assert_input_data_is_valid()
+            self._test = CITest(pd.DataFrame(data), seed=seed, **options)
+
+        def __call__(self, X: Any, Y: Any, condition_set: Any = None) -> float:
+            first, second, given, key = self.get_formatted_XYZ_and_cachekey(X, Y, condition_set)
+            if key not in self.pvalue_cache:
+                self.pvalue_cache[key] = self._test.test(first[0], second[0], given).pvalue
+            return float(self.pvalue_cache[key])
+
+    register_ci_test(name, RegisteredTest)

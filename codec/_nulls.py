@@ -270,7 +270,8 @@ class Setting:
                 "makes their residuals correlate, and a small p-value may mean just that. Use more rows, "
                 "fewer columns of given, or method='crt' with a sampler."
             )
-        if _alike(np.log(self.residuals.scale), np.log(anchor.scale), SCALE_SD, SCALE_CORRELATION):
+        scales = [np.log(side.scale[~side.binary]) for side in (self.residuals, anchor)]
+        if _alike(scales[0], scales[1], SCALE_SD, SCALE_CORRELATION):
             notes.append(
                 "the noise of y and of z grows and shrinks with the same function of given: what remains of "
                 "it makes their squares correlate, and a small p-value may mean just that. Use logarithms or "

@@ -49,7 +49,7 @@ def fisher_z(y: Any, z: Any, given: Any = None, *, nan_policy: NanPolicy = "rais
     >>> round(fisher_z(x + rng.standard_normal(200), x + rng.standard_normal(200), x).pvalue, 2) > 0.05
     True
     """
-    data = read_data(y, z, given, False, nan_policy)
+    data = read_data(y, z, given, "auto", nan_policy)
     for table in (data.y, data.z):
         if len(table.names) > 1 or table.nominal[0]:
             raise ValueError(f"fisher_z needs one numeric column as {table.argument}; use codec_test.")

@@ -274,6 +274,8 @@ class Residuals:
         Fitted values and noise scales (relative, between exp(-3) and exp(3)).
     standard : ndarray of shape (q, n)
         Residuals over scales.
+    binary : ndarray of shape (q,), bool
+        Columns of two values, whose noise scale is a function of their mean.
     """
 
     def __init__(self, smoother: Smoother, columns: FloatArray) -> None:
@@ -286,6 +288,8 @@ class Residuals:
         self._scale_fit = smoother.fit(logs, learn_metric=False, undersmoothing=1.0)
         self.scale = self._scales(raw[:, None, :])[:, 0]
         self.standard = raw / self.scale
+        ends = columns.min(axis=1, keepdims=True), columns.max(axis=1, keepdims=True)
+        self.binary = ((columns == ends[0]) | (columns == ends[1])).all(axis=1)
 
     def of(self, rows: FloatArray) -> FloatArray:
         """Standardized residuals of resampled columns (q, b, n): smoothed and scaled anew."""

@@ -1,0 +1,684 @@
+"""Tests of conditional independence: exactness, level, power, closed forms, results, bad input.
+
+Statistical tests have fixed seeds and binomial limits: a test that holds its level fails one of them
+less often than once in 10,000 seeds.
+"""
+
+import itertools
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom, chi2_contingency, chisquare, kstest, norm
+from threadpoolctl import threadpool_limits
+
+from codec import _inference_kernels as kernels
+from codec import codec
+from codec._graphs import Coefficient
+from codec._inference import CodecTestResult, codec_test
+from codec._intervals import codec_interval, right_neighbor
+from codec._many import adjust, codec_test_many, power_curve
+from codec._nulls import block_sizes, find_strata, make_strata, row_codes
+from codec._peers import CITest, fisher_z, g_test, register_causal_learn
+from codec._plans import rank_pvalue
+from codec._residuals import Residuals, Smoother, embed
+from codec._validation import read_table
+
+ONE_IN_10000 = 1e-4
+
+
+def most(n, p=0.05):
+    """How often an event of probability p may happen in n tries."""
+    return int(binom.ppf(1.0 - ONE_IN_10000, n, p))
+
+
+def table(values, name="z"):
+    return read_table(values, name)
+
+
+def confounded(n, rng, d=1, effect=0.0):
+    """Y and z both depend on x; effect > 0 makes them depend on each other."""
+    x = rng.normal(size=(n, d))
+    z = np.sin(x[:, 0]) + 0.7 * rng.normal(size=n)
+    y = x[:, 0] ** 2 + 0.7 * rng.normal(size=n) + effect * z
+    return y, z, x
+
+
+# --------------------------------------------------------------------------- the coefficient on fixed graphs
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("nominal", [False, True])
+@pytest.mark.parametrize("kind", ["continuous", "lattice", "binary"])
+def test_coefficient_on_a_fixed_graph_is_codec(kind, nominal, k):
+    rng = np.random.default_rng(3)
+    draw = {"continuous": lambda d: rng.normal(size=(60, d)), "lattice": lambda d: rng.integers(0, 3, (60, d)) * 1.0,
+            "binary": lambda d: rng.integers(0, 2, (60, d)) * 1.0}[kind]  # fmt: skip
+    y, z, x = rng.integers(0, 5, 60) * 1.0, draw(2), draw(2)
+    response = table(y, "y")
+    response = type(response)(response.columns, np.array([nominal]), response.names, "y")
+    for given in (None, x):
+        found = Coefficient(response, table(z), None if given is None else table(given, "given"), k, rng).observed()
+        assert found == pytest.approx(codec(y, z, given, n_neighbors=k, nominal_y=nominal), abs=1e-12)
+
+
+def test_too_many_ties_are_sampled():
+    z = np.repeat([0.0, 1.0], 50)
+    start, target, weight = kernels.neighbor_edges(z[None, :], np.ones(1), np.array([False]), 3, 10, np.uint64(0))
+    assert np.all(np.diff(start) == 10)
+    assert np.allclose(np.add.reduceat(weight, start[:-1]), 1.0)
+    rows = np.repeat(np.arange(100), 10)
+    assert np.all(z[rows] == z[target])
+    assert np.all(rows != target)
+    assert len(set(zip(rows.tolist(), target.tolist(), strict=True))) == 1000
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("nominal", [False, True])
+def test_moments_are_those_of_all_permutations(nominal, ties):
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 3, 6) * 1.0 if ties or nominal else rng.normal(size=6)
+    z = rng.integers(0, 3, (6, 1)) * 1.0 if ties else rng.normal(size=(6, 2))
+    response = table(y, "y")
+    response = type(response)(response.columns, np.array([nominal]), response.names, "y")
+    coefficient = Coefficient(response, table(z), None, 2, rng)
+    every = coefficient.values(np.array(list(itertools.permutations(range(6)))))[0]
+    assert coefficient.permutation_moments() == pytest.approx((every.mean(), every.std()), rel=1e-10)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_variance_tends_to_the_published_limit(d):
+    """n Var(T) = (2/5)(1 + q) + (4/5) o for K = 1 and no ties (statistics of Shi, Drton & Han)."""
+    n = 2000
+    rng = np.random.default_rng(0)
+    coefficient = Coefficient(table(rng.normal(size=n), "y"), table(rng.normal(size=(n, d))), None, 1, rng)
+    near = coefficient.graph.target
+    mutual = np.mean(near[near] == np.arange(n))
+    degree = np.bincount(near, minlength=n)
+    limit = 0.4 * (1.0 + mutual) + 0.8 * np.mean(degree * (degree - 1.0))
+    assert n * coefficient.permutation_moments()[1] ** 2 == pytest.approx(limit, rel=0.02)
+
+
+@pytest.mark.parametrize("d", [1, 3, 10])
+def test_asymptotic_pvalue_is_near_the_permutation_one(d):
+    rng = np.random.default_rng(d)
+    z = rng.normal(size=(1000, d))
+    y = rng.normal(size=1000)
+    coefficient = Coefficient(table(y, "y"), table(z), None, 1, rng)
+    mean, spread = coefficient.permutation_moments()
+    null = np.concatenate(
+        [coefficient.values(np.array([rng.permutation(1000) for _ in range(200)]))[0] for _ in range(50)]
+    )
+    for p in (0.5, 0.1, 0.05, 0.01):
+        tail = norm.sf((np.quantile(null, 1.0 - p) - mean) / spread)
+        assert tail == pytest.approx(p, abs=0.01 + 3 * np.sqrt(p / null.size))
+    assert codec_test(y, z, method="asymptotic", n_neighbors=1).pvalue == pytest.approx(
+        codec_test(y, z, n_neighbors=1, n_resamples=4999, rng=0).pvalue, abs=0.03
+    )
+
+
+# --------------------------------------------------------------------------- permutations
+def test_stratified_permutations_are_uniform():
+    strata = make_strata(np.array([0, 1, 0, 1, 0]))
+    drawn = kernels.stratified_permutations(strata.start, strata.rows, 12_000, np.uint64(5))
+    codes = [tuple(row) for row in drawn]
+    counts = pd.Series(codes).value_counts()
+    assert len(counts) == 12  # 3! times 2!
+    assert chisquare(counts).pvalue > ONE_IN_10000
+
+
+def test_local_permutations_stay_near_and_hardly_repeat():
+    near = np.array([[i, (i + 1) % 50, (i - 1) % 50, (i + 2) % 50] for i in range(50)])
+    drawn = kernels.local_permutations(near, 200, np.uint64(1))
+    assert all(drawn[b, i] in near[i] for b in range(200) for i in range(50))
+    assert np.mean([len(set(row)) for row in drawn]) > 45
+
+
+def test_kernels_equal_their_source(monkeypatch):
+    """Compiled and plain Python give the same numbers."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 5, (3, 20)) * 1.0
+    order = np.argsort(rows, axis=1)
+    near = rng.integers(0, 20, (20, 4)).astype(np.int32)
+    assert np.array_equal(kernels.average_ranks(rows, order), kernels.average_ranks.py_func(rows, order))
+    assert np.array_equal(kernels.regular_sums(near, rows), kernels.regular_sums.py_func(near, rows))
+    codes, cells = rng.integers(0, 3, (2, 20)), rng.integers(0, 4, 20)
+    assert np.allclose(
+        kernels.table_entropy(codes, cells, 3, 4), kernels.table_entropy.py_func(codes, cells, 3, 4), rtol=1e-14
+    )
+
+
+def test_blocks_cover_all_draws():
+    assert sum(block_sizes(999, 1_000_000)) == 999
+    assert max(block_sizes(999, 1_000_000)) == 4
+    assert block_sizes(50, 10**9) == [1] * 50
+
+
+def test_rank_pvalue_counts_equal_copies():
+    assert rank_pvalue(np.array([1.0, 0.5, 1.0 - 1e-12, 2.0])) == 0.75
+    assert rank_pvalue(np.array([3.0, 1.0, 2.0])) == pytest.approx(1 / 3)
+
+
+def test_permutation_pvalue_is_exact_on_all_data_sets():
+    """All orders of y are equally likely under independence: P(p <= a) <= a, counted, not simulated."""
+    z = np.array([0.0, 0.3, 1.1, 2.5, 4.0])
+    pvalues = []
+    for order in itertools.permutations(range(5)):
+        for seed in range(4):
+            result = codec_test(np.array(order), z, n_neighbors=1, n_resamples=19, rng=[*order, seed])
+            pvalues.append(result.pvalue)
+    pvalues = np.array(pvalues)
+    assert pvalues.size == 480
+    assert pvalues.min() == 0.05
+    for level in (0.05, 0.1, 0.25, 0.5):
+        assert np.sum(pvalues <= level) <= most(480, level)
+
+
+# --------------------------------------------------------------------------- level
+def test_unconditional_pvalues_are_uniform():
+    rng = np.random.default_rng(0)
+    pvalues = [
+        codec_test(rng.normal(size=40), rng.normal(size=(40, 2)), n_resamples=199, rng=seed).pvalue
+        for seed in range(300)
+    ]
+    assert kstest(pvalues, "uniform").pvalue > ONE_IN_10000
+
+
+@pytest.mark.parametrize("statistic", ["codec", "omnibus"])
+def test_stratified_pvalues_are_uniform(statistic):
+    rng = np.random.default_rng(1)
+    pvalues = []
+    for seed in range(200):
+        x = rng.integers(0, 4, 100)
+        y, z = x + rng.normal(size=100), x**2 + rng.normal(size=100)
+        result = codec_test(y, z, x, statistic=statistic, n_resamples=99, rng=seed)
+        assert result.exact
+        assert result.method == "stratified"
+        pvalues.append(result.pvalue)
+    assert kstest(pvalues, "uniform").pvalue > ONE_IN_10000
+
+
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("kind", ["continuous", "binary y", "binary z", "nominal y"])
+def test_omnibus_holds_its_level(kind, d):
+    rng = np.random.default_rng(d)
+    hits = 0
+    for seed in range(120):
+        y, z, x = confounded(120, rng, d)
+        if kind == "binary y":
+            y = (y > 1.0).astype(float)
+        if kind == "binary z":
+            z = z > 0
+        if kind == "nominal y":
+            y = pd.Categorical(np.digitize(y, [0.3, 1.2]))
+        hits += codec_test(y, z, x, n_resamples=39, rng=seed).pvalue <= 0.05
+    assert hits <= most(120)
+
+
+def test_codec_statistic_holds_its_level():
+    rng = np.random.default_rng(4)
+    hits = sum(
+        codec_test(*confounded(150, rng), statistic="codec", n_resamples=99, rng=seed).pvalue <= 0.05
+        for seed in range(150)
+    )
+    assert hits <= most(150)
+
+
+def test_shared_signal_keeps_the_level_and_warns():
+    """The same strong function in y and z: plain residuals reject in a third of such data."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(60):
+        x = rng.normal(size=(200, 3))
+        f = np.sin(1.5 * x @ [0.6, 0.6, -0.5])
+        y, z = (f / f.std() + np.sqrt(0.1) * rng.normal(size=200) for _ in range(2))
+        with pytest.warns(UserWarning, match="same strong function"):
+            hits += codec_test(y, z, x, n_resamples=39, rng=seed).pvalue <= 0.05
+    assert hits <= most(60)
+
+
+def test_shared_scale_warns():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    scale = np.exp(1.2 * np.sin(1.5 * x[:, 0]))
+    with pytest.warns(UserWarning, match="grows and shrinks"):
+        result = codec_test(scale * rng.normal(size=400), scale * rng.normal(size=400), x, n_resamples=39, rng=0)
+    assert "grows and shrinks" in result.describe()
+
+
+def test_true_sampler_is_exact():
+    rng = np.random.default_rng(2)
+
+    def sampler(x, generator):
+        return np.sin(x[:, 0]) + 0.7 * generator.normal(size=len(x))
+
+    pvalues = [
+        codec_test(*confounded(60, rng), method="crt", sampler=sampler, n_resamples=39, rng=seed).pvalue
+        for seed in range(200)
+    ]
+    assert kstest(pvalues, "uniform").pvalue > ONE_IN_10000
+
+
+# --------------------------------------------------------------------------- power
+@pytest.mark.parametrize(
+    ("noise", "statistic", "method"),
+    [
+        ("linear", "omnibus", "auto"),
+        ("variance", "omnibus", "auto"),
+        ("interaction", "omnibus", "auto"),
+        ("linear", "codec", "auto"),
+        ("linear", "omnibus", "crt"),
+    ],
+)
+def test_power(noise, statistic, method):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(400, 2))
+    a, e = rng.normal(size=(2, 400))
+    b = {"linear": a + 0.3 * e, "variance": e * np.exp(a), "interaction": a * np.sign(x[:, 0]) + 0.3 * e}[noise]
+    result = codec_test(np.sin(x[:, 0]) + b, x[:, 1] ** 2 + a, x, statistic=statistic, method=method, rng=0)
+    assert result.pvalue <= 0.01
+
+
+def test_several_columns_and_mixed_types():
+    rng = np.random.default_rng(6)
+    n = 300
+    group = pd.Categorical(rng.choice(["a", "b", "c"], n))
+    given = pd.DataFrame({"group": group, "size": rng.normal(size=n)})
+    shift = group.codes + given["size"].to_numpy()
+    z = pd.DataFrame({"number": shift + rng.normal(size=n), "kind": pd.Categorical(rng.choice(["u", "v"], n))})
+    y = np.column_stack([shift + rng.normal(size=n), rng.normal(size=n) + 2.0 * (z["kind"] == "u")])
+    assert codec_test(y, z, given, rng=0).pvalue == 0.005
+    assert codec_test(y[:, 0], z, given, rng=0).pvalue > 0.01
+    labels = np.where(y[:, 1] > 1, "high", "low")
+    assert codec_test(labels, z, given, rng=0).method == "category"
+    assert codec_test(labels, z, given, rng=0).pvalue == 0.005
+
+
+def test_discrete_data_find_an_interaction():
+    rng = np.random.default_rng(0)
+    x, z = rng.integers(0, 2, (2, 200))
+    noisy = np.where(rng.random(200) < 0.2, rng.integers(0, 2, 200), x ^ z)
+    result = codec_test(noisy, z, x, rng=0)
+    assert result.pvalue == 0.005
+    assert set(result.terms) >= {"covariance", "table"}
+
+
+# --------------------------------------------------------------------------- results
+def test_result_unpacks_describes_and_pickles():
+    rng = np.random.default_rng(0)
+    result = codec_test(*confounded(100, rng), rng=0)
+    statistic, pvalue = result
+    assert (statistic, pvalue) == (result.statistic, result.pvalue)
+    assert result.null_distribution.shape == (199,)
+    assert result.n_samples == 100
+    text = result.describe()
+    assert "approximate" in text
+    assert "smoothed anew" in text
+    assert "<table>" in result._repr_html_()
+    again = pickle.loads(pickle.dumps(result))
+    assert again.pvalue == result.pvalue
+    assert pvalue == rank_pvalue(np.concatenate([[statistic], result.null_distribution]))
+    with pytest.raises(ValueError, match="standardized maximum"):
+        result.confidence_interval()
+
+
+def test_same_seed_same_bits_whatever_the_threads():
+    rng = np.random.default_rng(0)
+    y, z, x = confounded(300, rng, 3)
+    Z = np.column_stack([z, rng.normal(size=(300, 3))])
+    found = []
+    for threads, n_jobs in ((1, 1), (2, 2), (2, 4)):
+        with threadpool_limits(threads):
+            single = codec_test(y, z, x, rng=7)
+            many = codec_test_many(y, Z, x, n_resamples=199, n_jobs=n_jobs, rng=7)
+        found.append((single.statistic, single.null_distribution.tobytes(), many.statistic.tobytes()))
+    assert found[0] == found[1] == found[2]
+    assert many.statistic[0] == single.statistic
+
+
+def test_inputs_are_not_changed():
+    rng = np.random.default_rng(0)
+    data = confounded(80, rng)
+    copies = [part.copy() for part in data]
+    codec_test(*data, rng=0)
+    assert all(np.array_equal(a, b) for a, b in zip(data, copies, strict=True))
+
+
+def test_missing_values():
+    rng = np.random.default_rng(0)
+    y, z, x = confounded(100, rng)
+    y[3], z[10] = np.nan, np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        codec_test(y, z, x)
+    with pytest.warns(UserWarning, match="2 of 100 rows"):
+        result = codec_test(y, z, x, nan_policy="omit", rng=0)
+    assert (result.n_samples, result.n_omitted) == (98, 2)
+    keep = ~(np.isnan(y) | np.isnan(z))
+    assert result.pvalue == codec_test(y[keep], z[keep], x[keep], rng=0).pvalue
+    with pytest.warns(UserWarning, match="rows"):
+        codec_test(y, z, x, nan_policy="omit", method="crt", n_resamples=19, rng=0)
+
+
+def test_sequential_stops_early_under_the_null_only():
+    rng = np.random.default_rng(0)
+    y, z, x = confounded(150, rng)
+    result = codec_test(y, z, x, sequential=True, n_resamples=999, rng=0)
+    assert result.stopped
+    assert result.n_resamples < 999
+    assert result.pvalue == 10 / result.n_resamples
+    assert "Stopped early" in result.describe()
+    strong = codec_test(y + 2 * z, z, x, sequential=True, n_resamples=99, rng=0)
+    assert (strong.pvalue, strong.stopped) == (0.01, False)
+    hits = [codec_test(*confounded(60, rng), sequential=True, n_resamples=99, rng=seed).pvalue for seed in range(150)]
+    assert np.sum(np.array(hits) <= 0.05) <= most(150)
+
+
+def test_pvalue_is_never_zero():
+    z = np.arange(50.0)
+    assert codec_test(z, z, n_resamples=99, rng=0).pvalue == 0.01
+
+
+# --------------------------------------------------------------------------- residuals
+@pytest.mark.parametrize("n", [150, 1500])
+def test_smoother_finds_one_direction_in_many(n):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 8))
+    signal = np.sin(1.5 * x @ np.full(8, 8**-0.5))
+    residuals = Residuals(Smoother(embed(table(x)), rng), (signal + 0.2 * rng.normal(size=n))[None, :])
+    assert np.corrcoef(residuals.location[0], signal)[0, 1] > (0.85 if n == 150 else 0.98)
+    again = residuals.of((residuals.location + residuals.scale * residuals.standard)[:, None, :])[:, 0]
+    assert np.allclose(again, residuals.standard, atol=1e-8)
+
+
+def test_embedding_gives_categories_the_distance_of_numbers():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"c": pd.Categorical(rng.choice(list("abc"), 200)), "v": rng.normal(size=200), "k": 1.0})
+    points = embed(read_table(frame, "given"))
+    assert points.shape == (200, 4)
+    for block in (points[:, :3], points[:, 3:]):
+        gaps = ((block[:, None, :] - block[None, :, :]) ** 2).sum(axis=-1)
+        assert gaps.mean() == pytest.approx(2.0)
+
+
+# --------------------------------------------------------------------------- intervals
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [500, 2000])
+@pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+def test_analytic_interval_covers(n, noise):
+    """Coverage of the 95 % interval within [.92, .97], two binomial errors allowed."""
+    assert 0.91 <= coverage(n, noise, 1000) <= 0.975
+
+
+def test_analytic_interval_covers_quickly():
+    assert 0.88 <= coverage(500, 1.0, 200) <= 0.99
+
+
+def coverage(n, noise, repetitions):
+    rng = np.random.default_rng(n)
+
+    def draw(size):
+        z = rng.normal(size=size)
+        return np.sin(2 * z) + noise * rng.normal(size=size), z
+
+    truth = right_neighbor(*draw(400_000))[0]
+    ends = np.array([codec_interval(*draw(n)) for _ in range(repetitions)])
+    return np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1]))
+
+
+def test_bootstrap_interval():
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 400))
+    low, high = codec_interval(x + z + 0.3 * rng.normal(size=400), z, x, rng=0)
+    assert -1 <= low < codec(x + z, z, x) <= 1
+    assert high - low < 0.5
+    z = rng.normal(size=600)
+    result = codec_test(z + rng.normal(size=600), z, statistic="codec", n_resamples=99, rng=0)
+    assert result.confidence_interval(0.9).low < result.confidence_interval(0.9).high
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "n-out-of-n"}, "fails for this coefficient"),
+        ({"method": "analytic", "z": np.ones((200, 2)).cumsum(axis=0)}, "one column of z"),
+        ({"method": "analytic", "y": np.arange(200) % 5}, "without ties"),
+        ({"z": np.random.default_rng(0).normal(size=(200, 4))}, "beyond 3"),
+        ({"given": np.random.default_rng(0).normal(size=(200, 3))}, "beyond 3"),
+        ({"confidence_level": 1.0}, "between 0 and 1"),
+        ({"y": np.ones(200)}, "constant"),
+    ],
+)
+def test_intervals_are_refused_outside_their_range(change, message):
+    rng = np.random.default_rng(1)
+    arguments = {"y": rng.normal(size=200), "z": rng.normal(size=200), **change}
+    with pytest.raises(ValueError, match=message):
+        codec_interval(arguments.pop("y"), arguments.pop("z"), arguments.pop("given", None), **arguments)
+
+
+def test_small_samples_and_intervals():
+    rng = np.random.default_rng(0)
+    with pytest.warns(UserWarning, match="covers less"):
+        codec_interval(rng.normal(size=100), rng.normal(size=100))
+    with pytest.raises(ValueError, match="at least 100"):
+        codec_interval(rng.normal(size=50), rng.normal(size=(50, 2)))
+
+
+# --------------------------------------------------------------------------- many hypotheses
+def test_many_names_corrects_and_tabulates():
+    rng = np.random.default_rng(0)
+    Z = pd.DataFrame(rng.normal(size=(200, 4)), columns=list("abcd"))
+    y = Z["a"] + Z["b"] ** 2 + 0.3 * rng.normal(size=200)
+    result = codec_test_many(y, Z, correction="fdr_bh", rng=0)
+    assert len(result) == 4
+    frame = result.to_frame()
+    assert list(frame.index) == list("abcd")
+    assert list(frame["rejected"]) == [True, True, False, False]
+    assert np.all(frame["adjusted"] >= frame["pvalue"])
+    assert "<table" in result._repr_html_()
+    given = codec_test_many(y, Z[["b", "c"]], given=Z[["a"]], n_resamples=99, rng=0)
+    assert given.kind == "omnibus"
+    assert list(given.rejected) == [True, False]
+
+
+def test_corrections():
+    p = np.array([0.01, 0.02, 0.03, 0.9])
+    assert adjust(p, "holm") == pytest.approx([0.04, 0.06, 0.06, 0.9])
+    assert adjust(p, "fdr_bh") == pytest.approx([0.04, 0.04, 0.04, 0.9])
+    assert np.all(adjust(p, "fdr_by") >= adjust(p, "fdr_bh"))
+
+
+def test_too_few_copies_for_many_columns():
+    rng = np.random.default_rng(0)
+    with pytest.warns(UserWarning, match="n_resamples of at least 199"):
+        codec_test_many(rng.normal(size=50), rng.normal(size=(50, 10)), n_resamples=99, rng=0)
+    assert codec_test_many(rng.normal(size=50), rng.normal(size=(50, 30)), rng=0).n_resamples == 1199
+
+
+# --------------------------------------------------------------------------- sample size
+def line_model(n, rng):
+    z = rng.normal(size=n)
+    return z + 2.0 * rng.normal(size=n), z
+
+
+def test_power_grows():
+    curve = power_curve(line_model, [200, 30], n_simulations=30, statistic="omnibus", n_resamples=39, rng=0)
+    assert list(curve.n_samples) == [30, 200]
+    assert curve.power[0] < curve.power[1]
+    assert np.all((curve.low <= curve.power) & (curve.power <= curve.high))
+    assert 30 < curve.required(0.8) <= 200
+    assert np.isnan(curve.required(1.01))
+    assert list(curve.to_frame().columns) == ["n_samples", "power", "low", "high"]
+
+
+@pytest.mark.slow
+def test_power_is_the_same_in_several_processes():
+    curves = [
+        power_curve(line_model, [30], n_simulations=8, n_resamples=39, n_jobs=n_jobs, rng=0) for n_jobs in (None, 2)
+    ]
+    assert np.array_equal(curves[0].power, curves[1].power)
+
+
+def test_power_from_data():
+    rng = np.random.default_rng(0)
+    data = line_model(200, rng)
+    assert power_curve(data, [50], n_simulations=5, n_resamples=19, rng=0).power.shape == (1,)
+    with pytest.raises(ValueError, match="more than half"):
+        power_curve(data, [150], n_simulations=5)
+    with pytest.raises(TypeError, match="function of"):
+        power_curve(data[0], [50])
+    with pytest.raises(ValueError, match="must return"):
+        power_curve(lambda n, rng: (rng.normal(size=n),), [50], n_simulations=1)
+
+
+# --------------------------------------------------------------------------- classical tests, other packages
+def test_fisher_z_is_the_published_formula():
+    rng = np.random.default_rng(0)
+    y, z = rng.normal(size=(2, 50))
+    r = np.corrcoef(y, z)[0, 1]
+    assert fisher_z(y, z).statistic == pytest.approx(np.sqrt(47) * np.arctanh(r))
+    with pytest.raises(ValueError, match="linear function"):
+        fisher_z(y, y + z, y + 2 * z - z)
+    with pytest.raises(ValueError, match="one numeric column"):
+        fisher_z(pd.Categorical(list("ab") * 25), z)
+
+
+def test_g_test_is_scipys():
+    rng = np.random.default_rng(0)
+    y, z = rng.integers(0, 3, (2, 200))
+    found = chi2_contingency(pd.crosstab(y, z), correction=False, lambda_="log-likelihood")
+    result = g_test(y, z, method="asymptotic")
+    assert (result.statistic, result.pvalue) == pytest.approx((found.statistic, found.pvalue))
+    assert g_test(y, z, rng=0).pvalue == pytest.approx(found.pvalue, abs=0.05)
+    x = np.arange(200) // 2
+    assert "rows per cell" in g_test(y, z, x, method="asymptotic").notes[0]
+    with pytest.raises(ValueError, match="nothing to permute"):
+        g_test(y, z, np.arange(200))
+
+
+def test_causal_learn_runs_pc_with_the_test():
+    pytest.importorskip("causallearn", reason="causal-learn is not installed")
+    from causallearn.search.ConstraintBased.PC import pc
+    from causallearn.utils.cit import CIT
+
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=250)
+    b = a**2 + 0.4 * rng.normal(size=250)
+    c = np.sin(b) + 0.4 * rng.normal(size=250)
+    data = np.column_stack([a, b, c])
+    register_causal_learn("codec-test", n_resamples=99)
+    assert CIT(data, "codec-test")(0, 2, [1]) > 0.01
+    graph = pc(data, 0.05, "codec-test", show_progress=False).G.graph
+    assert np.array_equal(graph != 0, np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], dtype=bool))
+    x = rng.normal(size=(100, 4))
+    assert CIT(x, "fisherz")(0, 1, [2, 3]) == pytest.approx(fisher_z(x[:, 0], x[:, 1], x[:, 2:]).pvalue)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pgmpy_runs_pc_with_the_test():
+    discovery = pytest.importorskip("pgmpy.causal_discovery", reason="pgmpy is not installed")
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=250)
+    b = a**2 + 0.4 * rng.normal(size=250)
+    data = pd.DataFrame({"a": a, "b": b, "c": np.sin(b) + 0.4 * rng.normal(size=250)})
+    test = CITest(data, n_resamples=199)
+    found = discovery.PC(ci_test=test, significance_level=0.05, show_progress=False).fit(data)
+    edges = {frozenset(edge) for edge in found.causal_graph_.edges()}
+    assert edges == {frozenset("ab"), frozenset("bc")}
+    assert test("a", "b") == test("b", "a")
+    with pytest.raises(TypeError, match="DataFrame"):
+        CITest(data.to_numpy())
+
+
+# --------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"statistic": "best"}, ValueError, "statistic is 'best'"),
+        ({"method": "exact"}, ValueError, "method is 'exact'"),
+        ({"method": "asymptotic"}, ValueError, "tests without given"),
+        ({"method": "permutation"}, ValueError, "rows with the same X"),
+        ({"n_resamples": 0}, ValueError, "n_resamples is 0"),
+        ({"n_resamples": 9.5}, TypeError, "n_resamples"),
+        ({"n_neighbors": 100}, ValueError, "n_neighbors is 100"),
+        ({"sampler": lambda x, _: x}, ValueError, "samplers belong to"),
+        ({"sequential": True, "method": "crt"}, ValueError, "copies one by one"),
+        ({"sequential": 1}, TypeError, "sequential"),
+        ({"rng": "seed"}, (TypeError, ValueError), "rng"),
+    ],
+)
+def test_bad_options(options, error, message):
+    y, z, x = confounded(60, np.random.default_rng(0))
+    with pytest.raises(error, match=message):
+        codec_test(y, z, x, **options)
+
+
+@pytest.mark.parametrize("method", ["local-permutation", "crt"])
+def test_methods_that_need_given(method):
+    y, z, _ = confounded(60, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="needs given"):
+        codec_test(y, z, method=method)
+
+
+def test_constants_and_functions_of_given():
+    y, z, x = confounded(60, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="y is constant"):
+        codec_test(np.ones(60), z, x)
+    with pytest.raises(ValueError, match="z is constant"):
+        codec_test(y, np.ones(60), x)
+    group = np.repeat([0, 1, 2], 20)
+    with pytest.raises(ValueError, match="function of given"):
+        codec_test(group, z, group, statistic="codec")
+    assert codec_test(group, z, group, rng=0).pvalue == 1.0
+    assert codec_test(y, z, np.ones(60), rng=0).exact
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (lambda _, rng: rng.normal(size=10), "shaped like z"),
+        (lambda _, rng: rng.normal(size=(60, 2)), "shaped like z"),
+        (lambda _x, _rng: np.full(60, np.nan), "missing or infinite"),
+    ],
+)
+def test_bad_samplers(sampler, message):
+    y, z, x = confounded(60, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=message):
+        codec_test(y, z, x, method="crt", sampler=sampler, n_resamples=19)
+
+
+def test_sampler_of_categories():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=80)
+    z = pd.Series(pd.Categorical(rng.choice(["u", "v", "w"], 80)))
+    result = codec_test(
+        x + rng.normal(size=80), z, x, method="crt", n_resamples=39, rng=0,
+        sampler=lambda x, generator: generator.choice(["u", "v", "w"], len(x)),
+    )  # fmt: skip
+    assert result.exact
+    for statistic in ("codec", "omnibus"):
+        near = codec_test(x, z, x + rng.normal(size=80), method="crt", statistic=statistic, n_resamples=39, rng=0)
+        assert near.method == "crt-nearest"
+        assert not near.exact
+
+
+def test_warnings_about_copies_and_lonely_rows():
+    y, z, _ = confounded(60, np.random.default_rng(0))
+    with pytest.warns(UserWarning, match=r"cannot be less than 0\.1"):
+        codec_test(y, z, n_resamples=9, rng=0)
+    lonely = np.concatenate([np.zeros(42), np.arange(1, 19)])
+    with pytest.warns(UserWarning, match="30% of the rows"):
+        codec_test(y, z, lonely, rng=0)
+
+
+def test_strata_are_found():
+    assert find_strata(table(np.repeat([1.0, 2.0], 10), "given")).alone == 0.0
+    assert find_strata(table(np.arange(20.0), "given")) is None
+    assert list(row_codes(table(np.array([3.0, 1.0, 3.0]), "given"))) == [0, 1, 0]
+
+
+def test_no_warning_on_ordinary_data():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = codec_test(*confounded(200, np.random.default_rng(0), 4), rng=0)
+    assert isinstance(result, CodecTestResult)
+    assert result.notes == ()

@@ -175,6 +175,7 @@ def test_sums_beyond_int64_are_exact():
     assert response.spread > np.iinfo(np.int64).max
 
 
+@compiled_only
 def test_three_million_rows_closed_forms():
     n = LARGE
     y = np.arange(float(n))
@@ -187,6 +188,7 @@ def test_three_million_rows_closed_forms():
     assert codec(y >= n // 2, y, nominal_y=True) == pytest.approx(1 - 2 / n, rel=0, abs=1e-14)
 
 
+@compiled_only
 def test_three_million_rows_without_ties():
     # Neighbours by sorting, sums of Python integers: T = 1 - n (M - A) / D
     n = LARGE
@@ -201,6 +203,7 @@ def test_three_million_rows_without_ties():
     assert codec(y, z) == pytest.approx(float(1 - Fraction(n * (m - a), d)), rel=0, abs=1e-13)
 
 
+@compiled_only
 def test_very_many_neighbors_never_overflow_silently():
     # K n^2 is above 2^63 here: the right value or an error, but no wrapped integer.
     n, k = LARGE, 2_500_000
@@ -296,6 +299,7 @@ def test_one_normal_form_reaches_the_kernels():
     assert "{'sorted_sums': 1, 'tree_sums': 1}" in run_python(code)
 
 
+@compiled_only
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space is limited by RLIMIT_AS")
 @pytest.mark.parametrize("n_columns", [1, 3, 16])
 def test_no_matrix_of_all_pairs(n_columns):

@@ -469,6 +469,21 @@ def test_random_ties_given_is_one_draw_for_both():
     assert [codec(y, z, given=x, ties="random", rng=rng) for _ in range(20)] == [1.0] * 20
 
 
+@pytest.mark.parametrize("n_neighbors", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["lattice", "binary", "spaced"])
+def test_a_draw_is_a_choice_of_rows(kind, n_neighbors):
+    # With drawn neighbours K (M - A) is a sum of integers, whatever is drawn; an average is not.
+    n = 50
+    rng = np.random.default_rng(14)
+    z = np.arange(n) if kind == "spaced" else column(kind, n, rng)
+    y = rng.permutation(n)
+    _, _, d = reference.agreement(y)
+    values = [codec(y, z, n_neighbors=n_neighbors, ties="random", rng=rng) for _ in range(30)]
+    sums = n_neighbors * (1 - np.array(values)) * d / n
+    np.testing.assert_allclose(sums, np.round(sums), rtol=0, atol=1e-6)
+    assert len(set(values)) > 1 or (kind, n_neighbors) == ("spaced", 2)
+
+
 def test_random_neighbors_are_distinct():
     # Three equal rows and K = 2: both others are the neighbours, nothing is left to draw.
     rng = np.random.default_rng(9)

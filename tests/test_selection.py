@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import joblib
+import numba
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -216,6 +217,29 @@ def test_equal_scores_with_ties_take_the_smallest_index(n_neighbors):
     X = pd.DataFrame({f"c{k}": pd.Categorical(rng.permutation(7)[codes]) for k in range(6)})
     path = foci(X, y, n_neighbors=n_neighbors)
     assert path.order.tolist() == [0]
+
+
+def test_equal_sums_of_different_fractions_are_equal():
+    # Cells of 4, 5, 7, ... rows give thirds, quarters, sixths: scores of unlike columns whose
+    # fractions add up to the same number. Exactly equal ones must not be told apart.
+    rng = np.random.default_rng(19)
+    n = 14
+    y = rng.permutation(n).astype(float)
+    value, _, _ = reference.agreement(y)
+    seen, n_pairs = {}, 0
+    for _ in range(3000):
+        column = np.sort(rng.integers(0, 3, size=n))[rng.permutation(n)].astype(float)
+        if np.ptp(column) == 0:
+            continue
+        score = reference.mean_agreement(value, reference.distances(reference.columns_of(column)))
+        other = seen.setdefault(score, column)
+        if score.denominator == 1 or np.array_equal(np.argsort(other), np.argsort(column)):
+            continue
+        n_pairs += 1
+        for pair in ([column, other], [other, column]):
+            path = foci(np.column_stack(pair), y, stop=False, max_features=1)
+            assert path.order.tolist() == [0]
+    assert n_pairs > 100
 
 
 def test_a_column_twice_is_never_chosen_twice():
@@ -490,6 +514,7 @@ def test_same_bits_for_joblib_backends(select, backend, mixed):
         assert_identical(select(X, y, **call), alone)
 
 
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="the kernels run as Python")
 def test_same_bits_when_loky_sends_memmaps(mixed):
     # Above 1 MB joblib hands arrays to its processes as read-only memmaps.
     X, y = mixed

@@ -155,7 +155,7 @@ _METHOD_WORDS = {
     "freedman-lane": "fitted values plus locally permuted residuals of y, smoothed anew",
     "category": "classes of y drawn from their fitted probabilities given X, smoothed anew",
     "crt": "z drawn anew from the sampler",
-    "crt-nearest": "z drawn anew from the nearest rows of X",
+    "crt-nearest": "z drawn anew: fitted values plus residuals of near rows (categories: those of near rows)",
 }
 
 
@@ -203,7 +203,8 @@ def codec_test(
         Neighbours of the coefficient, or of the omnibus' residual CODEC.
     sampler : callable, optional
         For ``method='crt'``: ``sampler(given, rng)`` returns a draw shaped like ``z`` from
-        P(Z | X = given). Without one, z is drawn from the 7 nearest rows of X, which is approximate.
+        P(Z | X = given). Without one, z is its fitted value plus the residual of one of the 7
+        nearest rows of X, which is approximate.
     sequential : bool, default False
         Stop as soon as 10 copies reach the observed value (Besag & Clifford). Cheap when the hypothesis
         holds, and exactly as valid; the p-value is then coarser.
@@ -276,8 +277,8 @@ def codec_test(
 def _run(data: Data, plan: Plan, sampler: Sampler | None, generator: np.random.Generator) -> CodecTestResult:
     if plan.method == "asymptotic":
         return _asymptotic(data, plan, generator)
-    if plan.method in {"crt", "crt-nearest"}:
-        return _randomization(data, plan, sampler, generator)
+    if plan.method in {"crt", "crt-nearest"} and data.given is not None:
+        return _randomization(data, data.given, plan, sampler, generator)
     null, statistics, notes = prepare(data, plan, [data.z], generator)
     if plan.sequential:
         found = run_sequential(null, statistics[0], plan, data.n, generator)
@@ -326,21 +327,22 @@ def _asymptotic(data: Data, plan: Plan, generator: np.random.Generator) -> Codec
     )
 
 
-def _randomization(data: Data, plan: Plan, sampler: Sampler | None, generator: np.random.Generator) -> CodecTestResult:
+def _randomization(
+    data: Data, given: Table, plan: Plan, sampler: Sampler | None, generator: np.random.Generator
+) -> CodecTestResult:
     """Conditional randomization: y stays, z is drawn anew (Candes et al. 2018)."""
-    if data.given is None:  # pragma: no cover - refused by the plan
-        raise ValueError("method='crt' needs given.")
     setting_seed, graph_seed = generator.integers(2**63, size=2)
     if sampler is None:
-        sampler = NearestSampler(data.raw_z, embed(data.given), np.random.default_rng(setting_seed))
+        rng = np.random.default_rng(setting_seed)
+        sampler = NearestSampler(data.raw_z, data.z, embed(given), rng)
     draws = draw_tables(sampler, data.raw_z, data.z, data.raw_given, plan.n_resamples, generator)
     if plan.kind == "codec":
         rng = np.random.default_rng(graph_seed)
-        values = [Coefficient(data.y, z, data.given, plan.n_neighbors, rng).observed() for z in (data.z, *draws)]
+        values = [Coefficient(data.y, z, given, plan.n_neighbors, rng).observed() for z in (data.z, *draws)]
         if not np.isfinite(values).all():
             raise ValueError("y is a function of given in this sample: nothing is left that z could explain.")
         return _result(data, plan, rank(np.array([values]), ("T",)), ())
-    setting = Setting(data.y, data.given, plan.strata, np.random.default_rng(setting_seed))
+    setting = Setting(data.y, given, plan.strata, np.random.default_rng(setting_seed))
     statistic = Omnibus(setting.own_residuals(), setting.points, plan.n_neighbors, np.random.default_rng(graph_seed))
     copies = centred_copies(data.z, draws)
     parts = []

@@ -305,15 +305,31 @@ def _alike(first: FloatArray, second: FloatArray, least_sd: float, least_correla
 
 # --------------------------------------------------------------------------- copies of z
 class NearestSampler:
-    """Z* of a row: the z of one of the rows nearest in X, drawn with replacement."""
+    """Z* of a row, from one of the rows nearest in X, drawn with replacement.
 
-    def __init__(self, z: Any, points: FloatArray, rng: np.random.Generator) -> None:
+    Continuous columns: the fitted value of the row itself plus its noise scale times the standardized
+    residual of the near row. Categories and two-valued columns: the near row's own.
+    """
+
+    def __init__(self, z: Any, table: Table, points: FloatArray, rng: np.random.Generator) -> None:
         self._z = z
         self._near = without_self(nearest_rows(points, min(LOCAL_NEIGHBORS, len(points) - 1), rng))
+        self._residuals: Residuals | None = None
+        if table.nominal.any() or points.shape[1] == 0:
+            return
+        self._shift = table.columns.mean(axis=1, keepdims=True)
+        self._spread = np.maximum(table.columns.std(axis=1, keepdims=True), 1e-300)
+        residuals = Residuals(Smoother(points, rng), (table.columns - self._shift) / self._spread)
+        if not residuals.binary.any():
+            self._residuals = residuals
 
     def __call__(self, given: Any, rng: np.random.Generator) -> Any:  # noqa: ARG002
         place = rng.integers(self._near.shape[1], size=len(self._near))
-        return take_rows(self._z, self._near[np.arange(len(place)), place])
+        rows = self._near[np.arange(len(place)), place]
+        r = self._residuals
+        if r is None:
+            return take_rows(self._z, rows)
+        return (self._shift + self._spread * (r.location + r.scale * r.standard[:, rows])).T
 
 
 def take_rows(data: Any, rows: IntArray) -> Any:
@@ -333,7 +349,7 @@ def draw_tables(
 
 
 def _checked_draw(drawn: Any, z: Any, z_table: Table) -> Table:
-    if isinstance(z, pd.Series) and isinstance(z.dtype, pd.CategoricalDtype):
+    if isinstance(z, pd.Series) and isinstance(z.dtype, pd.CategoricalDtype) and not isinstance(drawn, pd.Series):
         drawn = pd.Series(pd.Categorical(np.asarray(drawn), dtype=z.dtype), name=z.name)
     table = read_table(drawn, "the sampler's draw")
     if table.columns.shape != z_table.columns.shape:

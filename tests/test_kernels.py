@@ -1,5 +1,6 @@
 """Compiled loops: equal to their own Python source, right where sums are huge; a light, frugal import."""
 
+import contextlib
 import copy
 import inspect
 import math
@@ -15,15 +16,34 @@ import numpy as np
 import pytest
 import reference_impl as reference
 
-from codec import _kernels, _neighbors, codec, foci
+from codec import _kernels, _neighbors, _validation, codec, foci
 
 LARGE = 3_000_000
 compiled_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="the kernels run as Python")
 
 
+MODULES = [m for m in map(sys.modules.get, ("codec._kernels", "codec._step_kernels")) if m is not None]
+
+
 def kernels():
-    """Return every compiled function of the module by name."""
-    return {name: f for name, f in vars(_kernels).items() if hasattr(f, "py_func")}
+    """Return every compiled function of the kernel modules by its full name."""
+    found = [f for module in MODULES for f in vars(module).values() if hasattr(f, "py_func")]
+    names = [f"{f.py_func.__module__.rpartition('.')[2]}.{f.py_func.__name__}" for f in found]
+    own = tuple(module.__name__.rpartition(".")[2] for module in MODULES)
+    return {name: f for name, f in zip(names, found, strict=True) if name.startswith(own)}
+
+
+@contextlib.contextmanager
+def python_instead(wrap=lambda _name, source: source):
+    """Let the Python sources stand wherever a module of the package names a kernel."""
+    sources = {id(kernel): wrap(name, kernel.py_func) for name, kernel in kernels().items()}
+    package = [module for name, module in sys.modules.items() if name.startswith("codec.")]
+    with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
+        for module in package:
+            for name, value in list(vars(module).items()):
+                if id(value) in sources:
+                    patch.setattr(module, name, sources[id(value)])
+        yield
 
 
 # --------------------------------------------------------------- equal to their source
@@ -60,6 +80,28 @@ def small_problems():
         codec(classes, frame.c, n_neighbors=k, nominal_y=True)
     foci(columns["continuous"], ordered + 0.01 * columns["continuous"][:, 0], max_features=2)
     foci(columns["lattice"], ordered, stop=False, n_neighbors=3)
+    for table in (rng.normal(size=(150, 9)), rng.integers(0, 12, size=(150, 9)).astype(float)):
+        for base, k, paths in STEPS:
+            assert len({tuple(step_sums(table, base, k, path)) for path in paths}) == 1
+
+
+STEPS = [
+    ([0], 1, ("tree", "strips", "lists")),
+    ([0], 4, ("tree", "lists")),
+    ([0, 1], 1, ("tree", "lists")),
+    ([2, 0, 1], 3, ("tree", "lists")),
+]
+
+
+def step_sums(X, base, k, path):
+    """Sums of all candidates of one step, the neighbours found on the path asked for."""
+    if "path" not in inspect.signature(_neighbors.candidate_sums).parameters:
+        return []
+    table = _validation.read_table(X, "X")
+    response = _neighbors.make_response(np.arange(len(X)) % 31 + 0.0, nominal=False)
+    points = _neighbors.lay_columns(table, np.ones(X.shape[1]), response)
+    candidates = [j for j in range(X.shape[1]) if j not in base]
+    return list(_neighbors.candidate_sums(points, response, base, candidates, k, path=path))
 
 
 @pytest.fixture(scope="module")
@@ -81,22 +123,26 @@ def recorded_calls():
 
         return run
 
-    with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
-        for name, kernel in kernels().items():
-            patch.setattr(_kernels, name, recorder(name, kernel.py_func))
+    with python_instead(recorder):
         small_problems()
     return calls
 
 
 def uninitialised(name, result):
     """Drop from a result what the kernel leaves uninitialised on purpose."""
-    if name == "search_space":  # scratch: shapes and types only
-        return [(a.shape, a.dtype) for a in result]
-    if name == "build_tree":  # node 0 of the boxes does not exist
+    kernel = name.rpartition(".")[2]
+    if kernel in ("search_space", "list_space"):  # scratch: shapes and types only
+        return shapes(result)
+    if kernel == "build_tree":  # node 0 of the boxes does not exist
         return [a[1:] if isinstance(a, np.ndarray) and a.ndim == 2 else a for a in result]
-    if name == "lay_out":
+    if kernel == "lay_out":
         return [result[0], uninitialised("build_tree", result[1]), *result[2:]]
     return result
+
+
+def shapes(result):
+    """Return shape and type of every array in nested tuples."""
+    return [shapes(a) if isinstance(a, tuple) else (a.shape, a.dtype) for a in result]
 
 
 def assert_same(a, b):
@@ -129,9 +175,7 @@ def test_python_sources_give_the_same_values():
     rng = np.random.default_rng(1)
     X, y = rng.integers(0, 3, size=(50, 3)), rng.integers(0, 5, 50)
     compiled = [codec(y, X, n_neighbors=k) for k in (1, 3)]
-    with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
-        for name, kernel in kernels().items():
-            patch.setattr(_kernels, name, kernel.py_func)
+    with python_instead():
         assert [codec(y, X, n_neighbors=k) for k in (1, 3)] == compiled
     assert compiled == pytest.approx([float(reference.codec(y, X, n_neighbors=k)) for k in (1, 3)], abs=1e-12)
 

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from codec._kernels import spreads
 from codec._neighbors import Geometry, Response, lay_columns, make_response, neighbor_sum
 from codec._validation import (
     NanPolicy,
@@ -198,7 +199,9 @@ def codec(
         estimator of the paper; larger values have less variance and more bias.
     ties : {'average', 'random'}, default 'average'
         Neighbours at the same distance: average over all of them (deterministic, the same for every
-        order of the rows), or one random draw as in the paper, used in numerator and denominator.
+        order of the rows), or one random draw as in the paper, used in numerator and denominator. The
+        draws among the neighbours in X and in (X, Z) use the same random numbers for the same row: a
+        constant Z changes nothing.
     nominal_y : 'auto' or bool, default 'auto'
         Whether the response has classes without order.
     nan_policy : {'raise', 'omit'}, default 'raise'
@@ -247,7 +250,8 @@ def codec(
     if given is not None:
         tables.append(read_table(given, "given"))
     tables, _ = drop_incomplete(tables, nan_policy)
-    seed = _draw_seed(as_generator(rng)) if ties == "random" else 0
+    generator = as_generator(rng)
+    seed = _draw_seed(generator) if ties == "random" else 0
     return _value(tables, n_neighbors, random=ties == "random", seed=seed)
 
 
@@ -319,7 +323,7 @@ def _draw_seed(generator: np.random.Generator) -> int:
 def _value(tables: Sequence[Table], n_neighbors: int, *, random: bool = False, seed: int = 0) -> float:
     y, z, *rest = tables
     k = check_neighbors(n_neighbors, y.n_rows)
-    for table in tables:
+    for table in tables if len(y.names) > 1 else tables[1:]:  # one response enters by its ranks only
         check_spread(table)
     terms = response_terms(y, k)
     both = side_by_side(rest[0], z) if rest else z
@@ -375,5 +379,5 @@ def add_noise(table: Table, noise: float, generator: np.random.Generator) -> Tab
     for k, values in enumerate(table.columns):
         draw = generator.standard_normal(values.size)  # always drawn: a column's noise depends on its place only
         if not table.nominal[k] and np.unique(values).size < values.size:
-            columns[k] = values + noise * (np.sort(values).std(ddof=1) or 1.0) * draw
+            columns[k] = values + noise * (spreads(values[None])[0] or 1.0) * draw
     return replace(table, columns=columns)

@@ -29,7 +29,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-LEAF = 32  # rows in a leaf: four AVX-512 or eight AVX2 vectors of doubles
+LEAF = 32  # most rows in a leaf: four AVX-512 or eight AVX2 vectors of doubles
+MAX_DEPTH = 128  # of a search's stack; a tree over 2^31 rows has 26 levels
 
 
 # --------------------------------------------------------------------------- the accumulator
@@ -51,6 +52,30 @@ def add_share(strict, places, tied, n_tied, one):
     product = places * tied
     whole = product // n_tied
     return strict + whole, ((product - whole * n_tied) * one + n_tied // 2) // n_tied
+
+
+@njit(cache=True, nogil=True)
+def spreads(columns):
+    """Standard deviation (n - 1) of each column; compensated sums do not depend on the order of rows."""
+    p, n = columns.shape
+    result = np.empty(p)
+    for c in range(p):
+        mean = 0.0
+        for power in range(2):
+            total = 0.0
+            lost = 0.0  # Neumaier's compensation
+            for i in range(n):
+                term = columns[c, i]
+                if power == 1:
+                    term = (term - mean) * (term - mean)
+                new = total + term
+                lost += (total - new) + term if abs(total) >= abs(term) else (term - new) + total
+                total = new
+            if power == 0:
+                mean = (total + lost) / n
+            else:
+                result[c] = np.sqrt((total + lost) / (n - 1))
+    return result
 
 
 # --------------------------------------------------------------------------- sums over a group of rows
@@ -94,27 +119,102 @@ def running_sums(values):
     return sums
 
 
-# --------------------------------------------------------------------------- one dimension: a sort
+# --------------------------------------------------------------------------- sorting a column
 @njit(cache=True, nogil=True)
-def sorted_sums(x, scale, x_nominal, order, label, weight, nominal, k):
-    """K * A for one column, whose stable ``argsort`` is ``order``."""
+def value_order(x):
+    """Stable argsort: n buckets of equal width and insertion; mergesort when the buckets are uneven."""
+    n = x.size
+    order = np.empty(n, np.int64)
+    lowest = x[0]
+    highest = x[0]
+    for i in range(n):
+        lowest = min(lowest, x[i])
+        highest = max(highest, x[i])
+    if not highest > lowest:
+        for i in range(n):
+            order[i] = i
+        return order
+    per_unit = n * (1.0 - 1e-12) / (highest - lowest)
+    if not np.isfinite(per_unit):
+        return np.argsort(x, kind="mergesort")
+    place = np.zeros(n + 1, np.int32)
+    bucket = np.empty(n, np.int32)
+    for i in range(n):
+        b = np.int32((x[i] - lowest) * per_unit)
+        bucket[i] = b
+        place[b] += 1
+    crowding = 0
+    begin = 0
+    for b in range(n):
+        size = np.int64(place[b])
+        crowding += size * size
+        place[b] = begin
+        begin += size
+    if crowding > 24 * n:
+        return np.argsort(x, kind="mergesort")
+    values = np.empty(n)
+    for i in range(n):
+        q = place[bucket[i]]
+        place[bucket[i]] += 1
+        values[q] = x[i]
+        order[q] = i
+    for q in range(1, n):
+        value = values[q]
+        if values[q - 1] > value:
+            row = order[q]
+            r = q
+            while r > 0 and values[r - 1] > value:
+                values[r] = values[r - 1]
+                order[r] = order[r - 1]
+                r -= 1
+            values[r] = value
+            order[r] = row
+    return order
+
+
+# --------------------------------------------------------------------------- one dimension
+@njit(cache=True, nogil=True)
+def sorted_sums(columns, scale, col_nominal, label, weight, nominal, k):
+    """K * A of every column by itself: whole and part, one entry a column."""
+    p, n = columns.shape
+    whole = np.zeros(p, np.int64)
+    part = np.zeros(p, np.int64)
+    everyone = running_sums(weight)
+    for c in range(p):
+        order = value_order(columns[c])
+        whole[c], part[c] = column_sum(columns[c], scale[c], col_nominal[c], order, label, weight, everyone, nominal, k)
+    return whole, part
+
+
+@njit(cache=True, nogil=True)
+def column_sum(x, scale, x_nominal, order, label, weight, everyone, nominal, k):
+    """K * A for one column, whose stable argsort is ``order``."""
     n = x.size
     one = fixed_point(n)
-    labels = label[order]
-    weights = weight[order]
-    prefix = running_sums(weights)
-    everyone = running_sums(weight)
-    start = np.empty(n + 1, np.int64)  # first position of each group of equal values
+    values = np.empty(n)  # distinct values
+    labels = np.empty(n, np.int64)
+    weights = np.empty(n, np.int64)
+    start = np.empty(n + 1, np.int64)  # first position of each distinct value
     m = 0
     for q in range(n):
-        if q == 0 or x[order[q]] != x[order[q - 1]]:
+        row = order[q]
+        labels[q] = label[row]
+        weights[q] = weight[row]
+        if m == 0 or x[row] != values[m - 1]:
+            values[m] = x[row]
             start[m] = q
             m += 1
     start[m] = n
+    prefix = running_sums(weights)
     whole = np.int64(0)
     part = np.int64(0)
     for g in range(m):
         twins = start[g + 1] - start[g] - 1
+        if k == 1 and twins == 0 and not x_nominal:  # most often one value beside it is nearest
+            near = nearer_side(values, scale, g, m)
+            if near >= 0 and start[near + 1] - start[near] == 1:
+                whole += pair(labels[start[g]], weights[start[g]], labels[start[near]], weights[start[near]], nominal)
+                continue
         for q in range(start[g], start[g + 1]):
             own = np.int64(0)
             if twins > 0:
@@ -126,16 +226,42 @@ def sorted_sums(x, scale, x_nominal, order, label, weight, nominal, k):
                 all_ = group_sum(0, n, labels[q], weights[q], label, everyone, nominal)
                 share = add_share(own, k - twins, all_ - weights[q] - own, n - 1 - twins, one)
             else:
-                share = walk(x, scale, order, start, m, g, q, own, labels, weights, prefix, nominal, k, one)
+                share = walk(values, scale, start, m, g, q, own, labels, weights, prefix, nominal, k, one)
             whole += share[0]
             part += share[1]
     return whole, part
 
 
 @njit(cache=True, nogil=True)
-def walk(x, scale, order, start, m, g, q, own, labels, weights, prefix, nominal, k, one):
+def nearer_side(values, scale, g, m):
+    """The distinct value next to value g that is strictly nearest, -1 where distances tie."""
+    left = np.inf
+    right = np.inf
+    if g > 0:
+        gap = values[g] - values[g - 1]
+        left = scale * (gap * gap)
+    if g + 1 < m:
+        gap = values[g + 1] - values[g]
+        right = scale * (gap * gap)
+    if left < right:
+        if g > 1:  # two gaps can differ and round to one square
+            gap = values[g] - values[g - 2]
+            if scale * (gap * gap) == left:
+                return -1
+        return g - 1
+    if right < left:
+        if g + 2 < m:
+            gap = values[g + 2] - values[g]
+            if scale * (gap * gap) == right:
+                return -1
+        return g + 1
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def walk(values, scale, start, m, g, q, own, labels, weights, prefix, nominal, k, one):
     """Share of the row at position q: groups of equal distance, from the nearest outwards."""
-    here = x[order[q]]
+    here = values[g]
     left = g - 1
     right = g + 1
     n_near = 0
@@ -147,10 +273,10 @@ def walk(x, scale, order, start, m, g, q, own, labels, weights, prefix, nominal,
         to_left = np.inf
         to_right = np.inf
         if left >= 0:
-            gap = x[order[start[left]]] - here
+            gap = values[left] - here
             to_left = scale * (gap * gap)
         if right < m:
-            gap = x[order[start[right]]] - here
+            gap = values[right] - here
             to_right = scale * (gap * gap)
         nearest = min(to_left, to_right)
         if nearest > level:
@@ -394,19 +520,57 @@ def heap_pop(heap_d, heap_c, size):
 
 
 @njit(cache=True, nogil=True)
+def offer(distance, count, g, k, bound, sizes, found):
+    """Take a group within the bound; returns the K-th smallest distance so far (inf: fewer than K rows).
+
+    ``sizes``: entries found, when to compact them, entries of the heap, rows in the heap.
+    """
+    found_d, found_g, heap_d, heap_c = found
+    if k == 1:
+        if distance < bound:
+            bound = distance
+            sizes[0] = 0
+    else:
+        heap_push(heap_d, heap_c, sizes[2], distance, count)
+        sizes[2] += 1
+        sizes[3] += count
+        while sizes[3] - heap_c[0] >= k:
+            sizes[3] -= heap_c[0]
+            heap_pop(heap_d, heap_c, sizes[2])
+            sizes[2] -= 1
+        if sizes[3] >= k:
+            bound = heap_d[0]
+        if distance > bound:
+            return bound
+        if sizes[0] >= sizes[1]:
+            sizes[0] = compact(found_d, found_g, sizes[0], bound)
+            sizes[1] = max(sizes[1], 2 * sizes[0])
+    found_d[sizes[0]] = distance
+    found_g[sizes[0]] = g
+    sizes[0] += 1
+    return bound
+
+
+@njit(cache=True, nogil=True)
+def start_offers(k, sizes):
+    """Nothing found yet."""
+    sizes[0] = 0
+    sizes[1] = 4 * k + 4 * LEAF
+    sizes[2] = 0
+    sizes[3] = 0
+
+
+@njit(cache=True, nogil=True)
 def search(p, x, points, count, scale, col_nominal, tree, k, work):
     """All groups within the K-th smallest distance of the group at position p.
 
     ``count`` holds the rows of each group; the group's own row is left out once.
-    Fills ``found_d, found_g`` of ``work``; returns their number and the K-th distance.
+    Fills ``found`` of ``work``; returns the number of groups and the K-th distance.
     """
     low, high, first, last, n_leaves = tree
-    found_d, found_g, heap_d, heap_c, stack, stack_d, near = work
+    found, sizes, stack, stack_d, near = work
+    start_offers(k, sizes)
     bound = np.inf
-    n_found = 0
-    limit = 4 * k + 4 * LEAF
-    heap_n = 0
-    total = 0
     stack[0] = 1
     stack_d[0] = 0.0
     depth = 1
@@ -415,59 +579,35 @@ def search(p, x, points, count, scale, col_nominal, tree, k, work):
         if stack_d[depth] > bound:
             continue
         v = stack[depth]
-        while v < n_leaves:  # down to the nearer child, the other one waits
-            near_child = 2 * v
-            to_near = box_distance(x, low, high, scale, col_nominal, 2 * v)
-            to_far = box_distance(x, low, high, scale, col_nominal, 2 * v + 1)
+        to_near = 0.0
+        while v < n_leaves and to_near <= bound:  # down to the nearer child, the other one waits
+            v *= 2
+            far = v + 1
+            to_near = box_distance(x, low, high, scale, col_nominal, v)
+            to_far = box_distance(x, low, high, scale, col_nominal, far)
             if to_far < to_near:
-                near_child += 1
+                v, far = far, v
                 to_near, to_far = to_far, to_near
             if to_far <= bound:
-                stack[depth] = near_child ^ 1
+                stack[depth] = far
                 stack_d[depth] = to_far
                 depth += 1
-            v = near_child
-            if to_near > bound:
-                v = 0
-                break
-        if v == 0:
+        if to_near > bound:
             continue
         a = first[v]
         b = last[v]
         if not leaf_distances(x, points, scale, col_nominal, a, b, bound, near):
             continue
         for q in range(a, b):
-            distance = near[q - a]
-            if distance > bound:
+            if near[q - a] > bound:
                 continue
             c = count[q]
             if q == p:
                 c -= 1
                 if c == 0:
                     continue
-            if k == 1:
-                if distance < bound:
-                    bound = distance
-                    n_found = 0
-            else:
-                heap_push(heap_d, heap_c, heap_n, distance, c)
-                heap_n += 1
-                total += c
-                while total - heap_c[0] >= k:
-                    total -= heap_c[0]
-                    heap_pop(heap_d, heap_c, heap_n)
-                    heap_n -= 1
-                if total >= k:
-                    bound = heap_d[0]
-                if distance > bound:
-                    continue
-                if n_found >= limit:
-                    n_found = compact(found_d, found_g, n_found, bound)
-                    limit = max(limit, 2 * n_found)
-            found_d[n_found] = distance
-            found_g[n_found] = q
-            n_found += 1
-    return compact(found_d, found_g, n_found, bound), bound
+            bound = offer(near[q - a], c, q, k, bound, sizes, found)
+    return compact(found[0], found[1], sizes[0], bound), bound
 
 
 @njit(cache=True, nogil=True)
@@ -483,20 +623,20 @@ def compact(found_d, found_g, n_found, bound):
 
 
 @njit(cache=True, nogil=True)
-def search_space(m, k, n_leaves):
-    """Scratch arrays of :func:`search`."""
-    depth = 4
-    while n_leaves > 0:
-        depth += 1
-        n_leaves >>= 1
-    return (
+def search_space(m, k):
+    """Scratch arrays of :func:`search` among m groups."""
+    found = (
         np.empty(m, np.float64),
         np.empty(m, np.int64),
         np.empty(k + 2, np.float64),
         np.empty(k + 2, np.int64),
-        np.empty(depth, np.int64),
-        np.empty(depth, np.float64),
-        np.empty(2 * LEAF, np.float64),
+    )
+    return (
+        found,
+        np.empty(4, np.int64),
+        np.empty(MAX_DEPTH, np.int64),
+        np.empty(MAX_DEPTH, np.float64),
+        np.empty(LEAF, np.float64),
     )
 
 
@@ -541,9 +681,9 @@ def tree_sums(points, scale, col_nominal, label, weight, nominal, k, random, see
     weights = weight[rows]
     prefix = running_sums(weights)
     count = np.diff(start)
-    work = search_space(m, k, tree[4])
-    found_d = work[0]
-    found_g = work[1]
+    work = search_space(m, k)
+    found_d = work[0][0]
+    found_g = work[0][1]
     x = np.empty(laid.shape[0])
     whole = np.int64(0)
     part = np.int64(0)
@@ -618,8 +758,8 @@ def draw(row, p, q, n_found, bound, places, n_tied, start, labels, weights, nomi
 @njit(cache=True, nogil=True)
 def nth_tied(pick, p, q, n_found, bound, start, labels, weights, nominal, work):
     """w(i, j) for the ``pick``-th row j at the bound distance, the row itself skipped."""
-    found_d = work[0]
-    found_g = work[1]
+    found_d = work[0][0]
+    found_g = work[0][1]
     for f in range(n_found):
         if found_d[f] == bound:
             g = found_g[f]

@@ -6,16 +6,24 @@ below it (:mod:`codec._kernels`), nobody knows what the sums are for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, delayed
 
-from codec import _kernels
+from codec import _kernels, _step_kernels
+from codec._simd import WIDTH
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
-TASKS_PER_WORKER = 4  # candidates are dealt in a few chunks each: even load, little overhead
+MIN_TASKS = 8  # tasks of a step at least: even load on a few workers
+ROWS_PER_TASK = 4e6  # rows times candidates of a task: a fraction of a second
+LIST_BYTES = 2**28  # candidates are copied in the order of the tree, this many bytes at a time
+LIST_FACTOR = (5.0, 9.0, 11.0, 12.0, 12.0)  # length of lists by selected columns: see list_length
+LIST_FACTOR_K = (3.0, 3.0, 3.5, 3.5, 3.5)
+STRIP_FACTOR = 3.0  # rows of a strip in units of sqrt(n)
 
 
 @dataclass(frozen=True)
@@ -87,13 +95,15 @@ class Geometry:
 
 def lay_columns(table: Table, scale: FloatArray, response: Response) -> Geometry:
     """Rows of the table in ascending order of the response."""
-    return Geometry(np.ascontiguousarray(table.columns[:, response.order]), scale, table.nominal)
+    return Geometry(np.take(table.columns, response.order, axis=1), scale, table.nominal)
 
 
 def neighbor_sum(points: Geometry, response: Response, k: int, *, random: bool = False, seed: int = 0) -> int:
     """``K * A * one`` of one point set."""
     chosen = list(range(points.columns.shape[0]))
-    return _one_sum(points, chosen, response, k, random, seed)
+    if len(chosen) == 1 and not random:
+        return _sorted(points, chosen, response, k)[0]
+    return _tree_sum(points, chosen, response, k, random, seed)
 
 
 def candidate_sums(
@@ -106,47 +116,275 @@ def candidate_sums(
     random: bool = False,
     seed: int = 0,
     n_jobs: int | None = None,
+    path: str | None = None,
+    advance: Callable[[float], None] | None = None,
 ) -> list[int]:
-    """``K * A * one`` of (base columns, candidate) for every candidate: one step of forward selection."""
-    workers = effective_n_jobs(n_jobs)  # type: ignore[arg-type]
-    n_tasks = min(len(candidates), TASKS_PER_WORKER * workers)
-    parts = np.array_split(np.asarray(candidates), max(1, n_tasks))
-    found = Parallel(n_jobs=n_jobs, prefer="threads")(
-        delayed(_chunk_sums)(points, response, list(base), part.tolist(), k, random, seed) for part in parts
+    """``K * A * one`` of (base columns, candidate) for every candidate: one step of forward selection.
+
+    Parameters
+    ----------
+    path : {'sort', 'tree', 'strips', 'lists'}, optional
+        How the neighbours are found; chosen by :func:`choose_path` unless given. The result is the same.
+    advance : callable, optional
+        Told the share of the step that is done as work proceeds.
+    """
+    totals = dict.fromkeys(candidates, 0)
+    step = Step(points, response, list(base), list(candidates), k, random, seed)
+    for name, group in _paths(step, path):
+        tasks = _PLANS[name](replace(step, candidates=group))
+        share = len(group) / (len(candidates) * max(1, len(tasks)))
+        results = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(tasks)
+        for done, sums in results:
+            for j, total in zip(done, sums, strict=True):
+                totals[j] += total
+            if advance is not None:
+                advance(share)
+    return [totals[j] for j in candidates]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: which candidates beside which base columns."""
+
+    points: Geometry
+    response: Response
+    base: list[int]
+    candidates: list[int]
+    k: int
+    random: bool
+    seed: int
+
+
+# --------------------------------------------------------------------------- which path
+def _paths(step: Step, path: str | None) -> list[tuple[str, list[int]]]:
+    """Candidates by the path that serves them: nominal ones have no place between other values."""
+    if path is not None:
+        return [(path, step.candidates)]
+    if step.random:
+        return [("tree", step.candidates)]
+    if not step.base:
+        return [("sort", step.candidates)]
+    ordered = [j for j in step.candidates if not step.points.nominal[j]]
+    nominal = [j for j in step.candidates if step.points.nominal[j]]
+    chosen = choose_path(step.points, step.response.n, step.base, len(ordered), step.k)
+    return [(name, group) for name, group in ((chosen, ordered), ("tree", nominal)) if group]
+
+
+def choose_path(points: Geometry, n: int, base: list[int], n_candidates: int, k: int) -> str:
+    """The cheapest exact path of a step with selected columns, by the measured cost of each.
+
+    Nanoseconds a row, fitted to ``benchmarks/results/bench_engine.json``; ratios matter, not units.
+    """
+    d = len(base)
+    cost = {"tree": n_candidates * tree_cost(n, d + 1, k)}
+    wanted = list_length(n, d, k)
+    if crowding(points, base) <= wanted // 2:
+        build = 2.0 * wanted if d == 1 else tree_cost(n, d, wanted)
+        scan = 0.16 * wanted + 40.0 if k == 1 else 2.5 * wanted + 5.0 * k + 300.0
+        cost["lists"] = build + n_candidates * scan
+    if d == 1 and k == 1 and not points.nominal[base[0]]:
+        cost["strips"] = 200.0 * n_candidates
+    return min(cost, key=lambda name: cost[name])
+
+
+def tree_cost(n: int, d: int, k: int) -> float:
+    """Nanoseconds of one search of the K nearest in a tree over n rows of d columns."""
+    full_scan = 0.05 * n * d
+    leaves = 200.0 * d * 1.35**d * (1.0 + np.log2(n) / 14.0)
+    return float(min(leaves, 2.0 * full_scan) + 100.0 * k)
+
+
+def list_length(n: int, d: int, k: int) -> int:
+    """Entries of a row's list: as many as the ball of the K-th neighbour in d + 1 columns holds in d."""
+    factor = LIST_FACTOR if k == 1 else LIST_FACTOR_K
+    length = factor[min(d, len(factor)) - 1] * n ** (1 / (d + 1)) * k ** (d / (d + 1)) + 16.0
+    return int(min(n - 1, length))
+
+
+def crowding(points: Geometry, base: list[int]) -> int:
+    """The most rows that share one value of the base columns: lists need neighbours at a distance."""
+    group, first = _kernels.group_rows(points.columns[base])
+    return int(np.bincount(group, minlength=first.size).max())
+
+
+# --------------------------------------------------------------------------- the tasks of each path
+Task = Any  # what joblib's ``delayed`` returns
+Plan = Callable[["Step"], list[Task]]
+
+
+def _chunks(candidates: list[int], n: int) -> list[list[int]]:
+    """Candidates in runs of a fraction of a second (Ctrl-C is heard between), enough for all workers."""
+    size = max(1, min(int(ROWS_PER_TASK / (10 * n)), len(candidates) // MIN_TASKS))
+    return [candidates[a : a + size] for a in range(0, len(candidates), size)]
+
+
+def _plan_sort(step: Step) -> list[Task]:
+    if step.base or step.random:
+        raise ValueError("sorting serves single columns without a draw")
+    return [delayed(_sort)(step, chunk) for chunk in _chunks(step.candidates, step.response.n)]
+
+
+def _sort(step: Step, candidates: list[int]) -> tuple[list[int], list[int]]:
+    return candidates, _sorted(step.points, candidates, step.response, step.k)
+
+
+def _plan_tree(step: Step) -> list[Task]:
+    return [delayed(_tree)(step, chunk) for chunk in _chunks(step.candidates, step.response.n)]
+
+
+def _tree(step: Step, candidates: list[int]) -> tuple[list[int], list[int]]:
+    chosen = [[*step.base, j] for j in candidates]
+    return candidates, [_tree_sum(step.points, c, step.response, step.k, step.random, step.seed) for c in chosen]
+
+
+def _plan_strips(step: Step) -> list[Task]:
+    """One selected column and one neighbour: rows in its order once, then one candidate a task."""
+    points, response, base, candidates = step.points, step.response, step.base, step.candidates
+    if step.k != 1 or step.random or len(base) != 1 or points.nominal[base + candidates].any():
+        raise ValueError("strips need one selected column, one neighbour, no draw and no nominal column")
+    order = _kernels.value_order(points.columns[base[0]])
+    laid = Strips(
+        points.columns[base[0]][order], float(points.scale[base[0]]), order, response.label[order],
+        response.weight[order], response.nominal, response.one,
+    )  # fmt: skip
+    return [delayed(_strip)(laid, points.columns[j], float(points.scale[j]), j) for j in candidates]
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Rows in ascending order of the selected column."""
+
+    x: FloatArray
+    scale: float
+    order: IntArray
+    label: IntArray
+    weight: IntArray
+    nominal: bool
+    one: int
+
+
+def _strip(laid: Strips, column: FloatArray, scale: float, j: int) -> tuple[list[int], list[int]]:
+    n = laid.x.size
+    width = max(_kernels.LEAF, int(STRIP_FACTOR * np.sqrt(n)))
+    whole, part = _step_kernels.strip_sums(
+        laid.x, laid.scale, column[laid.order], scale, laid.label, laid.weight, laid.nominal, width, 0, n
     )
-    return [total for chunk in found for total in chunk]
+    return [j], [int(whole) * laid.one + int(part)]
 
 
-def _chunk_sums(
-    points: Geometry, response: Response, base: list[int], candidates: list[int], k: int, random: bool, seed: int
-) -> list[int]:
-    return [_one_sum(points, [*base, j], response, k, random, seed) for j in candidates]
+@dataclass(frozen=True)
+class Lists:
+    """The tree of the selected columns and the candidates in its order, ready for the list kernels."""
+
+    laid: FloatArray
+    scale: FloatArray
+    col_nominal: BoolArray
+    tree: tuple[Any, ...]
+    blocks: FloatArray
+    ranges: tuple[FloatArray, FloatArray]
+    weights: FloatArray
+    label: IntArray
+    weight: IntArray
+    nominal: bool
+    k: int
+    wanted: int
+    one: int
 
 
-def _one_sum(points: Geometry, chosen: list[int], response: Response, k: int, random: bool, seed: int) -> int:
-    if len(chosen) == 1 and not random:
-        x = points.columns[chosen[0]]
-        order = np.argsort(x, kind="stable")
-        whole, part = _kernels.sorted_sums(
-            x,
-            points.scale[chosen[0]],
-            points.nominal[chosen[0]],
-            order,
-            response.label,
-            response.weight,
-            response.nominal,
-            k,
+def _plan_lists(step: Step) -> list[Task]:
+    """Lists of near rows shared by all candidates; a task is a run of leaves of the tree."""
+    points, response, base, candidates, k = step.points, step.response, step.base, step.candidates, step.k
+    if step.random or not base or points.nominal[candidates].any():
+        raise ValueError("lists need a selected column, no draw and no nominal candidate")
+    n = response.n
+    width = WIDTH if k == 1 else 1
+    columns, scale, col_nominal = points.columns[base], points.scale[base], points.nominal[base]
+    perm, *tree = _kernels.build_tree(columns, scale, col_nominal)
+    if len(base) == 1:  # a list is then a merge of both sides
+        perm = _kernels.value_order(columns[0])
+    per_group = max(width, LIST_BYTES // (8 * n) // width * width)
+    tasks: list[Task] = []
+    for a in range(0, len(candidates), per_group):
+        group = candidates[a : a + per_group]
+        blocks = _step_kernels.pack(points.columns, np.asarray(group), perm, width)
+        weights = np.ones(blocks.shape[0] * width)
+        weights[: len(group)] = points.scale[group]
+        lists = Lists(
+            laid=np.ascontiguousarray(columns[:, perm]),
+            scale=scale,
+            col_nominal=col_nominal,
+            tree=tuple(tree),
+            blocks=blocks,
+            ranges=_step_kernels.block_ranges(blocks, tuple(tree)),
+            weights=weights.reshape(-1, width),
+            label=response.label[perm],
+            weight=response.weight[perm],
+            nominal=response.nominal,
+            k=k,
+            wanted=list_length(n, len(base), k),
+            one=response.one,
         )
+        n_leaves = tree[-1]
+        leaves = np.linspace(n_leaves, 2 * n_leaves, _n_runs(n_leaves, n, len(group), k) + 1).astype(int)
+        tasks += [delayed(_run_of_leaves)(lists, group, a, b) for a, b in itertools.pairwise(leaves.tolist())]
+    return tasks
+
+
+def _n_runs(n_leaves: int, n: int, n_candidates: int, k: int) -> int:
+    """Runs of leaves: enough for all workers, each a fraction of a second (Ctrl-C is heard between)."""
+    return int(min(n_leaves, max(MIN_TASKS, n * (n_candidates + 20) * k / ROWS_PER_TASK)))
+
+
+def _run_of_leaves(lists: Lists, candidates: list[int], leaf_from: int, leaf_to: int) -> tuple[list[int], list[int]]:
+    shared = (
+        lists.laid, lists.scale, lists.col_nominal, lists.tree, lists.blocks, lists.ranges, lists.weights,
+        lists.label, lists.weight, lists.nominal,
+    )  # fmt: skip
+    if lists.k == 1:
+        whole, part, _ = _step_kernels.list_sums(*shared, lists.wanted, leaf_from, leaf_to)
     else:
-        whole, part = _kernels.tree_sums(
-            points.columns[chosen],
-            points.scale[chosen],
-            points.nominal[chosen],
-            response.label,
-            response.weight,
-            response.nominal,
-            k,
-            random,
-            np.uint64(seed),
-        )
+        whole, part, _ = _step_kernels.list_sums_k(*shared, lists.k, lists.wanted, leaf_from, leaf_to)
+    return candidates, _scaled(whole, part, lists.one)[: len(candidates)]
+
+
+_PLANS: dict[str, Plan] = {
+    "sort": _plan_sort,
+    "tree": _plan_tree,
+    "strips": _plan_strips,
+    "lists": _plan_lists,
+}
+
+
+# --------------------------------------------------------------------------- single point sets
+def _sorted(points: Geometry, chosen: list[int], response: Response, k: int) -> list[int]:
+    """Each column by itself."""
+    whole, part = _kernels.sorted_sums(
+        points.columns[chosen],
+        points.scale[chosen],
+        points.nominal[chosen],
+        response.label,
+        response.weight,
+        response.nominal,
+        k,
+    )
+    return _scaled(whole, part, response.one)
+
+
+def _tree_sum(points: Geometry, chosen: list[int], response: Response, k: int, random: bool, seed: int) -> int:
+    """All chosen columns together."""
+    whole, part = _kernels.tree_sums(
+        points.columns[chosen],
+        points.scale[chosen],
+        points.nominal[chosen],
+        response.label,
+        response.weight,
+        response.nominal,
+        k,
+        random,
+        np.uint64(seed),
+    )
     return int(whole) * response.one + int(part)
+
+
+def _scaled(whole: IntArray, part: IntArray, one: int) -> list[int]:
+    return [int(w) * one + int(f) for w, f in zip(whole.tolist(), part.tolist(), strict=True)]

@@ -26,6 +26,7 @@ from codec._dependence import (
     unconditional,
     weigh,
 )
+from codec._kernels import spreads
 from codec._neighbors import Geometry, candidate_sums, lay_columns, neighbor_sum
 from codec._validation import (
     FloatArray,
@@ -38,6 +39,7 @@ from codec._validation import (
     as_generator,
     check_flag,
     check_integer,
+    check_jobs,
     check_neighbors,
     check_option,
     check_positive,
@@ -185,12 +187,12 @@ class Problem:
             )
             for term, points in zip(self.terms, self.points, strict=True)
         ]
-        scores = [self._score(sums) for sums in zip(*found, strict=True)]
-        place = 0
-        for other in range(1, len(scores)):
-            if scores[other].exceeds(scores[place]):
-                place = other
-        return candidates[place], scores[place]
+        if len(found) == 1:  # by the integers; sums that differ by their rounding are equal
+            least = max(found[0]) - self.terms[0].response.n
+            place = next(i for i, total in enumerate(found[0]) if total >= least)
+        else:
+            place = int(np.argmax([self._score(sums).value for sums in zip(*found, strict=True)]))
+        return candidates[place], self._score([sums[place] for sums in found])
 
     def _score(self, sums: Sequence[int]) -> Score:
         pairs = zip(sums, self.terms, strict=True)
@@ -289,22 +291,22 @@ def standardized(table: Table, standardize: Standardize) -> tuple[Table, FloatAr
     if standardize == "bounded":
         spread = np.where(table.nominal, 1.0, np.ptp(table.columns, axis=1))
     else:
-        spread = np.array([_spread(c, bool(flag)) for c, flag in zip(table.columns, table.nominal, strict=True)])
+        spread = spreads(table.columns)
+        for j in np.flatnonzero(table.nominal):
+            spread[j] = _nominal_spread(table.columns[j])
     spread[constant_columns(table)] = 1.0  # all differences are zero
     with np.errstate(over="ignore", divide="ignore"):
         weights = 1.0 / spread**2
     if not np.isfinite(weights).all():
         name = table.names[int(np.argmax(~np.isfinite(weights)))]
         raise ValueError(f"column {name!r} of {table.argument} varies too little to be scaled; multiply it first.")
-    return table, weights
+    return table, weights / weights.max()  # equal columns weigh exactly 1: their equal gaps tie
 
 
-def _spread(values: FloatArray, nominal: bool) -> float:
-    """Root of half the mean squared difference of two rows: the standard deviation (n - 1) of numbers."""
-    if not nominal:
-        return float(np.sort(values).std(ddof=1))  # sorted: the same bits for every order of the rows
-    n = values.size
-    shares = np.unique(values, return_counts=True)[1] / n
+def _nominal_spread(codes: FloatArray) -> float:
+    """Root of half the mean squared difference of two rows, which for numbers is the standard deviation."""
+    n = codes.size
+    shares = np.unique(codes, return_counts=True)[1] / n
     return float(np.sqrt((1.0 - np.sum(shares**2)) * n / (n - 1) / 2))
 
 
@@ -544,5 +546,5 @@ def _make_problem(
         k=k,
         random=random,
         seed=int(generator.integers(2**63)) if random else 0,
-        n_jobs=options.n_jobs,
+        n_jobs=check_jobs(options.n_jobs),
     )

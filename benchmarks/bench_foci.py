@@ -29,8 +29,12 @@ PACKAGES = ["codec", "numpy", "scipy", "numba", "scikit-learn", "pandas", "xicor
 
 
 def make_data(n: int, p: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return X and y; the same for every run of a size."""
-    X = np.random.default_rng([n, p]).normal(size=(n, p))
+    """Return X and y; the same for every run of a size.
+
+    With this seed the three features are found at every size, so that four steps are timed; one neighbour
+    finds them in about half of all draws at n = 1000, and some draws end after one wrong step.
+    """
+    X = np.random.default_rng([n, p, 1]).normal(size=(n, p))
     return X, X[:, 0] * X[:, 1] + np.sin(X[:, 0] * X[:, 2])
 
 

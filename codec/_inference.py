@@ -281,9 +281,9 @@ def _run(data: Data, plan: Plan, sampler: Sampler | None, generator: np.random.G
         return _randomization(data, data.given, plan, sampler, generator)
     null, statistics, notes = prepare(data, plan, [data.z], generator)
     if plan.sequential:
-        found = run_sequential(null, statistics[0], plan, data.n, generator)
+        found = run_sequential(null, statistics[0], plan, data, generator)
     else:
-        found = rank(collect(null, statistics, plan, data.n, generator)[0], statistics[0].names)
+        found = rank(collect(null, statistics, plan, data, generator)[0], statistics[0].names)
     return _result(data, plan, found, notes)
 
 
@@ -347,7 +347,7 @@ def _randomization(
     copies = centred_copies(data.z, draws)
     parts = []
     start = 0
-    for size in block_sizes(copies.shape[1], data.n * 8):
+    for size in block_sizes(copies.shape[1], 8 * data.n * len(copies)):
         parts.append(statistic.values(make_moving(copies[:, start : start + size])))
         start += size
     return _result(data, plan, rank(np.concatenate(parts, axis=1), statistic.names), ())

@@ -160,7 +160,7 @@ def codec_test_many(
     generator = as_generator(rng)
     with single_thread():
         null, statistics, notes = prepare(data, plan, zs, generator, n_jobs)
-        values = collect(null, statistics, plan, data.n, generator, n_jobs)
+        values = collect(null, statistics, plan, data, generator, n_jobs)
     found = [rank(v, s.names) for v, s in zip(values, statistics, strict=True)]
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)

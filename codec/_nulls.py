@@ -43,7 +43,7 @@ SIGNAL_SD = 0.9  # both fitted signals at least this strong (1: all of the colum
 SIGNAL_CORRELATION = 0.9  # ... and this much the same
 SCALE_SD = 0.25  # standard deviation of both fitted log noise scales
 SCALE_CORRELATION = 0.65
-BLOCK_ENTRIES = 4_000_000  # numbers in a block of copies
+BLOCK_ENTRIES = 16_000_000  # numbers in a block of copies
 
 Sampler = Callable[[Any, np.random.Generator], Any]
 

@@ -42,12 +42,15 @@ def row_ranks(rows: FloatArray) -> FloatArray:
 def nearest_rows(points: FloatArray, k: int, rng: np.random.Generator) -> IntArray:
     """The row itself and its k nearest, (n, k + 1); ties are broken by a jitter of 1e-7."""
     jittered = points + 1e-7 * rng.standard_normal(points.shape)
-    return np.asarray(cKDTree(jittered).query(jittered, k=k + 1)[1], dtype=np.int64)
+    tree = cKDTree(jittered)
+    near = np.empty((len(points), k + 1), dtype=np.int64)
+    near[tree.indices] = tree.query(jittered[tree.indices], k=k + 1)[1]  # near rows one after the other
+    return near
 
 
 def default_neighbors(n: int) -> int:
     """sqrt(n), between 5 and 50, fewer in tiny samples."""
-    return min(max(5, int(np.sqrt(n))), MAX_NEIGHBORS, n - 1)
+    return min(max(5, int(np.sqrt(n))), MAX_NEIGHBORS, max(1, (n - 1) // 2))
 
 
 # --------------------------------------------------------------------------- the resampled side

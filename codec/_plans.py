@@ -86,6 +86,14 @@ class Data:
     def n(self) -> int:
         return self.y.n_rows
 
+    @property
+    def entries(self) -> int:
+        """Numbers that one copy of y takes: residuals, ranks, cosines of every column."""
+        columns = [
+            np.unique(v).size if nominal else 1 for v, nominal in zip(self.y.columns, self.y.nominal, strict=True)
+        ]
+        return 8 * self.n * sum(columns)
+
 
 def read_data(y: Any, z: Any, given: Any, nominal_y: NominalY, nan_policy: NanPolicy, *, second: str = "z") -> Data:
     """Complete rows; constants are refused."""
@@ -232,14 +240,14 @@ def collect(
     null: Any,
     statistics: list[Statistic],
     plan: Plan,
-    n: int,
+    data: Data,
     generator: np.random.Generator,
     n_jobs: int | None = None,
 ) -> list[FloatArray]:
     """Terms of the data and of every copy, one array (terms, B + 1) for each statistic."""
     observed = null.observed()
     parts = [[statistic.values(observed)] for statistic in statistics]
-    for size in block_sizes(plan.n_resamples, n * 8):
+    for size in block_sizes(plan.n_resamples, data.entries):
         copies = null.draw(size, int(generator.integers(2**63)))
         found = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(_values)(statistic, copies) for statistic in statistics
@@ -283,7 +291,7 @@ def reached(values: FloatArray) -> Any:
     return values[1:] >= values[0] - TOLERANCE * max(1.0, abs(values[0]))
 
 
-def run_sequential(null: Any, statistic: Statistic, plan: Plan, n: int, generator: np.random.Generator) -> Found:
+def run_sequential(null: Any, statistic: Statistic, plan: Plan, data: Data, generator: np.random.Generator) -> Found:
     """Stop at 10 copies that reach the observed value: p = 10 / number of copies (Besag & Clifford)."""
     shift, scale = np.zeros((1, 1)), np.ones((1, 1))
     values = statistic.values(null.observed())
@@ -294,7 +302,7 @@ def run_sequential(null: Any, statistic: Statistic, plan: Plan, n: int, generato
         shift = calibration.mean(axis=1, keepdims=True)
         scale = np.maximum(calibration.std(axis=1, keepdims=True), 1e-300)
     largest = ((values - shift) / scale).max(axis=0)
-    for size in block_sizes(plan.n_resamples, n * 8, at_most=SEQUENTIAL_BLOCK):
+    for size in block_sizes(plan.n_resamples, data.entries, at_most=SEQUENTIAL_BLOCK):
         values = statistic.values(null.draw(size, int(generator.integers(2**63))))
         largest = np.concatenate([largest, ((values - shift) / scale).max(axis=0)])
         hits = np.flatnonzero(reached(largest))

@@ -150,7 +150,7 @@ def test_kernels_equal_their_source(monkeypatch):
 
 def test_blocks_cover_all_draws():
     assert sum(block_sizes(999, 1_000_000)) == 999
-    assert max(block_sizes(999, 1_000_000)) == 4
+    assert max(block_sizes(999, 1_000_000)) == 16
     assert block_sizes(50, 10**9) == [1] * 50
 
 

@@ -200,7 +200,8 @@ def codec_test(
     n_resamples : int, default 999 (codec) or 199 (omnibus)
         Copies of the data. The p-value cannot be less than ``1 / (n_resamples + 1)``.
     n_neighbors : int, default sqrt(n), between 5 and 50
-        Neighbours of the coefficient, or of the omnibus' residual CODEC.
+        Neighbours of the coefficient, or of the omnibus' residual CODEC. The default of the asymptotic
+        method is 5: more make the null distribution skew.
     sampler : callable, optional
         For ``method='crt'``: ``sampler(given, rng)`` returns a draw shaped like ``z`` from
         P(Z | X = given). Without one, z is its fitted value plus the residual of one of the 7

@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +50,8 @@ from codec._validation import (
     drop_incomplete,
     read_table,
 )
+
+BAR = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}<{remaining}]"  # of a step: its share done, its time
 
 
 # --------------------------------------------------------------------------- the result
@@ -127,8 +130,11 @@ class SelectionPath:
 
 
 # --------------------------------------------------------------------------- the loop
-class Progress(Protocol):
-    def __call__(self, name: str, value: float) -> None: ...
+Advance = Callable[[float], None]  # told the share of the step that is done, in pieces that add up to 1
+
+
+class ShowStep(Protocol):
+    def __call__(self, number: int, n_selected: int, value: float | None) -> AbstractContextManager[Advance]: ...
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,7 @@ class Problem:
             sums.append(neighbor_sum(chosen, term.response, self.k, random=self.random, seed=self.seed))
         return self._score(sums)
 
-    def best(self, selected: Sequence[int], candidates: Sequence[int]) -> tuple[int, Score]:
+    def best(self, selected: Sequence[int], candidates: Sequence[int], advance: Advance) -> tuple[int, Score]:
         """The candidate with the largest T beside the selected ones (ties: the first), and its score."""
         found = [
             candidate_sums(
@@ -184,6 +190,7 @@ class Problem:
                 random=self.random,
                 seed=self.seed,
                 n_jobs=self.n_jobs,
+                advance=lambda share: advance(share / len(self.terms)),
             )
             for term, points in zip(self.terms, self.points, strict=True)
         ]
@@ -225,7 +232,7 @@ def forward_select(
     names: Sequence[str],
     max_features: int,
     stop: bool,
-    progress: Progress,
+    show_step: ShowStep,
 ) -> tuple[list[Step], str]:
     """Add the feature with the largest T until none raises it (Azadkia & Chatterjee 2021, section 5)."""
     selected = list(include)
@@ -234,7 +241,8 @@ def forward_select(
     steps: list[Step] = []
     while candidates and len(steps) < max_features:
         began = time.perf_counter()
-        feature, score = problem.best(selected, candidates)
+        with show_step(len(steps) + 1, len(selected), current.value if current else None) as advance:
+            feature, score = problem.best(selected, candidates, advance)
         if stop and not score.exceeds(current):
             at_best = f"the best candidate, {names[feature]!r}, would give {score.value:.4f}"
             if current is None:
@@ -245,34 +253,36 @@ def forward_select(
         selected.append(feature)
         candidates.remove(feature)
         current = score
-        progress(names[feature], score.value)
     if candidates:
         return steps, f"Stopped: max_features = {max_features} reached."
     return steps, "Stopped: no candidate is left."
 
 
 @contextmanager
-def show_progress(method: str, max_features: int, verbose: bool) -> Iterator[Progress]:
-    """A tqdm bar when tqdm is installed, a line a step otherwise, nothing unless asked."""
+def show_progress(method: str, verbose: bool, number: int, n_selected: int, value: float | None) -> Iterator[Advance]:
+    """A bar for one step when tqdm is installed, a line otherwise, nothing unless asked."""
     if not verbose:
-        yield lambda _name, _value: None
+        yield _ignore
         return
+    title = f"{method} step {number}: {n_selected} selected"
+    title += "" if value is None else f", T = {value:.4f}"
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        yield lambda name, value: _write_line(f"{method}: + {name}, T = {value:.4f}")
+        sys.stderr.write(title + "\n")
+        yield _ignore
         return
-    with tqdm(total=max_features, desc=method, unit="feature", file=sys.stderr) as bar:
+    with tqdm(total=1.0, desc=title, file=sys.stderr, bar_format=BAR) as bar:
 
-        def advance(name: str, value: float) -> None:
-            bar.set_postfix_str(f"+ {name}, T = {value:.4f}")
-            bar.update()
+        def advance(share: float) -> None:
+            bar.update(share)
 
         yield advance
+        bar.update(1.0 - bar.n)  # shares are rounded
 
 
-def _write_line(line: str) -> None:
-    sys.stderr.write(line + "\n")
+def _ignore(_share: float) -> None:
+    """Progress that nobody asked for."""
 
 
 # --------------------------------------------------------------------------- geometry
@@ -357,7 +367,7 @@ def foci(
     rng : None, int, SeedSequence or Generator, default None
         Used by ``ties='random'`` only.
     verbose : bool, default False
-        Show progress on stderr.
+        Show progress on stderr: a bar for each step (a line where tqdm is not installed).
 
     Returns
     -------
@@ -381,7 +391,7 @@ def foci(
     >>> rng = np.random.default_rng(0)
     >>> X = rng.standard_normal((1000, 10))
     >>> y = X[:, 0] * X[:, 1] + np.sin(X[:, 0] * X[:, 2])
-    >>> sorted(foci(X, y).order.tolist())
+    >>> foci(X, y, n_neighbors=10).order.tolist()
     [0, 1, 2]
     """
     options = Options(
@@ -442,7 +452,7 @@ def lfoci(
     >>> from codec import lfoci
     >>> rng = np.random.default_rng(0)
     >>> X = rng.integers(0, 2, (500, 6))
-    >>> lfoci(X, X[:, 1] + X[:, 4], rng=0).order[:2].tolist()
+    >>> sorted(lfoci(X, X[:, 1] + X[:, 4], rng=0).order[:2].tolist())
     [1, 4]
     """
     options = Options(
@@ -498,8 +508,8 @@ def select_features(
         features = add_noise(features, options.noise, generator)
     check_spread(features)
     problem = _make_problem(features, response, k, options, generator)
-    with show_progress(options.method, limit, verbose) as progress:
-        steps, stopped = forward_select(problem, include, candidates, names, limit, stop, progress)
+    show_step = partial(show_progress, options.method, verbose)
+    steps, stopped = forward_select(problem, include, candidates, names, limit, stop, show_step)
     return SelectionPath(
         order=np.array([step.feature for step in steps], dtype=np.int64),
         names=tuple(names[step.feature] for step in steps),

@@ -1,7 +1,9 @@
 """foci, lfoci and SelectionPath against a slow forward selection and by hand."""
 
+import contextlib
 import dataclasses
 import math
+import sys
 
 import joblib
 import numba
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import codec
-from codec import SelectionPath, foci, lfoci
+from codec import SelectionPath, _selection, foci, lfoci
 
 CLOSE = {"rtol": 0, "atol": 1e-12}
 
@@ -464,14 +466,46 @@ def test_html_escapes_included_names(example):
     assert "<i>" not in html
 
 
-def test_verbose(example, capfd):
+@pytest.mark.parametrize("bars", [True, False], ids=["tqdm", "plain"])
+def test_verbose(bars, example, capfd, monkeypatch):
     X, y = example
     quiet = foci(X, y)
     assert capfd.readouterr() == ("", "")
+    if not bars:
+        monkeypatch.setitem(sys.modules, "tqdm.auto", None)  # as where tqdm is not installed
     loud = foci(X, y, verbose=True)
-    out, err = capfd.readouterr()
-    assert out + err
     assert_identical(loud, quiet)
+    out, err = capfd.readouterr()
+    assert out == ""
+    # a bar or a line for each step, the last of which found nothing to add
+    before = [f", T = {t:.4f}" for t in loud.cumulative]
+    titles = [f"foci step {k + 1}: {k} selected{t}" for k, t in enumerate(["", *before])]
+    shown = [part.partition(" |")[0] for part in err.replace("\r", "\n").splitlines()]
+    assert list(dict.fromkeys(filter(None, shown))) == titles
+    assert err.count("100%") >= len(titles) if bars else len(shown) == len(titles)
+
+
+@pytest.mark.parametrize("q", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_progress_within_a_step(q, n_jobs, monkeypatch):
+    # Shares of a step arrive while it runs, none is negative, and they add up to one.
+    steps = []
+
+    @contextlib.contextmanager
+    def record(method, verbose, number, n_selected, value):
+        shares = []
+        yield shares.append
+        steps.append((number, n_selected, shares))
+
+    monkeypatch.setattr(_selection, "show_progress", record)
+    rng = np.random.default_rng(20)
+    X = rng.normal(size=(300, 40))
+    foci(X, X[:, :q], include=[39], stop=False, max_features=3, n_jobs=n_jobs)
+    assert [step[:2] for step in steps] == [(1, 1), (2, 2), (3, 3)]
+    for _, _, shares in steps:
+        assert len(shares) > 2
+        assert min(shares) > 0
+        assert sum(shares) == pytest.approx(1, abs=1e-12)
 
 
 # -------------------------------------------------------------------------- same bits

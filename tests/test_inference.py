@@ -6,6 +6,8 @@ less often than once in 10,000 seeds.
 
 import itertools
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -376,6 +378,21 @@ def test_sequential_stops_early_under_the_null_only():
 def test_pvalue_is_never_zero():
     z = np.arange(50.0)
     assert codec_test(z, z, n_resamples=99, rng=0).pvalue == 0.01
+
+
+@pytest.mark.slow
+def test_memory_is_linear_in_rows():
+    """A matrix of all pairs of 20,000 rows would take 3,200 MB."""
+    script = (
+        "import resource, numpy as np\n"
+        "from codec._inference import codec_test\n"
+        "rng = np.random.default_rng(0)\n"
+        "x = rng.normal(size=(20_000, 3))\n"
+        "codec_test(x[:, 0] + rng.normal(size=20_000), x[:, 1] + rng.normal(size=20_000), x, n_resamples=39, rng=0)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1200
 
 
 # --------------------------------------------------------------------------- residuals

@@ -88,7 +88,7 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
     >>> from codec import MarkovBlanketSelector
     >>> X, y = load_breast_cancer(return_X_y=True, as_frame=True)
     >>> MarkovBlanketSelector(max_features=2).fit(X, y).get_feature_names_out().tolist()
-    ['worst perimeter', 'worst smoothness']
+    ['area error', 'worst concave points']
     """
 
     def __init__(

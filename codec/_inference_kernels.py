@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from codec._kernels import lay_out, random_bits, search, search_space
+from codec._tree_kernels import lay_out, random_bits, search, search_space
 
 
 # ------------------------------------------------------------------------ random numbers
@@ -109,7 +109,7 @@ def neighbor_edges(points, scale, col_nominal, k, cap, seed):
 
     A strict neighbour weighs 1/K; the rows at exactly the K-th distance share the
     remaining places equally. More than ``cap`` of those are represented by a sample of
-    ``cap``. Distances and ties are those of :func:`codec._kernels.tree_sums`.
+    ``cap``. Distances and ties are those of :func:`codec._tree_kernels.tree_sums`.
 
     Returns
     -------
@@ -134,7 +134,9 @@ def neighbor_edges(points, scale, col_nominal, k, cap, seed):
     for p in range(laid.shape[1]):
         for c in range(x.size):
             x[c] = laid[c, p]
-        n_found, bound = search(p, x, laid, count, scale, col_nominal, tree, k, work)
+        count[p] -= 1  # its own row
+        n_found, bound = search(x, laid, count, scale, col_nominal, tree, k, work)
+        count[p] += 1
         for i in rows[first[p] : first[p + 1]]:
             low[i] = size
             n_tied = 0

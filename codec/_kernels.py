@@ -29,8 +29,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+BUCKETS = 512  # of a selection; 32 octaves
 LEAF = 32  # most rows in a leaf: four AVX-512 or eight AVX2 vectors of doubles
-MAX_DEPTH = 128  # of a search's stack; a tree over 2^31 rows has 26 levels
 
 
 # --------------------------------------------------------------------------- the accumulator
@@ -176,7 +176,7 @@ def value_order(x):
 @njit(cache=True, nogil=True)
 def sorted_sums(columns, scale, col_nominal, label, weight, nominal, k):
     """K * A of every column by itself: whole and part, one entry a column."""
-    p, n = columns.shape
+    p = columns.shape[0]
     whole = np.zeros(p, np.int64)
     part = np.zeros(p, np.int64)
     everyone = running_sums(weight)
@@ -302,472 +302,144 @@ def walk(values, scale, start, m, g, q, own, labels, weights, prefix, nominal, k
             level_sum += group_sum(a, b, labels[q], weights[q], labels, prefix, nominal)
 
 
-# --------------------------------------------------------------------------- identical rows
+# --------------------------------------------------------------------------- the k-th smallest of many
 @njit(cache=True, nogil=True)
-def group_rows(points):
-    """Group of each row (numbered by first appearance) and the first row of each group.
-
-    Open addressing over the bit patterns; rows are compared exactly.
-    """
-    d, n = points.shape
-    bits = points.view(np.uint64)
-    size = 1
-    while size < 2 * n:
-        size *= 2
-    slots = np.full(size, -1, np.int64)
-    group = np.empty(n, np.int64)
-    first = np.empty(n, np.int64)
-    m = 0
-    for i in range(n):
-        h = np.uint64(0x9E3779B97F4A7C15)
-        for c in range(d):
-            h = (h ^ bits[c, i]) * np.uint64(0xBF58476D1CE4E5B9)
-            h ^= h >> np.uint64(29)
-        h = (h ^ (h >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
-        slot = np.int64((h ^ (h >> np.uint64(31))) & np.uint64(size - 1))
-        while True:
-            g = slots[slot]
-            if g < 0:
-                slots[slot] = m
-                group[i] = m
-                first[m] = i
-                m += 1
-                break
-            same = True
-            for c in range(d):
-                if points[c, first[g]] != points[c, i]:
-                    same = False
-                    break
-            if same:
-                group[i] = g
-                break
-            slot = (slot + 1) & (size - 1)
-    return group, first[:m].copy()
-
-
-@njit(cache=True, nogil=True)
-def members_of(group, m):
-    """``start`` (m + 1) and rows of each group, rows ascending within a group."""
-    start = np.zeros(m + 1, np.int64)
-    for i in range(group.size):
-        start[group[i] + 1] += 1
-    for g in range(m):
-        start[g + 1] += start[g]
-    rows = np.empty(group.size, np.int64)
-    fill = start[:-1].copy()
-    for i in range(group.size):
-        rows[fill[group[i]]] = i
-        fill[group[i]] += 1
-    return start, rows
-
-
-# --------------------------------------------------------------------------- the kd-tree
-@njit(cache=True, nogil=True)
-def split_at(key, perm, low, high, middle):
-    """Hoare's selection: afterwards key[low:middle] <= key[middle] <= key[middle:high]."""
-    left = low
-    right = high - 1
-    while left < right:
-        pivot = key[(left + right) >> 1]
+def kth_smallest(values, n, k):
+    """The k-th smallest (from 1) of ``values[:n]``, which are reordered: selection, insertion for few."""
+    left = 0
+    right = n - 1
+    k -= 1
+    while right - left > 24:
+        pivot = values[(left + right) >> 1]
         i = left
         j = right
         while i <= j:
-            while key[i] < pivot:
+            while values[i] < pivot:
                 i += 1
-            while key[j] > pivot:
+            while values[j] > pivot:
                 j -= 1
             if i <= j:
-                key[i], key[j] = key[j], key[i]
-                perm[i], perm[j] = perm[j], perm[i]
+                values[i], values[j] = values[j], values[i]
                 i += 1
                 j -= 1
-        if middle <= j:
+        if k <= j:
             right = j
-        elif middle >= i:
+        elif k >= i:
             left = i
         else:
-            return
+            return values[k]
+    for i in range(left + 1, right + 1):
+        value = values[i]
+        j = i
+        while j > left and values[j - 1] > value:
+            values[j] = values[j - 1]
+            j -= 1
+        values[j] = value
+    return values[k]
 
 
 @njit(cache=True, nogil=True)
-def build_tree(points, scale, col_nominal):
-    """Balanced kd-tree in heap order (root 1), split at the median of the widest column.
+def kth_bucket(bits, n, k, buckets):
+    """Which of ``bits[:n]`` hold the k-th smallest.
+
+    ``bits``: non-negative doubles read as integers, which keeps their order. Buckets are 1/16 of an
+    octave wide and reach 32 octaves below the largest; counting does not branch, selection does.
 
     Returns
     -------
-    perm : row at each position of the tree's order
-    low, high : (nodes, d) bounding boxes
-    first : (nodes + 1) first position of each node; node v ends where ``last[v]`` says
-    n_leaves : nodes ``n_leaves .. 2 n_leaves - 1`` are the leaves
+    below : values nearer than the bucket
+    largest, smallest : the bucket holds ``smallest < bits <= largest``; smallest is -1 for the last one
     """
-    d, m = points.shape
-    n_leaves = 1
-    while n_leaves * LEAF < m:
-        n_leaves *= 2
-    nodes = 2 * n_leaves
-    perm = np.arange(m)
-    low = np.empty((nodes, d))
-    high = np.empty((nodes, d))
-    first = np.zeros(nodes, np.int64)
-    last = np.zeros(nodes, np.int64)
-    last[1] = m
-    key = np.empty(m)
-    for v in range(1, nodes):
-        a = first[v]
-        b = last[v]
-        widest = -1.0
-        column = 0
-        for c in range(d):
-            smallest = np.inf
-            largest = -np.inf
-            for q in range(a, b):
-                value = points[c, perm[q]]
-                smallest = min(smallest, value)
-                largest = max(largest, value)
-            low[v, c] = smallest
-            high[v, c] = largest
-            gap = largest - smallest
-            width = scale[c] * (min(gap, 1.0) if col_nominal[c] else gap * gap)
-            if width > widest:
-                widest = width
-                column = c
-        if v < n_leaves:
-            for q in range(a, b):
-                key[q] = points[column, perm[q]]
-            middle = (a + b) >> 1
-            split_at(key, perm, a, b, middle)
-            first[2 * v] = a
-            last[2 * v] = middle
-            first[2 * v + 1] = middle
-            last[2 * v + 1] = b
-    return perm, low, high, first, last, n_leaves
+    top = bits[0]
+    for e in range(n):
+        top = max(top, bits[e])
+    for b in range(buckets.size):
+        buckets[b] = 0
+    deepest = buckets.size - 1
+    for e in range(n):
+        buckets[np.uint64(min((top - bits[e]) >> 48, deepest))] += 1
+    total = n
+    b = 0
+    while total - buckets[b] >= k:
+        total -= buckets[b]
+        b += 1
+    largest = top - (np.int64(b) << 48)
+    return total - buckets[b], largest, largest - (np.int64(1) << 48) if b < deepest else np.int64(-1)
 
 
+# --------------------------------------------------------------------------- one selected column, K = 1
 @njit(cache=True, nogil=True)
-def box_distance(x, low, high, scale, col_nominal, v):
-    """A lower bound of the computed distance from x to every point of node v."""
-    total = 0.0
-    for c in range(x.size):
-        if col_nominal[c]:
-            if low[v, c] == high[v, c] and low[v, c] != x[c]:
-                total += scale[c]
-        else:
-            gap = max(max(low[v, c] - x[c], x[c] - high[v, c]), 0.0)
-            total += scale[c] * (gap * gap)
-    return total
+def strip_sums(x, x_weight, z, z_weight, label, weight, nominal, strip, row_from, row_to):
+    """A of (x, z) over the rows ``row_from:row_to``, one neighbour; rows in ascending order of x.
 
-
-@njit(cache=True, nogil=True)
-def leaf_distances(x, points, scale, col_nominal, a, b, bound, out):
-    """Distances from x to the positions a..b-1; False as soon as all of them exceed ``bound``."""
-    d = x.size
-    for q in range(b - a):
-        out[q] = 0.0
-    for c in range(d):
-        xc = x[c]
-        sc = scale[c]
-        if col_nominal[c]:
-            for q in range(a, b):
-                out[q - a] += sc if points[c, q] != xc else 0.0
-        else:
-            for q in range(a, b):
-                gap = points[c, q] - xc
-                out[q - a] += sc * (gap * gap)
-        if c % 4 == 3 and c + 1 < d:
-            n_in = 0
-            for q in range(b - a):
-                n_in += out[q] <= bound
-            if n_in == 0:
-                return False
-    return True
-
-
-@njit(cache=True, nogil=True)
-def heap_push(heap_d, heap_c, size, distance, count):
-    """Push onto a max-heap of distances with multiplicities."""
-    i = size
-    while i > 0:
-        parent = (i - 1) >> 1
-        if heap_d[parent] >= distance:
-            break
-        heap_d[i] = heap_d[parent]
-        heap_c[i] = heap_c[parent]
-        i = parent
-    heap_d[i] = distance
-    heap_c[i] = count
-
-
-@njit(cache=True, nogil=True)
-def heap_pop(heap_d, heap_c, size):
-    """Remove the largest distance of a max-heap with ``size`` entries."""
-    distance = heap_d[size - 1]
-    count = heap_c[size - 1]
-    size -= 1
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= size:
-            break
-        if child + 1 < size and heap_d[child + 1] > heap_d[child]:
-            child += 1
-        if heap_d[child] <= distance:
-            break
-        heap_d[i] = heap_d[child]
-        heap_c[i] = heap_c[child]
-        i = child
-    heap_d[i] = distance
-    heap_c[i] = count
-
-
-@njit(cache=True, nogil=True)
-def offer(distance, count, g, k, bound, sizes, found):
-    """Take a group within the bound; returns the K-th smallest distance so far (inf: fewer than K rows).
-
-    ``sizes``: entries found, when to compact them, entries of the heap, rows in the heap.
+    Strips of ``strip`` rows along x are sorted by z; a row looks along z in its own strip and in the
+    strips beside it until the distance to a strip alone exceeds the best.
     """
-    found_d, found_g, heap_d, heap_c = found
-    if k == 1:
-        if distance < bound:
-            bound = distance
-            sizes[0] = 0
-    else:
-        heap_push(heap_d, heap_c, sizes[2], distance, count)
-        sizes[2] += 1
-        sizes[3] += count
-        while sizes[3] - heap_c[0] >= k:
-            sizes[3] -= heap_c[0]
-            heap_pop(heap_d, heap_c, sizes[2])
-            sizes[2] -= 1
-        if sizes[3] >= k:
-            bound = heap_d[0]
-        if distance > bound:
-            return bound
-        if sizes[0] >= sizes[1]:
-            sizes[0] = compact(found_d, found_g, sizes[0], bound)
-            sizes[1] = max(sizes[1], 2 * sizes[0])
-    found_d[sizes[0]] = distance
-    found_g[sizes[0]] = g
-    sizes[0] += 1
-    return bound
-
-
-@njit(cache=True, nogil=True)
-def start_offers(k, sizes):
-    """Nothing found yet."""
-    sizes[0] = 0
-    sizes[1] = 4 * k + 4 * LEAF
-    sizes[2] = 0
-    sizes[3] = 0
-
-
-@njit(cache=True, nogil=True)
-def search(p, x, points, count, scale, col_nominal, tree, k, work):
-    """All groups within the K-th smallest distance of the group at position p.
-
-    ``count`` holds the rows of each group; the group's own row is left out once.
-    Fills ``found`` of ``work``; returns the number of groups and the K-th distance.
-    """
-    low, high, first, last, n_leaves = tree
-    found, sizes, stack, stack_d, near = work
-    start_offers(k, sizes)
-    bound = np.inf
-    stack[0] = 1
-    stack_d[0] = 0.0
-    depth = 1
-    while depth > 0:
-        depth -= 1
-        if stack_d[depth] > bound:
-            continue
-        v = stack[depth]
-        to_near = 0.0
-        while v < n_leaves and to_near <= bound:  # down to the nearer child, the other one waits
-            v *= 2
-            far = v + 1
-            to_near = box_distance(x, low, high, scale, col_nominal, v)
-            to_far = box_distance(x, low, high, scale, col_nominal, far)
-            if to_far < to_near:
-                v, far = far, v
-                to_near, to_far = to_far, to_near
-            if to_far <= bound:
-                stack[depth] = far
-                stack_d[depth] = to_far
-                depth += 1
-        if to_near > bound:
-            continue
-        a = first[v]
-        b = last[v]
-        if not leaf_distances(x, points, scale, col_nominal, a, b, bound, near):
-            continue
-        for q in range(a, b):
-            if near[q - a] > bound:
-                continue
-            c = count[q]
-            if q == p:
-                c -= 1
-                if c == 0:
-                    continue
-            bound = offer(near[q - a], c, q, k, bound, sizes, found)
-    return compact(found[0], found[1], sizes[0], bound), bound
-
-
-@njit(cache=True, nogil=True)
-def compact(found_d, found_g, n_found, bound):
-    """Keep the entries within ``bound``."""
-    kept = 0
-    for q in range(n_found):
-        if found_d[q] <= bound:
-            found_d[kept] = found_d[q]
-            found_g[kept] = found_g[q]
-            kept += 1
-    return kept
-
-
-@njit(cache=True, nogil=True)
-def search_space(m, k):
-    """Scratch arrays of :func:`search` among m groups."""
-    found = (
-        np.empty(m, np.float64),
-        np.empty(m, np.int64),
-        np.empty(k + 2, np.float64),
-        np.empty(k + 2, np.int64),
-    )
-    return (
-        found,
-        np.empty(4, np.int64),
-        np.empty(MAX_DEPTH, np.int64),
-        np.empty(MAX_DEPTH, np.float64),
-        np.empty(LEAF, np.float64),
-    )
-
-
-@njit(cache=True, nogil=True)
-def lay_out(points, scale, col_nominal):
-    """Distinct rows in the tree's order, and the rows of each.
-
-    Returns the distinct points (d, m), the tree, and ``start, rows``: the rows of the group at
-    position p are ``rows[start[p]:start[p + 1]]``, ascending.
-    """
-    group, first_row = group_rows(points)
-    m = first_row.size
-    d = points.shape[0]
-    distinct = points
-    if m < points.shape[1]:
-        distinct = np.empty((d, m))
-        for c in range(d):
-            for g in range(m):
-                distinct[c, g] = points[c, first_row[g]]
-    perm, low, high, first, last, n_leaves = build_tree(distinct, scale, col_nominal)
-    position = np.empty(m, np.int64)
-    for p in range(m):
-        position[perm[p]] = p
-    for i in range(group.size):
-        group[i] = position[group[i]]
-    start, rows = members_of(group, m)
-    laid = np.empty((d, m))
-    for c in range(d):
-        for p in range(m):
-            laid[c, p] = distinct[c, perm[p]]
-    return laid, (low, high, first, last, n_leaves), start, rows
-
-
-@njit(cache=True, nogil=True)
-def tree_sums(points, scale, col_nominal, label, weight, nominal, k, random, seed):
-    """K * A for points of any dimension; ``random`` draws the tied neighbours instead of averaging."""
-    n = points.shape[1]
-    laid, tree, start, rows = lay_out(points, scale, col_nominal)
-    m = laid.shape[1]
+    n = x.size
     one = fixed_point(n)
-    labels = label[rows]
-    weights = weight[rows]
-    prefix = running_sums(weights)
-    count = np.diff(start)
-    work = search_space(m, k)
-    found_d = work[0][0]
-    found_g = work[0][1]
-    x = np.empty(laid.shape[0])
+    n_strips = (n + strip - 1) // strip
+    zs = np.empty(n)
+    xs = np.empty(n)
+    labels = np.empty(n, np.int64)
+    weights = np.empty(n, np.int64)
+    for s in range(n_strips):
+        a = s * strip
+        b = min(n, a + strip)
+        order = value_order(z[a:b])
+        for q in range(a, b):
+            r = a + order[q - a]
+            zs[q] = z[r]
+            xs[q] = x[r]
+            labels[q] = label[r]
+            weights[q] = weight[r]
+    pointer = np.empty(n_strips, np.int64)
     whole = np.int64(0)
     part = np.int64(0)
-    for p in range(m):
-        for c in range(x.size):
-            x[c] = laid[c, p]
-        n_found, bound = search(p, x, laid, count, scale, col_nominal, tree, k, work)
-        for q in range(start[p], start[p + 1]):
-            strict = np.int64(0)
-            tied = np.int64(0)
-            n_strict = 0
-            n_tied = 0
-            for f in range(n_found):
-                g = found_g[f]
-                a = start[g]
-                b = start[g + 1]
-                size = b - a
-                if size == 1:
-                    value = pair(labels[q], weights[q], labels[a], weights[a], nominal)
-                else:
-                    value = group_sum(a, b, labels[q], weights[q], labels, prefix, nominal)
-                if g == p:
-                    value -= weights[q]
-                    size -= 1
-                if found_d[f] < bound:
-                    strict += value
-                    n_strict += size
-                else:
-                    tied += value
-                    n_tied += size
-            if random and n_tied > k - n_strict:
-                tied = draw(
-                    rows[q], p, q, n_found, bound, k - n_strict, n_tied, start, labels, weights, nominal, work, seed
-                )
-                n_tied = k - n_strict
-            share = add_share(strict, k - n_strict, tied, n_tied, one)
+    for s in range(row_from // strip, (row_to + strip - 1) // strip):
+        for t in range(n_strips):
+            pointer[t] = t * strip
+        for q in range(s * strip, min(n, (s + 1) * strip)):
+            found = along(
+                q, q + 1, min(n, (s + 1) * strip), 1, np.inf, 0, 0, zs, xs, x_weight, z_weight, labels, weights, nominal
+            )
+            found = along(q, q - 1, s * strip - 1, -1, *found, zs, xs, x_weight, z_weight, labels, weights, nominal)
+            for side in (1, -1):
+                t = s + side
+                while 0 <= t < n_strips:
+                    a = t * strip
+                    b = min(n, a + strip)
+                    gap = x[a] - xs[q] if side > 0 else xs[q] - x[b - 1]
+                    if x_weight * (gap * gap) > found[0]:
+                        break
+                    r = pointer[t]
+                    while r < b and zs[r] < zs[q]:
+                        r += 1
+                    pointer[t] = r
+                    found = along(q, r, b, 1, *found, zs, xs, x_weight, z_weight, labels, weights, nominal)
+                    found = along(q, r - 1, a - 1, -1, *found, zs, xs, x_weight, z_weight, labels, weights, nominal)
+                    t += side
+            share = add_share(0, 1, found[1], found[2], one)
             whole += share[0]
             part += share[1]
     return whole, part
 
 
-# --------------------------------------------------------------------------- ties by a draw
 @njit(cache=True, nogil=True)
-def random_bits(state):
-    """One step of splitmix64 (Steele, Lea & Flood 2014)."""
-    state += np.uint64(0x9E3779B97F4A7C15)
-    z = state
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state, z ^ (z >> np.uint64(31))
-
-
-@njit(cache=True, nogil=True)
-def draw(row, p, q, n_found, bound, places, n_tied, start, labels, weights, nominal, work, seed):
-    """Sum of w over ``places`` of the tied neighbours, drawn without replacement (Floyd's sampling)."""
-    state, z = random_bits(seed ^ (np.uint64(row) * np.uint64(0xD1B54A32D192ED03)))
-    chosen = np.empty(places, np.int64)
-    total = np.int64(0)
-    for t in range(places):
-        top = n_tied - places + t
-        state, z = random_bits(state)
-        pick = np.int64(z % np.uint64(top + 1))
-        for s in range(t):
-            if chosen[s] == pick:
-                pick = top
-                break
-        chosen[t] = pick
-        total += nth_tied(pick, p, q, n_found, bound, start, labels, weights, nominal, work)
-    return total
-
-
-@njit(cache=True, nogil=True)
-def nth_tied(pick, p, q, n_found, bound, start, labels, weights, nominal, work):
-    """w(i, j) for the ``pick``-th row j at the bound distance, the row itself skipped."""
-    found_d = work[0][0]
-    found_g = work[0][1]
-    for f in range(n_found):
-        if found_d[f] == bound:
-            g = found_g[f]
-            size = start[g + 1] - start[g] - (g == p)
-            if pick < size:
-                j = start[g] + pick
-                if g == p and j >= q:
-                    j += 1
-                return pair(labels[q], weights[q], labels[j], weights[j], nominal)
-            pick -= size
-    return np.int64(0)
+def along(q, r, end, step, best, total, count, zs, xs, x_weight, z_weight, labels, weights, nominal):
+    """Walk along z from r until ``end`` or until z alone exceeds the best; (best, sum of w, ties)."""
+    while r != end:
+        gap = zs[r] - zs[q]
+        from_z = z_weight * (gap * gap)
+        if from_z > best:
+            break
+        gap = xs[r] - xs[q]
+        d = x_weight * (gap * gap) + from_z
+        if d < best:
+            best = d
+            total = np.int64(0)
+            count = 0
+        if d == best:
+            total += pair(labels[q], weights[q], labels[r], weights[r], nominal)
+            count += 1
+        r += step
+    return best, total, count

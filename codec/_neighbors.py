@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from codec import _kernels, _step_kernels
+from codec import _kernels, _step_kernels, _tree_kernels
 from codec._simd import WIDTH
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
@@ -203,7 +203,7 @@ def list_length(n: int, d: int, k: int) -> int:
 
 def crowding(points: Geometry, base: list[int]) -> int:
     """The most rows that share one value of the base columns: lists need neighbours at a distance."""
-    group, first = _kernels.group_rows(points.columns[base])
+    group, first = _tree_kernels.group_rows(points.columns[base])
     return int(np.bincount(group, minlength=first.size).max())
 
 
@@ -266,7 +266,7 @@ class Strips:
 def _strip(laid: Strips, column: FloatArray, scale: float, j: int) -> tuple[list[int], list[int]]:
     n = laid.x.size
     width = max(_kernels.LEAF, int(STRIP_FACTOR * np.sqrt(n)))
-    whole, part = _step_kernels.strip_sums(
+    whole, part = _kernels.strip_sums(
         laid.x, laid.scale, column[laid.order], scale, laid.label, laid.weight, laid.nominal, width, 0, n
     )
     return [j], [int(whole) * laid.one + int(part)]
@@ -299,7 +299,7 @@ def _plan_lists(step: Step) -> list[Task]:
     n = response.n
     width = WIDTH if k == 1 else 1
     columns, scale, col_nominal = points.columns[base], points.scale[base], points.nominal[base]
-    perm, *tree = _kernels.build_tree(columns, scale, col_nominal)
+    perm, *tree = _tree_kernels.build_tree(columns, scale, col_nominal)
     if len(base) == 1:  # a list is then a merge of both sides
         perm = _kernels.value_order(columns[0])
     per_group = max(width, LIST_BYTES // (8 * n) // width * width)
@@ -372,7 +372,7 @@ def _sorted(points: Geometry, chosen: list[int], response: Response, k: int) -> 
 
 def _tree_sum(points: Geometry, chosen: list[int], response: Response, k: int, random: bool, seed: int) -> int:
     """All chosen columns together."""
-    whole, part = _kernels.tree_sums(
+    whole, part = _tree_kernels.tree_sums(
         points.columns[chosen],
         points.scale[chosen],
         points.nominal[chosen],

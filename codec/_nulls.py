@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 
 from codec import _inference_kernels as kernels
-from codec._kernels import group_rows
 from codec._omnibus import (
     Moving,
     Omnibus,
@@ -33,6 +32,7 @@ from codec._omnibus import (
     without_self,
 )
 from codec._residuals import Residuals, Smoother, embed
+from codec._tree_kernels import group_rows
 from codec._validation import FloatArray, IntArray, Table, read_table
 
 LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself
@@ -187,12 +187,12 @@ class CategoryNull:
         return make_moving(rows)
 
 
-def category_null(codes: IntArray, columns: FloatArray, residuals: Residuals) -> CategoryNull:
+def category_null(codes: IntArray, columns: FloatArray, fitted: FloatArray, residuals: Residuals) -> CategoryNull:
     """The classes' probabilities from the smoother, which is linear: the same on indicators and columns."""
     first = np.unique(codes, return_index=True)[1]
     levels = columns[:, first]  # (q, classes): what a member of each class has in each column
     design = np.concatenate([levels, np.ones((1, len(first)))])
-    target = np.concatenate([residuals.location, np.ones((1, columns.shape[1]))])
+    target = np.concatenate([fitted, np.ones((1, columns.shape[1]))])
     chance = np.linalg.lstsq(design, target, rcond=None)[0]
     chance = np.clip(chance, 0.5 / codes.size, 1.0)
     return CategoryNull(columns, residuals, np.cumsum(chance / chance.sum(axis=0), axis=0), levels)
@@ -241,7 +241,9 @@ class Setting:
             return StratifiedNull(self.strata.center(self.columns), self.strata)
         codes = row_codes(self.y)
         if len(self.y.names) == 1 and (self.y.nominal[0] or codes.max() == 1):
-            return category_null(codes, self.columns, self.residuals)
+            # Undersmoothed probabilities are too extreme to draw from: the copies would vary too little.
+            fit = self._smoother.fit(self.columns, learn_metric=False, undersmoothing=1.0)
+            return category_null(codes, self.columns, fit.smooth(self.columns[:, None, :])[:, 0], self.residuals)
         return FreedmanLaneNull(self.columns, self.residuals, self._near)
 
     def own_residuals(self) -> FloatArray:

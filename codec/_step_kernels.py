@@ -12,23 +12,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from codec._kernels import (
-    LEAF,
+from codec._kernels import BUCKETS, LEAF, add_share, fixed_point, kth_bucket, kth_smallest, pair
+from codec._simd import GROUP, WIDTH, scan_list
+from codec._tree_kernels import (
     MAX_DEPTH,
-    add_share,
     box_distance,
     compact,
-    fixed_point,
     leaf_distances,
     offer,
-    pair,
     search_space,
     start_offers,
-    value_order,
 )
-from codec._simd import GROUP, WIDTH, scan_list
 
-BUCKETS = 256
+LIST_BUCKETS = 256
 ATTEMPTS = 12
 
 
@@ -96,7 +92,7 @@ def near_rows(x, row, radius, laid, scale, col_nominal, tree, leaves, n_near, di
 @njit(cache=True, nogil=True)
 def bucket_list(m, radius, d, found_d, found_i, index, base, bound, place, smallest, bucket):
     """Order a list by buckets of distance; pads it to whole groups. Returns the groups."""
-    n_buckets = max(1, min(BUCKETS, m // 2))
+    n_buckets = max(1, min(LIST_BUCKETS, m // 2))
     for b in range(n_buckets):
         place[b] = 0
         smallest[b] = np.inf
@@ -263,8 +259,8 @@ def list_space(wanted, d, n_leaves):
         np.empty(LEAF),
         np.empty(capacity),
         np.empty(capacity, np.uint32),
-        np.empty(BUCKETS, np.int64),
-        np.empty(BUCKETS),
+        np.empty(LIST_BUCKETS, np.int64),
+        np.empty(LIST_BUCKETS),
         np.empty(capacity, np.uint32),
         np.empty(d),
     )
@@ -472,41 +468,6 @@ def list_sums(
 
 # --------------------------------------------------------------------------- all candidates, K > 1
 @njit(cache=True, nogil=True)
-def kth_smallest(values, n, k):
-    """The k-th smallest (from 1) of ``values[:n]``, which are reordered: selection, insertion for few."""
-    left = 0
-    right = n - 1
-    k -= 1
-    while right - left > 24:
-        pivot = values[(left + right) >> 1]
-        i = left
-        j = right
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if k <= j:
-            right = j
-        elif k >= i:
-            left = i
-        else:
-            return values[k]
-    for i in range(left + 1, right + 1):
-        value = values[i]
-        j = i
-        while j > left and values[j - 1] > value:
-            values[j] = values[j - 1]
-            j -= 1
-        values[j] = value
-    return values[k]
-
-
-@njit(cache=True, nogil=True)
 def distances_in_list(row, z, z_weight, index, base, begin, end, out):
     """Distances of a row to the entries ``begin:end`` of its list."""
     here = z[row]
@@ -516,38 +477,12 @@ def distances_in_list(row, z, z_weight, index, base, begin, end, out):
 
 
 @njit(cache=True, nogil=True)
-def kth_bucket(bits, n, k, counts):
-    """Which values hold the k-th smallest: (rank before the bucket, its largest and smallest bits).
-
-    ``bits``: non-negative doubles read as integers, which keeps their order. Buckets are 1/16 of an
-    octave wide and reach 32 octaves below the largest; counting does not branch, selection does.
-    """
-    top = bits[0]
-    for e in range(n):
-        top = max(top, bits[e])
-    for b in range(counts.size):
-        counts[b] = 0
-    deepest = counts.size - 1
-    for e in range(n):
-        counts[np.uint64(min((top - bits[e]) >> 48, deepest))] += 1
-    below = n
-    b = 0
-    while True:
-        below -= counts[b]
-        if below < k:
-            break
-        b += 1
-    largest = top - (np.int64(b) << 48)
-    return below, largest, largest - (np.int64(1) << 48) if b < deepest else np.int64(-1)
-
-
-@njit(cache=True, nogil=True)
 def k_nearest_in_list(row, z, z_weight, k, index, base, bound, groups, work):
     """Entries within the K-th distance of a list, their number and that distance (inf: too few entries).
 
     The nearest in X_S give a limit; of the rest, those that can be within it are looked at.
     """
-    distance, found_d, found_i, scratch, counts = work
+    distance, found_d, found_i, scratch, buckets = work
     bits = distance.view(np.int64)
     n_entries = GROUP * groups
     while n_entries > 0 and base[n_entries - 1] == np.inf:
@@ -557,7 +492,7 @@ def k_nearest_in_list(row, z, z_weight, k, index, base, bound, groups, work):
     end = head
     limit = np.iinfo(np.int64).max
     if head >= k:
-        limit = kth_bucket(bits, head, k, counts)[1]
+        limit = kth_bucket(bits, head, k, buckets)[1]
         bound_bits = bound.view(np.int64)
         group = head // GROUP
         while group < groups and bound_bits[group] <= limit:
@@ -573,7 +508,7 @@ def k_nearest_in_list(row, z, z_weight, k, index, base, bound, groups, work):
     if head < k:
         return n_found, np.inf
     bits = found_d.view(np.int64)
-    below, largest, smallest = kth_bucket(bits, n_found, k, counts)
+    below, largest, smallest = kth_bucket(bits, n_found, k, buckets)
     kept = np.uint64(0)
     for e in range(n_found):
         scratch[kept] = found_d[e]
@@ -600,7 +535,7 @@ def list_sums_k(
         found_d,
         found_i,
         np.empty(index.shape[1]),
-        np.empty(512, np.int64),
+        np.empty(BUCKETS, np.int64),
     )
     x = np.empty(d)
     finish_work = search_space(n, k)
@@ -635,81 +570,3 @@ def list_sums_k(
                 whole[j] += share[0]
                 part[j] += share[1]
     return whole, part, n_finished
-
-
-# --------------------------------------------------------------------------- one selected column, K = 1
-@njit(cache=True, nogil=True)
-def strip_sums(x, x_weight, z, z_weight, label, weight, nominal, strip, row_from, row_to):
-    """A of (x, z) over the rows ``row_from:row_to``, one neighbour; rows in ascending order of x.
-
-    Strips of ``strip`` rows along x are sorted by z; a row looks along z in its own strip and in the
-    strips beside it until the distance to a strip alone exceeds the best.
-    """
-    n = x.size
-    one = fixed_point(n)
-    n_strips = (n + strip - 1) // strip
-    zs = np.empty(n)
-    xs = np.empty(n)
-    labels = np.empty(n, np.int64)
-    weights = np.empty(n, np.int64)
-    for s in range(n_strips):
-        a = s * strip
-        b = min(n, a + strip)
-        order = value_order(z[a:b])
-        for q in range(a, b):
-            r = a + order[q - a]
-            zs[q] = z[r]
-            xs[q] = x[r]
-            labels[q] = label[r]
-            weights[q] = weight[r]
-    pointer = np.empty(n_strips, np.int64)
-    whole = np.int64(0)
-    part = np.int64(0)
-    for s in range(row_from // strip, (row_to + strip - 1) // strip):
-        for t in range(n_strips):
-            pointer[t] = t * strip
-        for q in range(s * strip, min(n, (s + 1) * strip)):
-            found = along(
-                q, q + 1, min(n, (s + 1) * strip), 1, np.inf, 0, 0, zs, xs, x_weight, z_weight, labels, weights, nominal
-            )
-            found = along(q, q - 1, s * strip - 1, -1, *found, zs, xs, x_weight, z_weight, labels, weights, nominal)
-            for side in (1, -1):
-                t = s + side
-                while 0 <= t < n_strips:
-                    a = t * strip
-                    b = min(n, a + strip)
-                    gap = x[a] - xs[q] if side > 0 else xs[q] - x[b - 1]
-                    if x_weight * (gap * gap) > found[0]:
-                        break
-                    r = pointer[t]
-                    while r < b and zs[r] < zs[q]:
-                        r += 1
-                    pointer[t] = r
-                    found = along(q, r, b, 1, *found, zs, xs, x_weight, z_weight, labels, weights, nominal)
-                    found = along(q, r - 1, a - 1, -1, *found, zs, xs, x_weight, z_weight, labels, weights, nominal)
-                    t += side
-            share = add_share(0, 1, found[1], found[2], one)
-            whole += share[0]
-            part += share[1]
-    return whole, part
-
-
-@njit(cache=True, nogil=True)
-def along(q, r, end, step, best, total, count, zs, xs, x_weight, z_weight, labels, weights, nominal):
-    """Walk along z from r until ``end`` or until z alone exceeds the best; (best, sum of w, ties)."""
-    while r != end:
-        gap = zs[r] - zs[q]
-        from_z = z_weight * (gap * gap)
-        if from_z > best:
-            break
-        gap = xs[r] - xs[q]
-        d = x_weight * (gap * gap) + from_z
-        if d < best:
-            best = d
-            total = np.int64(0)
-            count = 0
-        if d == best:
-            total += pair(labels[q], weights[q], labels[r], weights[r], nominal)
-            count += 1
-        r += step
-    return best, total, count

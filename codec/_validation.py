@@ -288,6 +288,11 @@ def check_neighbors(n_neighbors: Any, n_rows: int) -> int:
             f"n_neighbors is {k}, but only {n_rows} complete rows are there; "
             f"it must be smaller than the number of rows (n_samples={n_rows})."
         )
+    if k * n_rows * n_rows >= 2**62:
+        raise ValueError(
+            f"n_neighbors is {k} for {n_rows} rows; the integer sums hold up to n_neighbors = "
+            f"{(2**62 - 1) // n_rows**2} there."
+        )
     return k
 
 

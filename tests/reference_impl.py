@@ -178,7 +178,8 @@ def standardized(X, how, nominal=()):
             elif how == "bounded":
                 weight = 1 / np.ptp(values) ** 2
         columns.append(Column(values, k in nominal, float(weight)))
-    return columns
+    largest = max(column.weight for column in columns)  # T is the same; equal columns weigh exactly 1
+    return [column._replace(weight=column.weight / largest) for column in columns]
 
 
 class Path(NamedTuple):

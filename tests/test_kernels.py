@@ -22,7 +22,9 @@ LARGE = 3_000_000
 compiled_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="the kernels run as Python")
 
 
-MODULES = [m for m in map(sys.modules.get, ("codec._kernels", "codec._step_kernels")) if m is not None]
+MODULES = [
+    m for m in map(sys.modules.get, ("codec._kernels", "codec._tree_kernels", "codec._step_kernels")) if m is not None
+]
 
 
 def kernels():
@@ -325,7 +327,7 @@ def test_one_normal_form_reaches_the_kernels():
     # Every further layout or dtype would be compiled anew (300 ms each).
     code = """
         import numpy as np, pandas as pd
-        from codec import codec, foci, lfoci, _kernels
+        from codec import codec, foci, lfoci, _kernels, _tree_kernels
         rng = np.random.default_rng(0)
         X, y = rng.normal(size=(60, 3)), rng.integers(0, 4, 60)
         fixed = X.copy(); fixed.flags.writeable = False
@@ -337,7 +339,8 @@ def test_one_normal_form_reaches_the_kernels():
                 codec(target, form, given=X[:, 0], n_neighbors=3, ties="random", rng=1)
                 foci(form, target, standardize=None, n_jobs=2)
                 lfoci(form, target, standardize="bounded", rng=np.random.default_rng(0))
-        used = {n: len(f.signatures) for n, f in vars(_kernels).items() if hasattr(f, "py_func")}
+        both = {**vars(_kernels), **vars(_tree_kernels)}.items()
+            used = {n: len(f.signatures) for n, f in both if hasattr(f, "py_func")}
         print({n: c for n, c in used.items() if n in ("sorted_sums", "tree_sums")})
     """
     assert "{'sorted_sums': 1, 'tree_sums': 1}" in run_python(code)

@@ -46,6 +46,7 @@ MethodName = Literal["auto", "permutation", "asymptotic", "local-permutation", "
 Correction = Literal["holm", "fdr_bh", "fdr_by"]
 
 RESAMPLES = {"codec": 999, "omnibus": 199}
+MANY_EDGES = 500_000  # from 10,000 rows on, the default number of neighbours falls from 50 to 5
 ASYMPTOTIC_NEIGHBORS = 5  # more make the null distribution skew: off by .016 instead of .007 at n = 1,000
 SEQUENTIAL_BLOCK = 20  # copies between two looks
 SEQUENTIAL_HITS = 10  # stop when this many copies reach the observed value (Besag & Clifford 1991)
@@ -150,6 +151,8 @@ def make_plan(
         )
     if n_neighbors is None:
         n_neighbors = default_neighbors(data.n)
+        if kind == "codec":  # 999 copies of each edge
+            n_neighbors = min(n_neighbors, max(5, MANY_EDGES // data.n))
         if method == "asymptotic":
             n_neighbors = min(n_neighbors, ASYMPTOTIC_NEIGHBORS)
     k = check_neighbors(n_neighbors, data.n)

@@ -164,34 +164,43 @@ def _paths(step: Step, path: str | None) -> list[tuple[str, list[int]]]:
         return [("tree", step.candidates)]
     if not step.base:
         return [("sort", step.candidates)]
-    ordered = [j for j in step.candidates if not step.points.nominal[j]]
     nominal = [j for j in step.candidates if step.points.nominal[j]]
+    ordered = [j for j in step.candidates if not step.points.nominal[j]]
     chosen = choose_path(step.points, step.response.n, step.base, len(ordered), step.k)
-    return [(name, group) for name, group in ((chosen, ordered), ("tree", nominal)) if group]
+    lumpy = [j for j in ordered if chosen == "strips" and is_lumpy(step.points.columns[j])]
+    smooth = [j for j in ordered if j not in set(lumpy)]
+    return [(name, group) for name, group in ((chosen, smooth), ("tree", nominal + lumpy)) if group]
 
 
 def choose_path(points: Geometry, n: int, base: list[int], n_candidates: int, k: int) -> str:
     """The cheapest exact path of a step with selected columns, by the measured cost of each.
 
-    Nanoseconds a row, fitted to ``benchmarks/results/bench_engine.json``; ratios matter, not units.
+    Nanoseconds a row of one core of 2020s server processors; their ratios decide.
     """
     d = len(base)
-    cost = {"tree": n_candidates * tree_cost(n, d + 1, k)}
     wanted = list_length(n, d, k)
-    if crowding(points, base) <= wanted // 2:
-        build = 2.0 * wanted if d == 1 else tree_cost(n, d, wanted)
-        scan = 0.16 * wanted + 40.0 if k == 1 else 2.5 * wanted + 5.0 * k + 300.0
-        cost["lists"] = build + n_candidates * scan
+    cost = {"tree": n_candidates * tree_cost(n, d + 1, k), "lists": list_cost(n, d, n_candidates, k)}
     if d == 1 and k == 1 and not points.nominal[base[0]]:
         cost["strips"] = 200.0 * n_candidates
-    return min(cost, key=lambda name: cost[name])
+    best = min(cost, key=lambda name: cost[name])
+    if best != "tree" and crowding(points, base) > wanted // 2:  # most neighbours at no distance
+        return "tree"
+    return best
 
 
 def tree_cost(n: int, d: int, k: int) -> float:
-    """Nanoseconds of one search of the K nearest in a tree over n rows of d columns."""
-    full_scan = 0.05 * n * d
-    leaves = 200.0 * d * 1.35**d * (1.0 + np.log2(n) / 14.0)
-    return float(min(leaves, 2.0 * full_scan) + 100.0 * k)
+    """One search of the K nearest in a tree over n rows of d columns, the building included."""
+    near = 250.0 * 1.55**d * (0.5 + 0.5 * np.log2(n) / 13.0)
+    return float(min(near, 0.8 * n * d) + 100.0 * (k - 1))
+
+
+def list_cost(n: int, d: int, n_candidates: int, k: int) -> float:
+    """One list of near rows in d columns, scanned for every candidate."""
+    wanted = list_length(n, d, k)
+    build = 5.5 * wanted if d == 1 else min(800.0 * 1.85**d, 1.5 * n * d)
+    if k == 1:
+        return build + 10.0 * n_candidates + -(-n_candidates // WIDTH) * (500.0 + 1.6 * wanted)
+    return build + n_candidates * (350.0 + 1.4 * wanted + 14.0 * k)
 
 
 def list_length(n: int, d: int, k: int) -> int:
@@ -205,6 +214,12 @@ def crowding(points: Geometry, base: list[int]) -> int:
     """The most rows that share one value of the base columns: lists need neighbours at a distance."""
     group, first = _tree_kernels.group_rows(points.columns[base])
     return int(np.bincount(group, minlength=first.size).max())
+
+
+def is_lumpy(column: FloatArray) -> bool:
+    """Whether single values hold more than a hundredth of the rows, judged by a thousand of them."""
+    sample = column[:: max(1, column.size // 1000)]
+    return bool(np.unique(sample, return_counts=True)[1].max() > sample.size / 100 + 1)
 
 
 # --------------------------------------------------------------------------- the tasks of each path

@@ -231,8 +231,8 @@ def sorted_lists(leaf, wanted, laid, scale, tree, lists):
                 right += 1
                 gap = laid[0, right] - here if right < n else np.inf
                 to_right = weight * (gap * gap)
-        # an entry left out may lie at the distance of the last one
-        reach[slot] = np.inf if m == n - 1 else np.nextafter(min(to_left, to_right), 0.0)
+        # the first entry left out may lie at the distance of the last one, 0 included
+        reach[slot] = np.inf if m == n - 1 else np.nextafter(min(to_left, to_right), -1.0)
         while m % GROUP:
             index[slot, m] = 0
             base[slot, m] = np.inf

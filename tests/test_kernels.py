@@ -339,9 +339,9 @@ def test_one_normal_form_reaches_the_kernels():
                 codec(target, form, given=X[:, 0], n_neighbors=3, ties="random", rng=1)
                 foci(form, target, standardize=None, n_jobs=2)
                 lfoci(form, target, standardize="bounded", rng=np.random.default_rng(0))
-        both = {**vars(_kernels), **vars(_tree_kernels)}.items()
+            both = {**vars(_kernels), **vars(_tree_kernels)}.items()
             used = {n: len(f.signatures) for n, f in both if hasattr(f, "py_func")}
-        print({n: c for n, c in used.items() if n in ("sorted_sums", "tree_sums")})
+            print({n: c for n, c in used.items() if n in ("sorted_sums", "tree_sums")})
     """
     assert "{'sorted_sums': 1, 'tree_sums': 1}" in run_python(code)
 

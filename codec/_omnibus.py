@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ def make_moving(rows: FloatArray, drawn: IntArray | None = None) -> Moving:
     return Moving(standard, ranks, np.moveaxis(table[:, places], 0, 1), drawn)
 
 
-@cache
+@lru_cache(maxsize=8)
 def cosine_table(n: int) -> Any:
     """``cos(pi k u)`` at the n average ranks and the halves between them, (4, 2 n - 1)."""
     u = (np.arange(2 * n - 1) / 2 + 0.5) / n

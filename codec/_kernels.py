@@ -215,12 +215,17 @@ def column_sum(x, scale, x_nominal, order, label, weight, everyone, nominal, k):
             if near >= 0 and start[near + 1] - start[near] == 1:
                 whole += pair(labels[start[g]], weights[start[g]], labels[start[near]], weights[start[near]], nominal)
                 continue
+        touching = False  # a gap beside whose square underflows: a tie with the twins
+        if twins >= k and not x_nominal:
+            for h in (max(g - 1, 0), min(g + 1, m - 1)):
+                gap = values[h] - values[g]
+                touching |= h != g and scale * (gap * gap) == 0.0
         for q in range(start[g], start[g + 1]):
             own = np.int64(0)
             if twins > 0:
                 own = group_sum(start[g], start[g + 1], labels[q], weights[q], labels, prefix, nominal)
                 own -= weights[q]
-            if twins >= k:
+            if twins >= k and not touching:
                 share = add_share(0, k, own, twins, one)
             elif x_nominal:
                 all_ = group_sum(0, n, labels[q], weights[q], label, everyone, nominal)

@@ -315,7 +315,7 @@ def _plan_lists(step: Step) -> list[Task]:
     width = WIDTH if k == 1 else 1
     columns, scale, col_nominal = points.columns[base], points.scale[base], points.nominal[base]
     perm, *tree = _tree_kernels.build_tree(columns, scale, col_nominal)
-    if len(base) == 1:  # a list is then a merge of both sides
+    if len(base) == 1 and not col_nominal[0]:  # a list is then a merge of both sides
         perm = _kernels.value_order(columns[0])
     per_group = max(width, LIST_BYTES // (8 * n) // width * width)
     tasks: list[Task] = []

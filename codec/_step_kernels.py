@@ -25,6 +25,7 @@ from codec._tree_kernels import (
 )
 
 LIST_BUCKETS = 256
+LIST_CACHE = 2**21  # bytes of lists kept at once, about a second-level cache
 ATTEMPTS = 12
 
 
@@ -96,7 +97,7 @@ def bucket_list(m, radius, d, found_d, found_i, index, base, bound, place, small
     for b in range(n_buckets):
         place[b] = 0
         smallest[b] = np.inf
-    per_unit = 1.0 / radius if radius > 0.0 else 0.0
+    per_unit = 1.0 / radius if radius > 1e-300 else 0.0  # not infinite
     for q in range(m):
         share = found_d[q] * per_unit  # equal counts: distance^d is uniform
         if d == 1:
@@ -153,7 +154,7 @@ def start_state(leaf, wanted, scale, col_nominal, tree):
 
 
 @njit(cache=True, nogil=True)
-def leaf_lists(leaf, state, wanted, laid, scale, col_nominal, tree, lists, work):
+def leaf_lists(leaf, origin, state, wanted, laid, scale, col_nominal, tree, lists, work):
     """Lists of all rows of a leaf, about ``wanted`` entries each.
 
     ``state``: squared radius that gave the last list, and the size of its leaf. Fills ``lists``:
@@ -188,7 +189,7 @@ def leaf_lists(leaf, state, wanted, laid, scale, col_nominal, tree, lists, work)
                 covered = radius * 1.2
                 n_near = near_leaves(leaf, covered, scale, col_nominal, tree, stack, leaves)
             m = near_rows(x, row, radius, laid, scale, col_nominal, tree, leaves, n_near, distance, found_d, found_i)
-        slot = row - first[leaf]
+        slot = row - origin
         if m < 0:  # too many at no distance, or a density that changes too fast: no list
             groups[slot] = 0
             reach[slot] = -1.0
@@ -202,14 +203,14 @@ def leaf_lists(leaf, state, wanted, laid, scale, col_nominal, tree, lists, work)
 
 
 @njit(cache=True, nogil=True)
-def sorted_lists(leaf, wanted, laid, scale, tree, lists):
+def sorted_lists(leaf, origin, wanted, laid, scale, tree, lists):
     """The same for one selected column, rows in ascending order: a merge of both sides."""
     _, _, first, last, _ = tree
     index, base, bound, groups, reach = lists
     n = laid.shape[1]
     weight = scale[0]
     for row in range(first[leaf], last[leaf]):
-        slot = row - first[leaf]
+        slot = row - origin
         here = laid[0, row]
         left = row - 1
         right = row + 1
@@ -243,15 +244,22 @@ def sorted_lists(leaf, wanted, laid, scale, tree, lists):
 
 
 @njit(cache=True, nogil=True)
+def leaves_at_once(wanted):
+    """Leaves whose lists are made together: a block's rows are then read from memory less often."""
+    return max(1, min(16, LIST_CACHE // (12 * LEAF * wanted)))
+
+
+@njit(cache=True, nogil=True)
 def list_space(wanted, d, n_leaves):
-    """Lists of one leaf and scratch arrays of :func:`leaf_lists`."""
+    """Lists of some leaves and scratch arrays of :func:`leaf_lists`."""
     capacity = 4 * wanted + 8 * LEAF
+    rows = LEAF * leaves_at_once(wanted)
     lists = (
-        np.empty((LEAF, capacity), np.uint32),
-        np.empty((LEAF, capacity)),
-        np.empty((LEAF, capacity // GROUP + 1)),
-        np.empty(LEAF, np.int64),
-        np.empty(LEAF),
+        np.empty((rows, capacity), np.uint32),
+        np.empty((rows, capacity)),
+        np.empty((rows, capacity // GROUP + 1)),
+        np.empty(rows, np.int64),
+        np.empty(rows),
     )
     work = (
         np.empty(MAX_DEPTH, np.int64),
@@ -419,14 +427,18 @@ def list_sums(
     state = start_state(leaf_from, wanted, scale, col_nominal, tree)
     n_finished = 0
     sums = np.zeros((blocks.shape[0], WIDTH))  # integers below 2^53: exact
-    for leaf in range(leaf_from, leaf_to):
-        if d == 1:
-            sorted_lists(leaf, wanted, laid, scale, tree, lists)
-        else:
-            leaf_lists(leaf, state, wanted, laid, scale, col_nominal, tree, lists, work)
+    at_once = leaves_at_once(wanted)
+    for leaf in range(leaf_from, leaf_to, at_once):
+        origin = first[leaf]
+        end = last[min(leaf + at_once, leaf_to) - 1]
+        for each in range(leaf, min(leaf + at_once, leaf_to)):
+            if d == 1 and not col_nominal[0]:
+                sorted_lists(each, origin, wanted, laid, scale, tree, lists)
+            else:
+                leaf_lists(each, origin, state, wanted, laid, scale, col_nominal, tree, lists, work)
         for b in range(blocks.shape[0]):
-            for row in range(first[leaf], last[leaf]):
-                slot = row - first[leaf]
+            for row in range(origin, end):
+                slot = row - origin
                 scan_list(blocks, z_weights, b, row, lists, slot, value, best, best_value, second)
                 open_ = 0
                 for c in range(WIDTH):
@@ -541,18 +553,20 @@ def list_sums_k(
     finish_work = search_space(n, k)
     state = start_state(leaf_from, wanted, scale, col_nominal, tree)
     columns = blocks.reshape(blocks.shape[0], n)  # contiguous columns: the compiler can gather
-    z_low = ranges[0].reshape(blocks.shape[0], 2 * tree[4])
-    z_high = ranges[1].reshape(blocks.shape[0], 2 * tree[4])
     n_finished = 0
-    for leaf in range(leaf_from, leaf_to):
-        if d == 1:
-            sorted_lists(leaf, wanted, laid, scale, tree, lists)
-        else:
-            leaf_lists(leaf, state, wanted, laid, scale, col_nominal, tree, lists, work)
+    at_once = leaves_at_once(wanted)
+    for leaf in range(leaf_from, leaf_to, at_once):
+        origin = first[leaf]
+        end = last[min(leaf + at_once, leaf_to) - 1]
+        for each in range(leaf, min(leaf + at_once, leaf_to)):
+            if d == 1 and not col_nominal[0]:
+                sorted_lists(each, origin, wanted, laid, scale, tree, lists)
+            else:
+                leaf_lists(each, origin, state, wanted, laid, scale, col_nominal, tree, lists, work)
         for j in range(blocks.shape[0]):
             z = columns[j]
-            for row in range(first[leaf], last[leaf]):
-                slot = row - first[leaf]
+            for row in range(origin, end):
+                slot = row - origin
                 n_found, kth = k_nearest_in_list(
                     row, z, z_weights[j, 0], k, index[slot], base[slot], bound[slot], groups[slot], list_work
                 )  # fmt: skip
@@ -563,7 +577,7 @@ def list_sums_k(
                     for c in range(d):
                         x[c] = laid[c, row]
                     sums = finish(
-                        x, row, kth, laid, scale, col_nominal, tree, z, z_low[j], z_high[j],
+                        x, row, kth, laid, scale, col_nominal, tree, blocks[j][:, 0], ranges[0][j][:, 0], ranges[1][j][:, 0],
                         z_weights[j, 0], label, weight, nominal, k, finish_work,
                     )  # fmt: skip
                 share = add_share(sums[0], k - sums[1], sums[2], sums[3], one)

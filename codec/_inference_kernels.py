@@ -7,20 +7,20 @@ come from splitmix64 with a seed passed in, so that a result depends on nothing 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from codec._jit import compiled
 from codec._tree_kernels import lay_out, random_bits, search, search_space
 
 
 # ------------------------------------------------------------------------ random numbers
-@njit(cache=True, nogil=True)
+@compiled
 def below(state, n):
     """Return the next state and an integer in [0, n), n < 2^32 (Lemire's multiplication)."""
     state, bits = random_bits(state)
     return state, np.int64(((bits >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def shuffle(values, low, high, state):
     """Fisher-Yates on ``values[low:high]``; returns the next state."""
     for i in range(high - 1, low, -1):
@@ -30,7 +30,7 @@ def shuffle(values, low, high, state):
 
 
 # ------------------------------------------------------------------------ permutations
-@njit(cache=True, nogil=True)
+@compiled
 def stratified_permutations(start, rows, n_draws, seed):
     """Uniform permutations within strata: ``rows[start[s]:start[s + 1]]`` is stratum s.
 
@@ -48,7 +48,7 @@ def stratified_permutations(start, rows, n_draws, seed):
     return drawn
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def local_permutations(neighbors, n_draws, seed):
     """Each row takes the value of an unused row among its neighbours, rows in random order.
 
@@ -82,7 +82,7 @@ def local_permutations(neighbors, n_draws, seed):
 
 
 # ------------------------------------------------------------------------ fixed graphs
-@njit(cache=True, nogil=True)
+@compiled
 def sample_first(values, n, cap, state):
     """Bring a sample of ``cap`` of the first ``n`` values to the front; all of them if n <= cap."""
     if n <= cap:
@@ -93,7 +93,7 @@ def sample_first(values, n, cap, state):
     return state
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def grown(values, size, needed):
     """The array with room for ``needed`` more entries after ``size``."""
     if size + needed <= values.size:
@@ -103,7 +103,7 @@ def grown(values, size, needed):
     return larger
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def neighbor_edges(points, scale, col_nominal, k, cap, seed):
     """The K-nearest-neighbour graph in compressed rows, ties shared.
 
@@ -119,7 +119,7 @@ def neighbor_edges(points, scale, col_nominal, k, cap, seed):
     """
     n = points.shape[1]
     laid, tree, first, rows = lay_out(points, scale, col_nominal)
-    count = np.diff(first)
+    count = first[1:] - first[:-1]
     work = search_space(laid.shape[1], k)
     found_d = work[0][0]
     found_g = work[0][1]
@@ -160,7 +160,7 @@ def neighbor_edges(points, scale, col_nominal, k, cap, seed):
     return in_row_order(low, n_edges, n_strict, target, k)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def in_row_order(low, n_edges, n_strict, target, k):
     """Edges of row 0, row 1, ... with their weights."""
     n = low.size
@@ -179,7 +179,7 @@ def in_row_order(low, n_edges, n_strict, target, k):
     return start, sorted_target, weight
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def graph_sums(start, target, weight, label, value, nominal):
     """``A = sum_i sum_e weight_e w(i, target_e)`` for every row of ``label`` and ``value``.
 
@@ -204,7 +204,7 @@ def graph_sums(start, target, weight, label, value, nominal):
     return sums
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def graph_moments(start, target, weight):
     """Sum of squared pair weights and of squared strengths of the undirected graph.
 
@@ -228,7 +228,7 @@ def graph_moments(start, target, weight):
 
 
 # ------------------------------------------------------------------------ ranks and tables
-@njit(cache=True, nogil=True)
+@compiled
 def average_ranks(rows, order):
     """Average ranks (1..n) within each row; ``order`` is the argsort of each row."""
     n_draws, n = rows.shape
@@ -245,7 +245,7 @@ def average_ranks(rows, order):
     return ranks
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def table_entropy(codes, cell, n_codes, n_cells):
     """``sum O log O`` over the cells (code, cell) of a contingency table, for every row of codes."""
     n_draws, n = codes.shape
@@ -263,7 +263,7 @@ def table_entropy(codes, cell, n_codes, n_cells):
     return sums
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def regular_sums(near, value):
     """``sum_i sum_k min(value_i, value_near(i, k))`` for every row of ``value``."""
     n_draws, n = value.shape

@@ -27,14 +27,15 @@ integers does not depend on the order of rows, the thread or the path that found
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from codec._jit import compiled
 
 BUCKETS = 512  # of a selection; 32 octaves
 LEAF = 32  # most rows in a leaf: four AVX-512 or eight AVX2 vectors of doubles
 
 
 # --------------------------------------------------------------------------- the accumulator
-@njit(cache=True, nogil=True)
+@compiled
 def fixed_point(n):
     """The unit of fractions, a power of two: neither ``n * one`` nor a sum of n fractions overflows."""
     bits = 61
@@ -44,7 +45,7 @@ def fixed_point(n):
     return np.int64(1) << bits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_share(strict, places, tied, n_tied, one):
     """``strict + places * tied / n_tied`` as an integer and a fraction in units of 1 / one."""
     if n_tied == places:
@@ -54,7 +55,7 @@ def add_share(strict, places, tied, n_tied, one):
     return strict + whole, ((product - whole * n_tied) * one + n_tied // 2) // n_tied
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def spreads(columns):
     """Standard deviation (n - 1) of each column; compensated sums do not depend on the order of rows."""
     p, n = columns.shape
@@ -79,7 +80,7 @@ def spreads(columns):
 
 
 # --------------------------------------------------------------------------- sums over a group of rows
-@njit(cache=True, nogil=True)
+@compiled
 def count_up_to(label, low, high, value):
     """Number of entries <= value in the ascending ``label[low:high]``."""
     start = low
@@ -92,7 +93,7 @@ def count_up_to(label, low, high, value):
     return low - start
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def group_sum(low, high, own_label, own_weight, label, prefix, nominal):
     """Sum of w(i, j) over the members ``low:high`` (labels ascending, ``prefix`` = running sums)."""
     up_to = count_up_to(label, low, high, own_label)
@@ -101,7 +102,7 @@ def group_sum(low, high, own_label, own_weight, label, prefix, nominal):
     return prefix[low + up_to] - prefix[low] + own_weight * (high - low - up_to)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pair(own_label, own_weight, other_label, other_weight, nominal):
     """w(i, j)."""
     if nominal:
@@ -109,7 +110,7 @@ def pair(own_label, own_weight, other_label, other_weight, nominal):
     return min(own_weight, other_weight)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def running_sums(values):
     """0, v_0, v_0 + v_1, ..."""
     sums = np.empty(values.size + 1, np.int64)
@@ -120,7 +121,32 @@ def running_sums(values):
 
 
 # --------------------------------------------------------------------------- sorting a column
-@njit(cache=True, nogil=True)
+@compiled
+def merge_order(x):
+    """Stable argsort by merging runs of doubling length (numpy's takes seconds to compile)."""
+    n = x.size
+    order = np.arange(n)
+    merged = np.empty(n, np.int64)
+    run = 1
+    while run < n:
+        for a in range(0, n, 2 * run):
+            middle = min(a + run, n)
+            end = min(a + 2 * run, n)
+            left = a
+            right = middle
+            for q in range(a, end):
+                if left < middle and (right >= end or x[order[left]] <= x[order[right]]):
+                    merged[q] = order[left]
+                    left += 1
+                else:
+                    merged[q] = order[right]
+                    right += 1
+        order, merged = merged, order
+        run *= 2
+    return order
+
+
+@compiled
 def value_order(x):
     """Stable argsort: n buckets of equal width and insertion; mergesort when the buckets are uneven."""
     n = x.size
@@ -136,7 +162,7 @@ def value_order(x):
         return order
     per_unit = n * (1.0 - 1e-12) / (highest - lowest)
     if not np.isfinite(per_unit):
-        return np.argsort(x, kind="mergesort")
+        return merge_order(x)
     place = np.zeros(n + 1, np.int32)
     bucket = np.empty(n, np.int32)
     for i in range(n):
@@ -151,7 +177,7 @@ def value_order(x):
         place[b] = begin
         begin += size
     if crowding > 24 * n:
-        return np.argsort(x, kind="mergesort")
+        return merge_order(x)
     values = np.empty(n)
     for i in range(n):
         q = place[bucket[i]]
@@ -173,7 +199,7 @@ def value_order(x):
 
 
 # --------------------------------------------------------------------------- one dimension
-@njit(cache=True, nogil=True)
+@compiled
 def sorted_sums(columns, scale, col_nominal, label, weight, nominal, k):
     """K * A of every column by itself: whole and part, one entry a column."""
     p = columns.shape[0]
@@ -186,7 +212,7 @@ def sorted_sums(columns, scale, col_nominal, label, weight, nominal, k):
     return whole, part
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def column_sum(x, scale, x_nominal, order, label, weight, everyone, nominal, k):
     """K * A for one column, whose stable argsort is ``order``."""
     n = x.size
@@ -237,7 +263,7 @@ def column_sum(x, scale, x_nominal, order, label, weight, everyone, nominal, k):
     return whole, part
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def nearer_side(values, scale, g, m):
     """The distinct value next to value g that is strictly nearest, -1 where distances tie."""
     left = np.inf
@@ -263,7 +289,7 @@ def nearer_side(values, scale, g, m):
     return -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def walk(values, scale, start, m, g, q, own, labels, weights, prefix, nominal, k, one):
     """Share of the row at position q: groups of equal distance, from the nearest outwards."""
     here = values[g]
@@ -308,7 +334,7 @@ def walk(values, scale, start, m, g, q, own, labels, weights, prefix, nominal, k
 
 
 # --------------------------------------------------------------------------- the k-th smallest of many
-@njit(cache=True, nogil=True)
+@compiled
 def kth_smallest(values, n, k):
     """The k-th smallest (from 1) of ``values[:n]``, which are reordered: selection, insertion for few."""
     left = 0
@@ -343,7 +369,7 @@ def kth_smallest(values, n, k):
     return values[k]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def kth_bucket(bits, n, k, buckets):
     """Which of ``bits[:n]`` hold the k-th smallest.
 
@@ -373,7 +399,7 @@ def kth_bucket(bits, n, k, buckets):
 
 
 # --------------------------------------------------------------------------- one selected column, K = 1
-@njit(cache=True, nogil=True)
+@compiled
 def strip_sums(x, x_weight, z, z_weight, label, weight, nominal, strip, row_from, row_to):
     """A of (x, z) over the rows ``row_from:row_to``, one neighbour; rows in ascending order of x.
 
@@ -429,7 +455,7 @@ def strip_sums(x, x_weight, z, z_weight, label, weight, nominal, strip, row_from
     return whole, part
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def along(q, r, end, step, best, total, count, zs, xs, x_weight, z_weight, labels, weights, nominal):
     """Walk along z from r until ``end`` or until z alone exceeds the best; (best, sum of w, ties)."""
     while r != end:

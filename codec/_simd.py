@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import config
 from numba.extending import intrinsic
+
+from codec._jit import compiled
 
 WIDTH = 16  # candidates in a block: two AVX-512 or four AVX2 vectors of doubles
 GROUP = 4  # list entries between two looks at the bound
@@ -111,7 +113,7 @@ def _emit(builder: ir.IRBuilder, pointers: tuple[Any, ...]) -> None:
             stored.align = 8
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _scan_compiled(blocks, weights, b, row, lists, slot, value, best, best_value, second):
     index, base, bound, groups, _ = lists
     _scan(

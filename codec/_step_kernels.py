@@ -10,8 +10,8 @@ through the tree of X_S, whose boxes get a side for z. Definitions and conventio
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from codec._jit import compiled
 from codec._kernels import BUCKETS, LEAF, add_share, fixed_point, kth_bucket, kth_smallest, pair
 from codec._simd import GROUP, WIDTH, scan_list
 from codec._tree_kernels import (
@@ -30,7 +30,7 @@ ATTEMPTS = 12
 
 
 # --------------------------------------------------------------------------- lists of near rows
-@njit(cache=True, nogil=True)
+@compiled
 def near_leaves(leaf, radius, scale, col_nominal, tree, stack, leaves):
     """Leaves whose box lies within the squared radius of this leaf's box."""
     low, high, _, _, n_leaves = tree
@@ -60,7 +60,7 @@ def near_leaves(leaf, radius, scale, col_nominal, tree, stack, leaves):
     return m
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def near_rows(x, row, radius, laid, scale, col_nominal, tree, leaves, n_near, distance, found_d, found_i):
     """Positions within the squared radius of x, ``row`` left out; -1 when they do not fit."""
     low, high, first, last, _ = tree
@@ -90,7 +90,7 @@ def near_rows(x, row, radius, laid, scale, col_nominal, tree, leaves, n_near, di
     return np.int64(m)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def bucket_list(m, radius, d, found_d, found_i, index, base, bound, place, smallest, bucket):
     """Order a list by buckets of distance; pads it to whole groups. Returns the groups."""
     n_buckets = max(1, min(LIST_BUCKETS, m // 2))
@@ -130,7 +130,7 @@ def bucket_list(m, radius, d, found_d, found_i, index, base, bound, place, small
     return m // GROUP
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def box_size(leaf, scale, col_nominal, low, high):
     """Squared diagonal of a node's box."""
     total = 0.0
@@ -140,7 +140,7 @@ def box_size(leaf, scale, col_nominal, low, high):
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def start_state(leaf, wanted, scale, col_nominal, tree):
     """First guess of a list's squared radius, and the size of the leaf it was made for."""
     low, high, first, last, _ = tree
@@ -153,7 +153,7 @@ def start_state(leaf, wanted, scale, col_nominal, tree):
     return state
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def leaf_lists(leaf, origin, state, wanted, laid, scale, col_nominal, tree, lists, work):
     """Lists of all rows of a leaf, about ``wanted`` entries each.
 
@@ -202,7 +202,7 @@ def leaf_lists(leaf, origin, state, wanted, laid, scale, col_nominal, tree, list
             state[0] = radius * min(1.25, max(0.8, (wanted / m) ** (2.0 / d)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sorted_lists(leaf, origin, wanted, laid, scale, tree, lists):
     """The same for one selected column, rows in ascending order: a merge of both sides."""
     _, _, first, last, _ = tree
@@ -243,13 +243,13 @@ def sorted_lists(leaf, origin, wanted, laid, scale, tree, lists):
             bound[slot, g] = base[slot, GROUP * g]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def leaves_at_once(wanted):
     """Leaves whose lists are made together: a block's rows are then read from memory less often."""
     return max(1, min(16, LIST_CACHE // (12 * LEAF * wanted)))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def list_space(wanted, d, n_leaves):
     """Lists of some leaves and scratch arrays of :func:`leaf_lists`."""
     capacity = 4 * wanted + 8 * LEAF
@@ -276,7 +276,7 @@ def list_space(wanted, d, n_leaves):
 
 
 # --------------------------------------------------------------------------- all candidates, K = 1
-@njit(cache=True, nogil=True)
+@compiled
 def pack(columns, candidates, perm, width):
     """Candidate columns in the tree's order, ``width`` of them side by side: (blocks, n, width)."""
     n = perm.size
@@ -291,7 +291,7 @@ def pack(columns, candidates, perm, width):
     return blocks
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def block_ranges(blocks, tree):
     """Smallest and largest value of every candidate in every node: (blocks, nodes, width) each."""
     _, _, first, last, n_leaves = tree
@@ -313,7 +313,7 @@ def block_ranges(blocks, tree):
     return low, high
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def finish(x, row, bound, laid, scale, col_nominal, tree, z, z_low, z_high, z_weight, label, weight, nominal, k, work):
     """Share of one row and candidate, searched through the tree of X_S with a side for z.
 
@@ -364,7 +364,7 @@ def finish(x, row, bound, laid, scale, col_nominal, tree, z, z_low, z_high, z_we
     return sum_found(row, bound, n_found, found[0], found[1], label, weight, nominal)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sum_found(row, bound, n_found, found_d, found_i, label, weight, nominal):
     """Sums of w and numbers of the rows nearer than the bound and of those at it."""
     strict = np.int64(0)
@@ -385,7 +385,7 @@ def sum_found(row, bound, n_found, found_d, found_i, label, weight, nominal):
     return strict, n_strict, tied, n_tied
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def tied_in_list(row, lane, best, index, base, bound, groups, block, z_weight, label, weight, nominal):
     """Sum of w over the entries at exactly the best distance, and their number."""
     total = np.int64(0)
@@ -402,7 +402,7 @@ def tied_in_list(row, lane, best, index, base, bound, groups, block, z_weight, l
     return total, count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def list_sums(
     laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, wanted, leaf_from, leaf_to
 ):
@@ -479,7 +479,7 @@ def list_sums(
 
 
 # --------------------------------------------------------------------------- all candidates, K > 1
-@njit(cache=True, nogil=True)
+@compiled
 def distances_in_list(row, z, z_weight, index, base, begin, end, out):
     """Distances of a row to the entries ``begin:end`` of its list."""
     here = z[row]
@@ -488,7 +488,7 @@ def distances_in_list(row, z, z_weight, index, base, begin, end, out):
         out[e] = base[e] + z_weight * (gap * gap)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def k_nearest_in_list(row, z, z_weight, k, index, base, bound, groups, work):
     """Entries within the K-th distance of a list, their number and that distance (inf: too few entries).
 
@@ -528,7 +528,7 @@ def k_nearest_in_list(row, z, z_weight, k, index, base, bound, groups, work):
     return n_found, kth_smallest(scratch, np.int64(kept), k - below)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def list_sums_k(
     laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, k, wanted, leaf_from, leaf_to
 ):

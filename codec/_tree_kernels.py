@@ -6,8 +6,8 @@ Definitions and conventions as in :mod:`codec._kernels`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from codec._jit import compiled
 from codec._kernels import (
     LEAF,
     add_share,
@@ -21,7 +21,7 @@ MAX_DEPTH = 128  # of a search's stack; a tree over 2^31 rows has 26 levels
 
 
 # --------------------------------------------------------------------------- identical rows
-@njit(cache=True, nogil=True)
+@compiled
 def group_rows(points):
     """Group of each row (numbered by first appearance) and the first row of each group.
 
@@ -63,7 +63,7 @@ def group_rows(points):
     return group, first[:m].copy()
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def members_of(group, m):
     """``start`` (m + 1) and rows of each group, rows ascending within a group."""
     start = np.zeros(m + 1, np.int64)
@@ -80,7 +80,7 @@ def members_of(group, m):
 
 
 # --------------------------------------------------------------------------- the kd-tree
-@njit(cache=True, nogil=True)
+@compiled
 def split_at(key, perm, low, high, middle):
     """Hoare's selection: afterwards key[low:middle] <= key[middle] <= key[middle:high]."""
     left = low
@@ -107,7 +107,7 @@ def split_at(key, perm, low, high, middle):
             return
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def build_tree(points, scale, col_nominal):
     """Balanced kd-tree in heap order (root 1), split at the median of the widest column.
 
@@ -161,7 +161,7 @@ def build_tree(points, scale, col_nominal):
     return perm, low, high, first, last, n_leaves
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def box_distance(x, low, high, scale, col_nominal, v):
     """A lower bound of the computed distance from x to every point of node v."""
     total = 0.0
@@ -175,7 +175,7 @@ def box_distance(x, low, high, scale, col_nominal, v):
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def leaf_distances(x, points, scale, col_nominal, a, b, bound, out):
     """Distances from x to the positions a..b-1; False as soon as all of them exceed ``bound``."""
     d = x.size
@@ -200,7 +200,7 @@ def leaf_distances(x, points, scale, col_nominal, a, b, bound, out):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def heap_push(heap_d, heap_c, size, distance, count):
     """Push onto a max-heap of distances with multiplicities."""
     i = size
@@ -215,7 +215,7 @@ def heap_push(heap_d, heap_c, size, distance, count):
     heap_c[i] = count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def heap_pop(heap_d, heap_c, size):
     """Remove the largest distance of a max-heap with ``size`` entries."""
     distance = heap_d[size - 1]
@@ -237,7 +237,7 @@ def heap_pop(heap_d, heap_c, size):
     heap_c[i] = count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def offer(distance, count, g, k, bound, sizes, found):
     """Take a group within the bound; returns the K-th smallest distance so far (inf: fewer than K rows).
 
@@ -269,7 +269,7 @@ def offer(distance, count, g, k, bound, sizes, found):
     return bound
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def start_offers(k, sizes):
     """Nothing found yet."""
     sizes[0] = 0
@@ -278,7 +278,7 @@ def start_offers(k, sizes):
     sizes[3] = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def search(x, points, count, scale, col_nominal, tree, k, work):
     """All groups within the K-th smallest distance of x.
 
@@ -324,7 +324,7 @@ def search(x, points, count, scale, col_nominal, tree, k, work):
     return compact(found[0], found[1], sizes[0], bound), bound
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def compact(found_d, found_g, n_found, bound):
     """Keep the entries within ``bound``."""
     kept = 0
@@ -336,7 +336,7 @@ def compact(found_d, found_g, n_found, bound):
     return kept
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def search_space(m, k):
     """Scratch arrays of :func:`search` among m groups."""
     found = (
@@ -354,7 +354,7 @@ def search_space(m, k):
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def lay_out(points, scale, col_nominal):
     """Distinct rows in the tree's order, and the rows of each.
 
@@ -384,7 +384,7 @@ def lay_out(points, scale, col_nominal):
     return laid, (low, high, first, last, n_leaves), start, rows
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def tree_sums(points, scale, col_nominal, label, weight, nominal, k, random, seed):
     """K * A for points of any dimension; ``random`` draws the tied neighbours instead of averaging."""
     n = points.shape[1]
@@ -394,7 +394,7 @@ def tree_sums(points, scale, col_nominal, label, weight, nominal, k, random, see
     labels = label[rows]
     weights = weight[rows]
     prefix = running_sums(weights)
-    count = np.diff(start)
+    count = start[1:] - start[:-1]
     work = search_space(m, k)
     found_d = work[0][0]
     found_g = work[0][1]
@@ -442,7 +442,7 @@ def tree_sums(points, scale, col_nominal, label, weight, nominal, k, random, see
 
 
 # --------------------------------------------------------------------------- ties by a draw
-@njit(cache=True, nogil=True)
+@compiled
 def random_bits(state):
     """One step of splitmix64 (Steele, Lea & Flood 2014)."""
     state += np.uint64(0x9E3779B97F4A7C15)
@@ -452,7 +452,7 @@ def random_bits(state):
     return state, z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def draw(row, p, q, n_found, bound, places, n_tied, start, labels, weights, nominal, work, seed):
     """Sum of w over ``places`` of the tied neighbours, drawn without replacement (Floyd's sampling)."""
     state, z = random_bits(seed ^ (np.uint64(row) * np.uint64(0xD1B54A32D192ED03)))
@@ -471,7 +471,7 @@ def draw(row, p, q, n_found, bound, places, n_tied, start, labels, weights, nomi
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def nth_tied(pick, p, q, n_found, bound, start, labels, weights, nominal, work):
     """w(i, j) for the ``pick``-th row j at the bound distance, the row itself skipped."""
     found_d = work[0][0]

@@ -1,0 +1,23 @@
+"""How kernels are compiled: once, kept on disk where that is possible, without the GIL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile lazily with numba, serially and without the GIL; keep the machine code on disk.
+
+    Where neither the package nor the user's cache folder can be written, numba refuses to cache at all;
+    the function is then compiled anew in every process. A kernel's kept code holds the kernels of other
+    modules that it calls: after editing one, delete ``codec/__pycache__``.
+    """
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError as error:
+        if "no locator" not in str(error):
+            raise
+        return njit(nogil=True)(function)

@@ -1,12 +1,36 @@
-"""codec: conditional dependence, Markov blankets and feature selection.
+"""codec: conditional dependence, tests of conditional independence, Markov blankets, feature selection.
 
 The names below are the package.
 """
 
 from codec._blanket import MarkovBlanketSelector
 from codec._dependence import codec, lcodec
+from codec._inference import CodecTestResult, codec_test
+from codec._intervals import ConfidenceInterval, codec_interval
+from codec._many import CodecTestsResult, PowerCurve, codec_test_many, power_curve
+from codec._peers import CITest, fisher_z, g_test, register_causal_learn
 from codec._selection import SelectionPath, foci, lfoci
 
 __version__ = "0.1.0"
 
-__all__ = ["MarkovBlanketSelector", "SelectionPath", "__version__", "codec", "foci", "lcodec", "lfoci"]
+__all__ = [
+    "CITest",
+    "CodecTestResult",
+    "CodecTestsResult",
+    "ConfidenceInterval",
+    "MarkovBlanketSelector",
+    "PowerCurve",
+    "SelectionPath",
+    "__version__",
+    "codec",
+    "codec_interval",
+    "codec_test",
+    "codec_test_many",
+    "fisher_z",
+    "foci",
+    "g_test",
+    "lcodec",
+    "lfoci",
+    "power_curve",
+    "register_causal_learn",
+]

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from scipy.stats import rankdata
 
 from codec._dependence import (
     NominalY,
     Term,
     add_noise,
+    beside,
     conditional,
     read_response,
     refuse_constant,
@@ -30,6 +32,7 @@ from codec._dependence import (
 from codec._kernels import spreads
 from codec._neighbors import Geometry, candidate_sums, lay_columns, neighbor_sum
 from codec._validation import (
+    MIN_ROWS,
     FloatArray,
     IntArray,
     NanPolicy,
@@ -133,8 +136,8 @@ class SelectionPath:
 Advance = Callable[[float], None]  # told the share of the step that is done, in pieces that add up to 1
 
 
-class ShowStep(Protocol):
-    def __call__(self, number: int, n_selected: int, value: float | None) -> AbstractContextManager[Advance]: ...
+class Show(Protocol):
+    def __call__(self, what: str) -> AbstractContextManager[Advance]: ...
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ def forward_select(
     names: Sequence[str],
     max_features: int,
     stop: bool,
-    show_step: ShowStep,
+    show: Show,
 ) -> tuple[list[Step], str]:
     """Add the feature with the largest T until none raises it (Azadkia & Chatterjee 2021, section 5)."""
     selected = list(include)
@@ -241,7 +244,8 @@ def forward_select(
     steps: list[Step] = []
     while candidates and len(steps) < max_features:
         began = time.perf_counter()
-        with show_step(len(steps) + 1, len(selected), current.value if current else None) as advance:
+        reached = f", T = {current.value:.4f}" if current else ""
+        with show(f"step {len(steps) + 1}: {len(selected)} selected{reached}") as advance:
             feature, score = problem.best(selected, candidates, advance)
         if stop and not score.exceeds(current):
             at_best = f"the best candidate, {names[feature]!r}, would give {score.value:.4f}"
@@ -259,13 +263,12 @@ def forward_select(
 
 
 @contextmanager
-def show_progress(method: str, verbose: bool, number: int, n_selected: int, value: float | None) -> Iterator[Advance]:
+def show_progress(method: str, verbose: bool, what: str) -> Iterator[Advance]:
     """A bar for one step when tqdm is installed, a line otherwise, nothing unless asked."""
     if not verbose:
         yield _ignore
         return
-    title = f"{method} step {number}: {n_selected} selected"
-    title += "" if value is None else f", T = {value:.4f}"
+    title = f"{method} {what}"
     try:
         from tqdm.auto import tqdm
     except ImportError:
@@ -320,6 +323,90 @@ def _nominal_spread(codes: FloatArray) -> float:
     return float(np.sqrt((1.0 - np.sum(shares**2)) * n / (n - 1) / 2))
 
 
+# --------------------------------------------------------------------------- all rows, or chunks of them
+@dataclass(frozen=True)
+class Search:
+    """A forward selection that has not run yet.
+
+    Attributes
+    ----------
+    response : Table
+        The responses as they came.
+    columns : Table
+        The standardized features; several responses stand behind them.
+    weights : ndarray
+        Of the squared difference in each column.
+    names : tuple of str
+        Of the features.
+    include, candidates : list of int
+        Features that are selected beforehand, and that may enter.
+    max_features, stop, k, random
+        As asked for.
+    """
+
+    response: Table
+    columns: Table
+    weights: FloatArray
+    names: tuple[str, ...]
+    include: list[int]
+    candidates: list[int]
+    max_features: int
+    stop: bool
+    k: int
+    random: bool
+
+    def on_rows(self, rows: IntArray) -> Search:
+        return replace(self, response=self.response.take(rows), columns=self.columns.take(rows))
+
+    def on_features(self, kept: list[int]) -> Search:
+        """The same with these features alone, numbered anew."""
+        stay = [*kept, *range(len(self.names), len(self.columns.names))]
+        return replace(
+            self,
+            columns=beside(self.columns, stay),
+            weights=self.weights[stay],
+            names=tuple(self.names[j] for j in kept),
+            include=[kept.index(j) for j in self.include],
+            candidates=[i for i, j in enumerate(kept) if j not in self.include],
+        )
+
+    def run(self, generator: np.random.Generator, n_jobs: int | None, show: Show) -> tuple[list[Step], str]:
+        terms = response_terms(self.response, self.k)
+        problem = Problem(
+            terms=terms,
+            points=[lay_columns(self.columns, self.weights, term.response) for term in terms],
+            n_features=len(self.names),
+            k=self.k,
+            random=self.random,
+            seed=int(generator.integers(2**63)) if self.random else 0,
+            n_jobs=n_jobs,
+        )
+        return forward_select(problem, self.include, self.candidates, self.names, self.max_features, self.stop, show)
+
+
+def pick_in_chunks(
+    search: Search, chunks: int, generator: np.random.Generator, n_jobs: int | None, show: Show
+) -> list[int]:
+    """Features that a selection on at least one of the random chunks of rows picks."""
+    rows = np.array_split(generator.permutation(search.columns.n_rows), chunks)
+    seeds = generator.integers(2**63, size=chunks).tolist()
+    jobs = (delayed(_picks)(search.on_rows(np.sort(r)), seed) for r, seed in zip(rows, seeds, strict=True))
+    picked: set[int] = set()
+    with show(f"on {chunks} chunks of rows") as advance:
+        for found in Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(jobs):
+            picked.update(found)
+            advance(1.0 / chunks)
+    return sorted(picked)
+
+
+def _picks(search: Search, seed: int) -> list[int]:
+    """What one chunk picks; runs in a worker."""
+    if constant_columns(search.response).any():
+        raise ValueError(f"y is constant in a chunk of {search.columns.n_rows} rows; pass a smaller number of chunks.")
+    steps, _ = search.run(np.random.default_rng(seed), 1, partial(show_progress, "", False))
+    return [step.feature for step in steps]
+
+
 # --------------------------------------------------------------------------- the public functions
 def foci(
     X: Any,
@@ -336,6 +423,7 @@ def foci(
     n_jobs: int | None = None,
     rng: Rng = None,
     verbose: bool = False,
+    chunks: int | None = None,
 ) -> SelectionPath:
     r"""Feature Ordering by Conditional Independence.
 
@@ -365,9 +453,13 @@ def foci(
         Threads over the candidates, or any backend of :func:`joblib.parallel_config`. The result is
         the same for every number and backend.
     rng : None, int, SeedSequence or Generator, default None
-        Used by ``ties='random'`` only.
+        Used by ``ties='random'`` and by ``chunks``.
     verbose : bool, default False
         Show progress on stderr: a bar for each step (a line where tqdm is not installed).
+    chunks : int, optional
+        For tables larger than a worker's share: select on that many disjoint random chunks of the rows,
+        each a task of joblib, then on all rows among the features that any chunk picked. Faster, but
+        a feature that no chunk picks is lost, see Notes.
 
     Returns
     -------
@@ -405,6 +497,7 @@ def foci(
         n_jobs=n_jobs,
         verbose=verbose,
         ties=ties,
+        chunks=chunks,
     )
     return select_features(read_table(X, "X"), read_response(y, nominal_y), options, as_generator(rng))
 
@@ -424,17 +517,18 @@ def lfoci(
     n_jobs: int | None = None,
     rng: Rng = None,
     verbose: bool = False,
+    chunks: int | None = None,
 ) -> SelectionPath:
     """FOCI with L-CODEC: forward selection after small noise on columns with ties.
 
     Parameters
     ----------
-    X, y, max_features, stop, standardize, include, n_neighbors, nominal_y, nan_policy, n_jobs, verbose
+    X, y, max_features, stop, standardize, include, n_neighbors, nominal_y, nan_policy, n_jobs, verbose, chunks
         As in :func:`foci`.
     noise : float, default 1e-3
         Standard deviation of the noise relative to each column's own, as in :func:`lcodec`.
     rng : None, int, SeedSequence or Generator, default None
-        Seed of the noise.
+        Seed of the noise and of ``chunks``.
 
     Returns
     -------
@@ -466,6 +560,7 @@ def lfoci(
         n_jobs=n_jobs,
         verbose=verbose,
         noise=check_positive(noise, "noise"),
+        chunks=chunks,
     )
     return select_features(read_table(X, "X"), read_response(y, nominal_y), options, as_generator(rng))
 
@@ -486,6 +581,7 @@ class Options:
     ties: Ties = "average"
     noise: float = 0.0
     skip_constant: bool = False
+    chunks: int | None = None
 
 
 def select_features(
@@ -502,17 +598,27 @@ def select_features(
     if options.max_features is not None:
         limit = min(limit, check_integer(options.max_features, "max_features", 1, len(names)))
     candidates = _candidates(features, include, options)
+    most = max(1, features.n_rows // max(MIN_ROWS, k + 1))  # chunks with a row more than neighbours
+    chunks = check_integer(options.chunks, "chunks", 1, most) if options.chunks is not None else 1
     if options.noise:
         refuse_constant(response)
         response = add_noise(response, options.noise, generator)
         features = add_noise(features, options.noise, generator)
     check_spread(features)
-    problem = _make_problem(features, response, k, options, generator)
-    show_step = partial(show_progress, options.method, verbose)
-    steps, stopped = forward_select(problem, include, candidates, names, limit, stop, show_step)
+    columns, weights = _standardized_columns(features, response, options.standardize)
+    random, n_jobs = options.ties == "random", check_jobs(options.n_jobs)
+    search = Search(response, columns, weights, names, include, candidates, limit, stop, k, random)
+    show = partial(show_progress, options.method, verbose)
+    kept, note = list(range(len(names))), ""
+    if chunks > 1:
+        picked = pick_in_chunks(search, chunks, generator, n_jobs, show)
+        note = f" Candidates were the {len(picked)} of {len(candidates)} that {chunks} chunks of the rows picked."
+        kept = sorted({*include, *picked})
+        search = search.on_features(kept)
+    steps, stopped = search.run(generator, n_jobs, show)
     return SelectionPath(
-        order=np.array([step.feature for step in steps], dtype=np.int64),
-        names=tuple(names[step.feature] for step in steps),
+        order=np.array([kept[step.feature] for step in steps], dtype=np.int64),
+        names=tuple(names[kept[step.feature]] for step in steps),
         cumulative=np.array([step.score.value for step in steps], dtype=np.float64),
         conditional=np.array([step.conditional for step in steps], dtype=np.float64),
         seconds=np.array([step.seconds for step in steps], dtype=np.float64),
@@ -521,7 +627,7 @@ def select_features(
         n_omitted=n_omitted,
         include=tuple(names[j] for j in include),
         method=options.method,
-        stopped=stopped,
+        stopped=stopped + note,
     )
 
 
@@ -538,23 +644,10 @@ def _candidates(features: Table, include: Sequence[int], options: Options) -> li
     return [j for j in range(len(features.names)) if j not in set(include) and not skipped[j]]
 
 
-def _make_problem(
-    features: Table, response: Table, k: int, options: Options, generator: np.random.Generator
-) -> Problem:
-    terms = response_terms(response, k)
-    p = len(features.names)
-    features, weights = standardized(features, options.standardize)
-    if len(terms) > 1:  # the other responses stand beside the features
-        response, response_weights = standardized(response, options.standardize)
-        features = side_by_side(features, response)
-        weights = np.concatenate([weights, response_weights])
-    random = options.ties == "random"
-    return Problem(
-        terms=terms,
-        points=[lay_columns(features, weights, term.response) for term in terms],
-        n_features=p,
-        k=k,
-        random=random,
-        seed=int(generator.integers(2**63)) if random else 0,
-        n_jobs=check_jobs(options.n_jobs),
-    )
+def _standardized_columns(features: Table, response: Table, standardize: Standardize) -> tuple[Table, FloatArray]:
+    """The features, behind them several responses, and the weights of all."""
+    features, weights = standardized(features, standardize)
+    if len(response.names) == 1:
+        return features, weights
+    response, response_weights = standardized(response, standardize)
+    return side_by_side(features, response), np.concatenate([weights, response_weights])

@@ -39,7 +39,7 @@ SEED = 20261123
 # ---------------------------------------------------------------------- methods
 def with_codec(y: Any, z: Any, x: Any, seed: int) -> float:
     """The omnibus test with its defaults."""
-    from codec._inference import codec_test
+    from codec import codec_test
 
     return codec_test(y, z, given=x, rng=seed).pvalue
 
@@ -177,7 +177,7 @@ def summary(pvalues: Any, cpu: float, warned: int, *, null: bool) -> dict[str, A
 # ---------------------------------------------------------------------- CPU time
 def time_tests(sizes: list[int], kci_sizes: list[int]) -> list[dict[str, Any]]:
     """CPU seconds at d = 3 under a null, medians of several runs; every run on its own data."""
-    from codec._inference import codec_test
+    from codec import codec_test
 
     rows = []
     for n in sizes:

@@ -255,7 +255,7 @@ def codec_test(
     Examples
     --------
     >>> import numpy as np
-    >>> from codec._inference import codec_test
+    >>> from codec import codec_test
     >>> rng = np.random.default_rng(0)
     >>> x, noise = rng.standard_normal((2, 300))
     >>> z = np.sin(x) + noise

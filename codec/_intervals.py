@@ -91,7 +91,7 @@ def codec_interval(
     Examples
     --------
     >>> import numpy as np
-    >>> from codec._intervals import codec_interval
+    >>> from codec import codec_interval
     >>> rng = np.random.default_rng(0)
     >>> z = rng.standard_normal(500)
     >>> y = z**2 + 0.5 * rng.standard_normal(500)

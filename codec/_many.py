@@ -139,7 +139,7 @@ def codec_test_many(
     Examples
     --------
     >>> import numpy as np
-    >>> from codec._many import codec_test_many
+    >>> from codec import codec_test_many
     >>> rng = np.random.default_rng(0)
     >>> Z = rng.standard_normal((300, 4))
     >>> y = Z[:, 0] ** 2 + Z[:, 1] + 0.3 * rng.standard_normal(300)
@@ -297,7 +297,7 @@ def power_curve(
     Examples
     --------
     >>> import numpy as np
-    >>> from codec._many import power_curve
+    >>> from codec import power_curve
     >>> def model(n, rng):
     ...     z = rng.standard_normal(n)
     ...     return z**2 + rng.standard_normal(n), z

@@ -43,7 +43,7 @@ def fisher_z(y: Any, z: Any, given: Any = None, *, nan_policy: NanPolicy = "rais
     Examples
     --------
     >>> import numpy as np
-    >>> from codec._peers import fisher_z
+    >>> from codec import fisher_z
     >>> rng = np.random.default_rng(0)
     >>> x = rng.standard_normal(200)
     >>> round(fisher_z(x + rng.standard_normal(200), x + rng.standard_normal(200), x).pvalue, 2) > 0.05
@@ -109,7 +109,7 @@ def g_test(
     Examples
     --------
     >>> import numpy as np
-    >>> from codec._peers import g_test
+    >>> from codec import g_test
     >>> rng = np.random.default_rng(0)
     >>> x, z = rng.integers(0, 2, (2, 200))
     >>> g_test(x ^ z, z, x, rng=0).pvalue
@@ -209,7 +209,7 @@ class CITest:
     Examples
     --------
     >>> import numpy as np, pandas as pd
-    >>> from codec._peers import CITest
+    >>> from codec import CITest
     >>> rng = np.random.default_rng(0)
     >>> a = rng.standard_normal(200)
     >>> data = pd.DataFrame({"a": a, "b": a**2 + rng.standard_normal(200), "c": rng.standard_normal(200)})

@@ -239,7 +239,7 @@ class NullDistributionDisplay:
     Examples
     --------
     >>> import numpy as np
-    >>> from codec._inference import codec_test
+    >>> from codec import codec_test
     >>> from codec.plotting import NullDistributionDisplay
     >>> z = np.random.default_rng(0).standard_normal(100)
     >>> display = NullDistributionDisplay.from_result(codec_test(z**2, z, rng=0))

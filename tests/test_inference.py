@@ -16,14 +16,23 @@ import pytest
 from scipy.stats import binom, chi2_contingency, chisquare, kstest, norm
 from threadpoolctl import threadpool_limits
 
+from codec import (
+    CITest,
+    CodecTestResult,
+    codec,
+    codec_interval,
+    codec_test,
+    codec_test_many,
+    fisher_z,
+    g_test,
+    power_curve,
+    register_causal_learn,
+)
 from codec import _inference_kernels as kernels
-from codec import codec
 from codec._graphs import Coefficient
-from codec._inference import CodecTestResult, codec_test
-from codec._intervals import codec_interval, right_neighbor
-from codec._many import adjust, codec_test_many, power_curve
+from codec._intervals import right_neighbor
+from codec._many import adjust
 from codec._nulls import block_sizes, find_strata, make_strata, row_codes
-from codec._peers import CITest, fisher_z, g_test, register_causal_learn
 from codec._plans import rank_pvalue
 from codec._residuals import Residuals, Smoother, embed
 from codec._validation import read_table
@@ -385,7 +394,7 @@ def test_memory_is_linear_in_rows():
     """A matrix of all pairs of 20,000 rows would take 3,200 MB."""
     script = (
         "import resource, numpy as np\n"
-        "from codec._inference import codec_test\n"
+        "from codec import codec_test\n"
         "rng = np.random.default_rng(0)\n"
         "x = rng.normal(size=(20_000, 3))\n"
         "codec_test(x[:, 0] + rng.normal(size=20_000), x[:, 1] + rng.normal(size=20_000), x, n_resamples=39, rng=0)\n"

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from codec._inference import codec_test
+from codec import codec_test
 from codec.plotting import CalibrationDisplay, NullDistributionDisplay
 
 

@@ -5,8 +5,8 @@
     python benchmarks/bench_engine.py --max-rows 100000      # only cells of at most so many rows
     python benchmarks/bench_engine.py --quick                # small cells in seconds; writes nothing
 
-CPU seconds on one thread unless a cell says otherwise, each cell in fresh processes, ratios between
-measurements of the same run. Both versions must select the same features with the same T, and their sums
+CPU seconds on one thread unless a cell says otherwise; whole selections in fresh processes, single steps
+one after the other in this one; ratios between measurements of the same run. Both versions must select the same features with the same T, and their sums
 must be the same integers wherever no ties make scipy's version wrong; otherwise the script fails.
 
 Data: X standard normal, ``y = x0 x1 + sin(x0 x2)`` (plus noise), raw columns (``standardize=None``), seeds
@@ -45,9 +45,9 @@ class Cell:
     measure: Callable[[], dict[str, Any]]
 
 
-def run(quick: bool = False, **arguments: Any) -> dict[str, Any]:
-    """Do one piece of work in a fresh interpreter, or here when it has to be quick."""
-    return work.run(arguments) if quick else _harness.in_fresh_process(__file__, arguments)
+def run(here: bool = False, **arguments: Any) -> dict[str, Any]:
+    """Do one piece of work in a fresh interpreter, or in this one."""
+    return work.run(arguments) if here else _harness.in_fresh_process(__file__, arguments)
 
 
 # ---------------------------------------------------------------------- parts
@@ -147,7 +147,7 @@ def step_cell(
 
     def measure() -> dict[str, Any]:
         size = {"n": n, "selected": selected, "candidates": candidates, "k": k}
-        answer = rounded(run(n < 1000, kind="step", **size, some=some))
+        answer = rounded(run(True, kind="step", **size, some=some))
         if answer.get("scipy_differs"):
             sys.exit(f"sums of a step differ from scipy's: {size}")
         return {**size, **answer, **({"floor": floor} if floor else {})}
@@ -190,7 +190,7 @@ def paths(quick: bool) -> Iterator[Cell]:
                     continue
                 size = {"n": n, "selected": selected, "candidates": 4 if quick else 32, "k": k}
                 name = f"n = {n}, selected {selected}, K = {k}"
-                yield Cell("paths", name, n, lambda s=size: {**s, **rounded(run(quick, kind="paths", **s))})
+                yield Cell("paths", name, n, lambda s=size: {**s, **rounded(run(True, kind="paths", **s))})
 
 
 def geometries(quick: bool) -> Iterator[Cell]:
@@ -207,7 +207,7 @@ def geometries(quick: bool) -> Iterator[Cell]:
 
 
 def _geometry(size: dict[str, Any], floor: float | None) -> dict[str, Any]:
-    answer = rounded(run(floor is None, kind="geometry", **size))
+    answer = rounded(run(True, kind="geometry", **size))
     return {"n": size["n"], "p": size["p"], **answer, "floor": floor}
 
 
@@ -340,26 +340,19 @@ def main() -> None:
     if unknown := set(names) - set(PARTS):
         parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     report = Report(options.output or (None if options.quick else RESULT), options.quick)
-    for name in names:
-        for cell in PARTS[name](options.quick):
-            if cell.n <= options.max_rows:
-                measure(cell, report, options.again)
-    if report.content["exponents"]:
-        print("exponents of n:", {s: fit["exponent"] for s, fit in report.content["exponents"].items()})
-
-
-def measure(cell: Cell, report: Report, again: bool) -> None:
-    """Measure a cell that is not there yet; once more if the engine changed meanwhile."""
     environment = _harness.environment(PACKAGES)
     key = engine_key(environment)
-    if report.holds(cell, key) and not again:
-        return
-    result = cell.measure()
-    if engine_key(environment) != key:
-        measure(cell, report, again)
-        return
-    report.add(cell, result, key, environment)
-    show(cell, result)
+    for name in names:
+        for cell in PARTS[name](options.quick):
+            if cell.n > options.max_rows or (report.holds(cell, key) and not options.again):
+                continue
+            result = cell.measure()
+            if engine_key(environment) != key:
+                sys.exit("the engine's sources changed during the run; start it again, what is finished is kept")
+            report.add(cell, result, key, environment)
+            show(cell, result)
+    if report.content["exponents"]:
+        print("exponents of n:", {s: fit["exponent"] for s, fit in report.content["exponents"].items()})
 
 
 if __name__ == "__main__":

@@ -45,12 +45,15 @@ docs: $(VENV)/.docs  ## build the documentation, warnings as errors
 figures: $(VENV)/.docs  ## draw the figures of the README and the docs anew
 	MPLBACKEND=Agg $(BIN)/python docs/figures/foci_path.py
 	MPLBACKEND=Agg $(BIN)/python docs/figures/selection_path.py
+	MPLBACKEND=Agg $(BIN)/python docs/figures/engine.py
 
 bench-quick: $(VENV)/.test  ## the benchmarks on small data, in seconds
 	$(BIN)/python benchmarks/bench_foci.py --quick
+	$(BIN)/python benchmarks/bench_engine.py --quick
 
 bench: $(VENV)/.test  ## the benchmarks in full; writes benchmarks/results
 	$(BIN)/python benchmarks/bench_foci.py
+	$(BIN)/python benchmarks/bench_engine.py
 
 clean:  ## remove what the commands above created
 	rm -rf $(VENV) docs/_build docs/api/generated .mypy_cache .ruff_cache .pytest_cache \

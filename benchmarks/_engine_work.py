@@ -26,7 +26,7 @@ from codec import foci
 from codec._neighbors import Geometry, Response, candidate_sums, choose_path, make_response
 
 PATHS = ("sort", "tree", "strips", "lists")
-SHORT = 1.0  # seconds: a shorter measurement is repeated three times
+SHORT = 4.0  # seconds: a shorter round of measurements is repeated, three in all
 
 
 # ---------------------------------------------------------------------- data
@@ -162,29 +162,32 @@ def compare_step(
 ) -> dict[str, Any]:
     """One step with this package and with scipy; how many of scipy's sums are wrong (ties)."""
     points, response = prepare(X, y)
-    ours = repeated(lambda: candidate_sums(points, response, base, candidates, k))
+    sample = spread(candidates, some, candidates[-1]) if some else []
+    ours, *theirs = repeated(
+        lambda: candidate_sums(points, response, base, candidates, k),
+        *([lambda: [scipy_sum(X, y, [*base, j], k) for j in sample]] if some else []),
+    )
     sums = ours.pop("result")
     path = choose_path(points, response.n, base, len(candidates), k) if base else "sort"
-    answer = {**ours, "path": path}
-    if some:
-        sample = spread(candidates, some, candidates[-1])
-        theirs = repeated(lambda: [scipy_sum(X, y, [*base, j], k) for j in sample])
-        expected = [total * response.one for total in theirs.pop("result")]
+    answer = {"cpu_s": ours["cpu_s"], "peak_mib": ours["peak_mib"], "path": path}
+    for other in theirs:
+        expected = [total * response.one for total in other["result"]]
         found = [sums[candidates.index(j)] for j in sample]
-        scaled = theirs["cpu_s"] * len(candidates) / len(sample)
-        answer["scipy"] = {"cpu_s": scaled, "peak_mib": theirs["peak_mib"], "scaled_from": len(sample)}
+        scaled = other["cpu_s"] * len(candidates) / len(sample)
+        answer["scipy"] = {"cpu_s": scaled, "peak_mib": other["peak_mib"], "scaled_from": len(sample)}
         answer["scipy_differs"] = sum(a != b for a, b in zip(expected, found, strict=True))
         answer["ratio"] = scaled / ours["cpu_s"]
     return answer
 
 
-def repeated(work: Callable[[], Any]) -> dict[str, Any]:
-    """Measure once, three times if short (the median counts); the peak is that of the first run."""
-    runs = [_harness.measure(work)]
-    while len(runs) < 3 and runs[0]["cpu_s"] < SHORT:
-        runs.append(_harness.measure(work))
-    cpu = [run["cpu_s"] for run in runs]
-    return {"result": runs[0]["result"], "cpu_s": float(np.median(cpu)), "peak_mib": runs[0]["peak_mib"]}
+def repeated(*works: Callable[[], Any]) -> list[dict[str, Any]]:
+    """Measure each, in turn, three times if short (medians count); the peak is that of the first run."""
+    rounds = [[_harness.measure(work) for work in works]]
+    while len(rounds) < 3 and sum(run["cpu_s"] for run in rounds[0]) < SHORT:
+        rounds.append([_harness.measure(work) for work in works])
+    return [
+        {**runs[0], "cpu_s": float(np.median([run["cpu_s"] for run in runs]))} for runs in zip(*rounds, strict=True)
+    ]
 
 
 # ---------------------------------------------------------------------- every path, hard geometries
@@ -205,7 +208,7 @@ def on_every_path(
     runs = {}
     for name in PATHS:
         try:
-            runs[name] = repeated(lambda name=name: candidate_sums(points, response, base, candidates, k, path=name))
+            (runs[name],) = repeated(lambda p=name: candidate_sums(points, response, base, candidates, k, path=p))
         except ValueError:  # a path says what it does not serve
             continue
     if any(run["result"] != runs["tree"]["result"] for run in runs.values()):

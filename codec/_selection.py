@@ -245,7 +245,7 @@ def forward_select(
     while candidates and len(steps) < max_features:
         began = time.perf_counter()
         reached = f", T = {current.value:.4f}" if current else ""
-        with show(f"step {len(steps) + 1}: {len(selected)} selected{reached}") as advance:
+        with interruptible(), show(f"step {len(steps) + 1}: {len(selected)} selected{reached}") as advance:
             feature, score = problem.best(selected, candidates, advance)
         if stop and not score.exceeds(current):
             at_best = f"the best candidate, {names[feature]!r}, would give {score.value:.4f}"
@@ -260,6 +260,24 @@ def forward_select(
     if candidates:
         return steps, f"Stopped: max_features = {max_features} reached."
     return steps, "Stopped: no candidate is left."
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt.
+
+    A compiled function hears of it when it is done and makes arrays of its results, which runs Python:
+    numba then raises a SystemError that was caused by the interrupt.
+    """
+    try:
+        yield
+    except SystemError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 @contextmanager

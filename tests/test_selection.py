@@ -509,6 +509,20 @@ def test_progress_within_a_step(q, n_jobs, monkeypatch):
         assert sum(shares) == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.parametrize("by_numba", [True, False])
+def test_interrupt_that_numba_wraps(by_numba, example, monkeypatch):
+    # Ctrl-C while a compiled function boxes its results arrives as a SystemError.
+    def sums(*_, **__):
+        try:
+            raise KeyboardInterrupt if by_numba else ZeroDivisionError
+        except BaseException as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    monkeypatch.setattr(_selection, "candidate_sums", sums)
+    with pytest.raises(KeyboardInterrupt if by_numba else SystemError):
+        foci(*example)
+
+
 # -------------------------------------------------------------------------- same bits
 
 

@@ -78,15 +78,11 @@ def near_rows(x, row, radius, laid, scale, col_nominal, tree, leaves, n_near, di
             return -1
         if a <= row < b:
             distance[row - a] = np.inf
-        hits = 0
-        for q in range(b - a):
-            hits += distance[q] <= radius
-        if hits == 0:
-            continue
-        for q in range(a, b):
-            found_i[m] = q
-            found_d[m] = distance[q - a]
-            m += np.uint64(distance[q - a] <= radius)
+        start = np.uint64(a)
+        for i in range(np.uint64(b - a)):
+            found_i[m] = start + i
+            found_d[m] = distance[i]
+            m += np.uint64(distance[i] <= radius)
     return np.int64(m)
 
 

@@ -177,24 +177,32 @@ def box_distance(x, low, high, scale, col_nominal, v):
 
 @compiled
 def leaf_distances(x, points, scale, col_nominal, a, b, bound, out):
-    """Distances from x to the positions a..b-1; False as soon as all of them exceed ``bound``."""
+    """Distances from x to the positions a..b-1; False as soon as all of them exceed ``bound``.
+
+    Unsigned places: the compiler need not care for negative ones and can use vectors.
+    """
     d = x.size
-    for q in range(b - a):
-        out[q] = 0.0
+    start = np.uint64(a)
+    size = np.uint64(b - a)
     for c in range(d):
         xc = x[c]
         sc = scale[c]
         if col_nominal[c]:
-            for q in range(a, b):
-                out[q - a] += sc if points[c, q] != xc else 0.0
+            for i in range(size):
+                apart = sc if points[c, start + i] != xc else 0.0
+                out[i] = apart if c == 0 else out[i] + apart
+        elif c == 0:
+            for i in range(size):
+                gap = points[c, start + i] - xc
+                out[i] = sc * (gap * gap)
         else:
-            for q in range(a, b):
-                gap = points[c, q] - xc
-                out[q - a] += sc * (gap * gap)
+            for i in range(size):
+                gap = points[c, start + i] - xc
+                out[i] += sc * (gap * gap)
         if c % 4 == 3 and c + 1 < d:
             n_in = 0
-            for q in range(b - a):
-                n_in += out[q] <= bound
+            for i in range(size):
+                n_in += out[i] <= bound
             if n_in == 0:
                 return False
     return True

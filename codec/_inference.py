@@ -239,7 +239,7 @@ def codec_test(
     With a continuous X, a test that holds its level for every distribution has no power (Shah & Peters
     2020). Given X, the omnibus test relies on smooth dependence on X. Its level at .05 rises where y and z
     are the same strong function of ten columns of X (.22 at n = 200; .06 for five), and where their noise
-    scales are the same strongly varying function of three or more (.07 to .08 for three and five).
+    scales are the same strongly varying function of three or more (.07 for three, .08 to .12 for five).
 
     References
     ----------

@@ -50,8 +50,10 @@ html_sidebars = {
     "index": [],
     "quickstart": [],
     "theory": [],
+    "inference": [],
     "edge_cases": [],
     "guarantees": [],
+    "engine": [],
     "architecture": [],
 }
 

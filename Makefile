@@ -43,16 +43,16 @@ docs: $(VENV)/.docs  ## build the documentation, warnings as errors
 	@echo "open docs/_build/html/index.html"
 
 figures: $(VENV)/.docs  ## draw the figures of the README and the docs anew
-	MPLBACKEND=Agg $(BIN)/python docs/figures/foci_path.py
+	for script in docs/figures/*.py; do MPLBACKEND=Agg $(BIN)/python $$script || exit 1; done
 	MPLBACKEND=Agg $(BIN)/python docs/figures/selection_path.py
 	MPLBACKEND=Agg $(BIN)/python docs/figures/engine.py
 
 bench-quick: $(VENV)/.test  ## the benchmarks on small data, in seconds
-	$(BIN)/python benchmarks/bench_foci.py --quick
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script --quick || exit 1; done
 	$(BIN)/python benchmarks/bench_engine.py --quick
 
 bench: $(VENV)/.test  ## the benchmarks in full; writes benchmarks/results
-	$(BIN)/python benchmarks/bench_foci.py
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 	$(BIN)/python benchmarks/bench_engine.py
 
 clean:  ## remove what the commands above created

@@ -44,16 +44,12 @@ docs: $(VENV)/.docs  ## build the documentation, warnings as errors
 
 figures: $(VENV)/.docs  ## draw the figures of the README and the docs anew
 	for script in docs/figures/*.py; do MPLBACKEND=Agg $(BIN)/python $$script || exit 1; done
-	MPLBACKEND=Agg $(BIN)/python docs/figures/selection_path.py
-	MPLBACKEND=Agg $(BIN)/python docs/figures/engine.py
 
 bench-quick: $(VENV)/.test  ## the benchmarks on small data, in seconds
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script --quick || exit 1; done
-	$(BIN)/python benchmarks/bench_engine.py --quick
 
 bench: $(VENV)/.test  ## the benchmarks in full; writes benchmarks/results
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
-	$(BIN)/python benchmarks/bench_engine.py
 
 clean:  ## remove what the commands above created
 	rm -rf $(VENV) docs/_build docs/api/generated .mypy_cache .ruff_cache .pytest_cache \

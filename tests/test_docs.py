@@ -4,6 +4,9 @@ import doctest
 import json
 import re
 import runpy
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,38 @@ def test_every_edge_case_of_r_is_decided():
     named = set(re.findall(r"`([\w.]+)`", page))
     assert [case["id"] for case in cases if case["id"] not in named] == []
     assert len(cases) == 44
+
+
+def test_the_distributed_example_runs(tmp_path):
+    page = (ROOT / "docs" / "engine.rst").read_text()
+    block = re.search(r"\.\. code-block:: python\n\n((?:   .*\n|\n)+)", page)
+    script = tmp_path / "example.py"
+    script.write_text(textwrap.dedent(block[1]))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "FOCI" in done.stdout
+
+
+def test_tables_of_the_engine_are_those_of_the_results(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    engine = runpy.run_path(str(ROOT / "docs" / "figures" / "engine.py"))
+    report = json.loads((ROOT / "benchmarks" / "results" / "bench_engine.json").read_text())
+    assert len(engine["TABLES"]) >= 5
+    for name, write in engine["TABLES"].items():
+        stored = (ROOT / "docs" / "tables" / f"engine_{name}.inc").read_text()
+        assert stored == write(report), f"{name}: run `make figures`"
+
+
+def test_seconds_of_the_readme_are_those_of_the_results():
+    results = json.loads((ROOT / "benchmarks" / "results" / "bench_foci.json").read_text())["results"]
+    cpu = {(r["n"], r["p"]): {name: m["cpu_s"] for name, m in r["methods"].items()} for r in results}
+    page = (ROOT / "README.md").read_text()
+    row = re.search(r"\| CPU seconds.*\|", page)[0].split("|")
+    shown = {"codec": row[2], "xicorpy": row[4], "scipy": re.search(r"`cKDTree` take (.*) seconds", page)[1]}
+    for name, cell in shown.items():
+        large, small = (float(number) for number in re.findall(r"[\d.]+", cell))
+        assert large == float(f"{cpu[10_000, 100][name]:.2g}"), name
+        assert small == float(f"{cpu[1000, 100][name]:.2g}"), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

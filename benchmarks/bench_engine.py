@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def threads(quick: bool) -> Iterator[Cell]:
 def _threads(n: int, p: int, runs: int) -> dict[str, Any]:
     walls: dict[int, list[float]] = {1: [], 2: []}
     cpus: dict[int, list[float]] = {1: [], 2: []}
-    first = None
+    first, busy = None, os.getloadavg()[0]
     for _ in range(runs):
         for jobs in walls:
             done = run(n < 1000, kind="selection", n=n, p=p, n_jobs=jobs)
@@ -177,7 +178,7 @@ def _threads(n: int, p: int, runs: int) -> dict[str, Any]:
         "wall_s_runs": {str(j): [digits(s) for s in seconds] for j, seconds in walls.items()},
         "cpu_s": {str(j): digits(np.median(seconds)) for j, seconds in cpus.items()},
         "ratio": digits(best[1] / best[2]), "floor": None if n < 1000 else 1.8,
-        "note": "smallest wall seconds of each; other programs share the machine",
+        "load_before": digits(busy), "note": "smallest wall seconds of each; load: programs running before, all cores",
     }  # fmt: skip
 
 

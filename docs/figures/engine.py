@@ -170,10 +170,10 @@ def paths_table(report):
 def threads_table(report):
     rows = [
         [f"{c['n']:,} × {c['p']:,}", number(c["smallest_wall_s"]["1"]), number(c["smallest_wall_s"]["2"]),
-         number(c["ratio"])]
+         number(c["ratio"]), number(c["load_before"]) if "load_before" in c else "–"]
         for c in report["cells"]["threads"].values()
     ]  # fmt: skip
-    return table(["n × p", "one thread, s", "two threads, s", "ratio"], rows)
+    return table(["n × p", "one thread, s", "two threads, s", "ratio", "programs running beside"], rows)
 
 
 def machine_line(report):

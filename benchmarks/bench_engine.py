@@ -33,7 +33,15 @@ import numpy as np
 
 RESULT = _harness.RESULTS / "bench_engine.json"
 PACKAGES = ["codec", "numpy", "scipy", "numba", "llvmlite", "joblib"]
-ENGINE = ["_neighbors.py", "_selection.py", "_simd.py", "_kernels.py", "_step_kernels.py", "_tree_kernels.py"]
+ENGINE = [
+    "_neighbors.py",
+    "_forward.py",
+    "_selection.py",
+    "_simd.py",
+    "_kernels.py",
+    "_step_kernels.py",
+    "_tree_kernels.py",
+]
 
 
 @dataclass(frozen=True)

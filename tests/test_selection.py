@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import codec
-from codec import SelectionPath, _forward, foci, lfoci
+from codec import SelectionPath, _forward, _selection, foci, lfoci
 
 CLOSE = {"rtol": 0, "atol": 1e-12}
 
@@ -498,7 +498,7 @@ def test_progress_within_a_step(q, n_jobs, monkeypatch):
         yield shares.append
         steps.append((what.partition(",")[0], shares))
 
-    monkeypatch.setattr(_forward, "show_progress", record)
+    monkeypatch.setattr(_selection, "show_progress", record)
     rng = np.random.default_rng(20)
     X = rng.normal(size=(300, 40))
     foci(X, X[:, :q], include=[39], stop=False, max_features=3, n_jobs=n_jobs)

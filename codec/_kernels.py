@@ -30,7 +30,7 @@ import numpy as np
 
 from codec._jit import compiled
 
-BUCKETS = 512  # of a selection; 32 octaves
+BUCKETS = 128  # of a selection; 16 octaves
 LEAF = 32  # most rows in a leaf: four AVX-512 or eight AVX2 vectors of doubles
 
 
@@ -373,8 +373,8 @@ def kth_smallest(values, n, k):
 def kth_bucket(bits, n, k, buckets):
     """Which of ``bits[:n]`` hold the k-th smallest.
 
-    ``bits``: non-negative doubles read as integers, which keeps their order. Buckets are 1/16 of an
-    octave wide and reach 32 octaves below the largest; counting does not branch, selection does.
+    ``bits``: non-negative doubles read as integers, which keeps their order. Buckets are 1/8 of an
+    octave wide and reach 16 octaves below the largest; counting does not branch, selection does.
 
     Returns
     -------
@@ -388,14 +388,14 @@ def kth_bucket(bits, n, k, buckets):
         buckets[b] = 0
     deepest = buckets.size - 1
     for e in range(n):
-        buckets[np.uint64(min((top - bits[e]) >> 48, deepest))] += 1
+        buckets[np.uint64(min((top - bits[e]) >> 49, deepest))] += 1
     total = n
     b = 0
     while total - buckets[b] >= k:
         total -= buckets[b]
         b += 1
-    largest = top - (np.int64(b) << 48)
-    return total - buckets[b], largest, largest - (np.int64(1) << 48) if b < deepest else np.int64(-1)
+    largest = top - (np.int64(b) << 49)
+    return total - buckets[b], largest, largest - (np.int64(1) << 49) if b < deepest else np.int64(-1)
 
 
 # --------------------------------------------------------------------------- one selected column, K = 1

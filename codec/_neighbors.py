@@ -22,7 +22,7 @@ MIN_TASKS = 8  # tasks of a step at least: even load on a few workers
 ROWS_PER_TASK = 4e6  # rows times candidates of a task: a fraction of a second
 LIST_BYTES = 2**28  # candidates are copied in the order of the tree, this many bytes at a time
 LIST_FACTOR = (5.0, 9.0, 11.0, 12.0, 12.0)  # length of lists by selected columns: see list_length
-LIST_FACTOR_K = (3.0, 3.0, 3.5, 3.5, 3.5)
+LIST_FACTOR_K = (3.0, 4.0, 5.0, 5.0, 5.0)
 STRIP_FACTOR = 3.0  # rows of a strip in units of sqrt(n)
 
 

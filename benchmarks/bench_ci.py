@@ -2,7 +2,7 @@
 
     python benchmarks/bench_ci.py                       # hours; resumes; benchmarks/results/bench_ci.json
     python benchmarks/bench_ci.py --quick               # a few cells in seconds; writes nothing
-    python benchmarks/bench_ci.py --data ../shared/data # adds the discrete networks found there
+    python benchmarks/bench_ci.py --data FOLDER         # adds the discrete networks found there
     python benchmarks/bench_ci.py --only power          # one part: level, hard, power, later, network, cpu
 
 Every cell is one way to make data, n and the number of columns of X. Its result holds, for each method,

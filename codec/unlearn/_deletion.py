@@ -1,0 +1,123 @@
+"""What one deletion did, in one record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """One request, done or refused.
+
+    Attributes
+    ----------
+    id : int
+        Number of the request.
+    forgotten : tuple of int
+        Training samples of this request.
+    method, selector : str
+        How the model was changed, and who chose the units.
+    accepted : bool
+        Whether the model was changed.
+    reason : str
+        Why, in words.
+    units : tuple of int
+        Units that were changed; empty when a method has no units.
+    labels : tuple of str
+        Their names, ``layer[index]``.
+    scores : tuple of float
+        The selector's score of each.
+    captured_decrement : float
+        Share of the full Newton decrease that a step on these units has, in [0, 1].
+    captured_by_gradient_norm : float
+        The same for as many units with the largest gradients.
+    retain_loss, forget_loss : tuple of (float, float)
+        Mean loss before and after.
+    guard : tuple of (float, float) or None
+        The caller's validation score before and after.
+    damping, step_length : float
+        mu of ``(H + mu I)^-1`` and the factor of the step.
+    iterations : int
+        Products with the curvature.
+    distance : float
+        Euclidean length of the change of the parameters.
+    timings : dict of str to float
+        CPU seconds of each part.
+    certificate : Certificate or None
+        None: nothing is proved, the result is empirical.
+    parameters : dict of str to Tensor or None
+        The trainable parameters afterwards, of methods that keep no model of their own.
+    """
+
+    id: int
+    forgotten: tuple[int, ...]
+    method: str
+    selector: str
+    accepted: bool
+    reason: str
+    units: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    captured_decrement: float = NAN
+    captured_by_gradient_norm: float = NAN
+    retain_loss: tuple[float, float] = (NAN, NAN)
+    forget_loss: tuple[float, float] = (NAN, NAN)
+    guard: tuple[float, float] | None = None
+    damping: float = NAN
+    step_length: float = NAN
+    iterations: int = 0
+    distance: float = NAN
+    timings: Mapping[str, float] = field(default_factory=dict)
+    certificate: Any = None
+    parameters: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
+
+    def summary(self) -> dict[str, Any]:
+        """The main figures as plain numbers and words."""
+        return {
+            "id": self.id,
+            "n_forgotten": len(self.forgotten),
+            "method": self.method,
+            "selector": self.selector,
+            "n_units": len(self.units),
+            "accepted": self.accepted,
+            "captured_decrement": self.captured_decrement,
+            "captured_by_gradient_norm": self.captured_by_gradient_norm,
+            "retain_loss_before": self.retain_loss[0],
+            "retain_loss_after": self.retain_loss[1],
+            "forget_loss_before": self.forget_loss[0],
+            "forget_loss_after": self.forget_loss[1],
+            "damping": self.damping,
+            "step_length": self.step_length,
+            "iterations": self.iterations,
+            "distance": self.distance,
+            "seconds": sum(self.timings.values()),
+            "certificate": "empirical" if self.certificate is None else "certified",
+            "reason": self.reason,
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a changed unit, in the order in which they were chosen."""
+        scores = self.scores or (NAN,) * len(self.units)
+        return pd.DataFrame({"unit": self.units, "label": self.labels, "score": scores})
+
+    def __str__(self) -> str:
+        rows = [f"{key:<26}{_text(value)}" for key, value in self.summary().items()]
+        return "\n".join(["Deletion", *rows])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{escape(key)}</th><td>{escape(_text(value))}</td></tr>" for key, value in self.summary().items()
+        )
+        return f"<table><caption>Deletion</caption><tbody>{rows}</tbody></table>"
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

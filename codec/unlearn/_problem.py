@@ -1,0 +1,327 @@
+"""The door of unlearning: a trained model, its training data and its loss in one form.
+
+Everything behind this file sees a copy of the model in evaluation mode, parameters as a dict by
+name, batches on one device, and one loss a sample. The caller's model and data are never changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset, default_collate
+
+CACHE_BYTES = 2**31  # a data set whose samples fit is read once and kept
+FLOATS = (torch.float32, torch.float64)
+
+Loss = str | Callable[[Any, Any], Tensor]
+Parameters = dict[str, Tensor]
+
+
+class Batch(NamedTuple):
+    """Some samples on the model's device."""
+
+    ids: Tensor
+    inputs: Any
+    targets: Any
+
+
+class Problem:
+    """What a model was trained to do: minimise the mean loss over its data plus weight decay.
+
+    The objective is ``F(w) = 1/n sum_i loss(w, z_i) + weight_decay / 2 ||w||^2`` over the trainable
+    parameters w.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained model; a copy is taken.
+    loss : {'cross_entropy', 'mse'} or callable
+        ``loss(output, target)``: one value a sample, or their mean (then a sample's own loss is that of
+        a batch of one). A torch loss module is used with ``reduction='none'``.
+    data : Dataset, (inputs, targets), or dict of tensors
+        Training samples. A dict (or a Dataset of dicts) gives the model its entries as keywords, all but
+        ``target_key``.
+    weight_decay : float
+        lambda of the objective; for SGD, torch's ``weight_decay``.
+    output : callable, optional
+        Makes the tensor that the loss takes of what the model returns. Default: the tensor itself, or the
+        ``logits`` of a Hugging Face output.
+    target_key : str, default 'labels'
+        The target's entry of dict data.
+    device : torch.device or str, optional
+        Where to compute. Default: where the model is.
+    batch_size : int, default 1024
+        Most samples in one pass.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The copy, in evaluation mode.
+    names : tuple of str
+        Trainable parameters; a tied tensor stands once, under its first name.
+    tied : dict of str to str
+        Other names of tied tensors, with the first.
+    n : int
+        Training samples.
+
+    Raises
+    ------
+    ValueError
+        No trainable parameter, half precision, no data, a loss that is not finite, or a model whose output
+        changes from one call to the next.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        data: Any,
+        *,
+        weight_decay: float,
+        output: Callable[[Any], Tensor] | None = None,
+        target_key: str = "labels",
+        device: torch.device | str | None = None,
+        batch_size: int = 1024,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch nn.Module, got {type(model).__name__}.")
+        if not weight_decay >= 0.0:
+            raise ValueError(f"weight_decay is {weight_decay}; it must be 0 or more.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        self.model = copy.deepcopy(model).eval()
+        self.names, self.tied = _trainable(self.model)
+        self.device = _device(self.model, device)
+        self.model.to(self.device)
+        self.weight_decay = float(weight_decay)
+        self.batch_size = int(batch_size)
+        self._output = output or _tensor_of
+        self._loss = _loss_function(loss)
+        self._data = _read(data, target_key, self.device)
+        self.n = len(self._data)
+        self.check()
+
+    def parameters(self) -> Parameters:
+        """The trainable parameters by name, detached; the model's own tensors, not copies."""
+        every = dict(self.model.named_parameters())
+        return {name: every[name].detach() for name in self.names}
+
+    def buffers(self) -> Parameters:
+        """What else a call needs: buffers and frozen parameters."""
+        frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in set(self.names)}
+        return {**frozen, **dict(self.model.named_buffers())}
+
+    def fetch(self, ids: Sequence[int] | Tensor) -> tuple[Any, Any]:
+        """Inputs and targets of the samples, stacked, on the device."""
+        inputs, targets = self._data.take(torch.as_tensor(ids, dtype=torch.long))
+        return _to(inputs, self.device), _to(targets, self.device)
+
+    def batches(self, ids: Sequence[int] | Tensor | None = None, size: int | None = None) -> Iterator[Batch]:
+        """The samples (default: all) in order, ``size`` at a time."""
+        chosen = torch.arange(self.n) if ids is None else torch.as_tensor(ids, dtype=torch.long)
+        for part in torch.split(chosen, size or self.batch_size):
+            yield Batch(part, *self.fetch(part))
+
+    def outputs(self, params: Mapping[str, Tensor], inputs: Any) -> Tensor:
+        """What the loss takes, of the model with these trainable parameters."""
+        args, kwargs = ((), inputs) if isinstance(inputs, dict) else (_as_args(inputs), {})
+        return self._output(functional_call(self.model, {**self.buffers(), **params}, args, kwargs))
+
+    def losses(self, outputs: Tensor, targets: Any) -> Tensor:
+        """One loss a sample, (b,), without weight decay."""
+        return self._loss(outputs, targets)
+
+    def sample_losses(self, params: Mapping[str, Tensor], ids: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Losses of the samples (default: all) at these parameters."""
+        with torch.no_grad():
+            found = [self.losses(self.outputs(params, b.inputs), b.targets) for b in self.batches(ids)]
+        return torch.cat(found)
+
+    def regularizer(self, params: Mapping[str, Tensor]) -> float:
+        """``weight_decay / 2 ||w||^2``."""
+        return self.weight_decay / 2 * sum(float(p.square().sum()) for p in params.values())
+
+    def check(self) -> None:
+        """Refuse what no derivative can be taken of: a first batch is run twice."""
+        ids = torch.arange(min(self.n, 8))
+        params = self.parameters()
+        with torch.no_grad():
+            first, second = (self.outputs(params, self.fetch(ids)[0]) for _ in range(2))
+            if not torch.equal(first, second):
+                raise ValueError(
+                    "model or train_data is not deterministic: the same samples gave two outputs although the model is "
+                    "in evaluation mode. Switch off dropout that is forced on and random augmentation of the data."
+                )
+            losses = self.losses(first, self.fetch(ids)[1])
+        if losses.shape != (len(ids),):
+            raise ValueError(
+                f"loss gave shape {tuple(losses.shape)} for {len(ids)} samples; it must give one value a sample, or the "
+                "mean over samples."
+            )
+        if not torch.isfinite(losses).all():
+            raise ValueError("loss is not finite on the first samples; check the model's parameters and the targets.")
+
+
+# --------------------------------------------------------------------------- the model
+def _trainable(model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Names of the distinct trainable parameters, and the other names of tied ones."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            continue
+        if parameter.dtype not in FLOATS:
+            raise ValueError(
+                f"parameter {name!r} is {parameter.dtype}; second derivatives need float32 or float64: call "
+                "model.float() first."
+            )
+        if id(parameter) in first:
+            tied[name] = first[id(parameter)]
+        else:
+            first[id(parameter)] = name
+    if not first:
+        raise ValueError("model has no parameter with requires_grad=True: there is nothing to change.")
+    return tuple(first.values()), tied
+
+
+def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    found = {p.device for p in model.parameters()} | {b.device for b in model.buffers()}
+    if torch.device("meta") in found:
+        raise ValueError("model is on the meta device: it has no values. Load its weights first.")
+    if device is not None:
+        return torch.device(device)
+    if len(found) > 1:
+        raise ValueError(f"model lies on several devices ({sorted(map(str, found))}); pass device= to bring it to one.")
+    return found.pop()
+
+
+def _tensor_of(output: Any) -> Tensor:
+    """The tensor that the loss takes."""
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    raise TypeError(f"model returned {type(output).__name__}; pass output= to pick the tensor that the loss takes.")
+
+
+def _as_args(inputs: Any) -> tuple[Any, ...]:
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+# --------------------------------------------------------------------------- the loss
+def _loss_function(loss: Loss) -> Callable[[Any, Any], Tensor]:
+    """A loss of one value a sample."""
+    if loss == "cross_entropy":
+        loss = nn.CrossEntropyLoss(reduction="none")
+    elif loss == "mse":
+        loss = nn.MSELoss(reduction="none")
+    elif not callable(loss):
+        raise ValueError(f"loss must be 'cross_entropy', 'mse' or a callable loss(output, target), got {loss!r}.")
+    elif getattr(loss, "reduction", None) in {"mean", "sum"}:
+        loss = copy.deepcopy(loss)
+        setattr(loss, "reduction", "none")  # noqa: B010 - any callable with this attribute
+    return _PerSample(loss)
+
+
+class _PerSample:
+    """One value a sample, whatever the loss returns: trailing positions are averaged."""
+
+    def __init__(self, loss: Callable[[Any, Any], Tensor]) -> None:
+        self.loss = loss
+
+    def __call__(self, outputs: Tensor, targets: Any) -> Tensor:
+        value = self.loss(outputs, targets)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"loss returned {type(value).__name__}; it must return a tensor.")
+        if value.dim() == 0:
+            return vmap(lambda o, t: self.loss(o[None], tree_map(lambda x: x[None], t)))(outputs, targets)
+        return value.flatten(1).mean(1) if value.dim() > 1 else value
+
+
+# --------------------------------------------------------------------------- the data
+class _Tensors:
+    """Samples that lie in memory, batch first."""
+
+    def __init__(self, inputs: Any, targets: Any, device: torch.device) -> None:
+        self.inputs, self.targets = tree_map(torch.as_tensor, (inputs, targets))
+        lengths = {len(leaf) for leaf in tree_leaves((self.inputs, self.targets))}
+        if len(lengths) != 1:
+            raise ValueError(f"train_data has entries of {sorted(lengths)} samples; all must have the same number.")
+        self.n = lengths.pop()
+        if self.n == 0:
+            raise ValueError("train_data is empty.")
+        elsewhere = {leaf.device for leaf in tree_leaves((self.inputs, self.targets))} - {device, torch.device("cpu")}
+        if elsewhere:
+            raise ValueError(
+                f"train_data lies on {sorted(map(str, elsewhere))}, the model on {device}: bring both to one device, or "
+                "keep the data on the CPU."
+            )
+        if sum(leaf.nbytes for leaf in tree_leaves((self.inputs, self.targets))) <= CACHE_BYTES:
+            self.inputs, self.targets = _to(self.inputs, device), _to(self.targets, device)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def take(self, ids: Tensor) -> tuple[Any, Any]:
+        if ids.numel() == self.n and bool((ids == torch.arange(self.n)).all()):
+            return self.inputs, self.targets
+        inputs, targets = tree_map(lambda leaf: leaf[ids.to(leaf.device)], (self.inputs, self.targets))
+        return inputs, targets
+
+
+class _Samples:
+    """Samples that a Dataset hands out one by one."""
+
+    def __init__(self, data: Dataset[Any], target_key: str) -> None:
+        self.data = data
+        self.target_key = target_key
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]
+
+    def take(self, ids: Tensor) -> tuple[Any, Any]:
+        return _split(default_collate([self.data[i] for i in ids.tolist()]), self.target_key)
+
+
+def _read(data: Any, target_key: str, device: torch.device) -> _Tensors | _Samples:
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        return _Tensors(data[0], data[1], device)
+    if isinstance(data, Mapping):
+        return _Tensors(*_split(data, target_key), device)
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise TypeError(
+            f"train_data must be a Dataset with a length, a pair (inputs, targets) or a dict of tensors, got "
+            f"{type(data).__name__}. Ids of samples have no meaning in a DataLoader: pass its dataset."
+        )
+    if len(data) == 0:
+        raise ValueError("train_data is empty.")
+    samples = _Samples(data, target_key)
+    one = sum(leaf.nbytes for leaf in tree_leaves(samples.take(torch.tensor([0]))) if isinstance(leaf, Tensor))
+    if one * len(samples) > CACHE_BYTES:
+        return samples
+    first, again = samples.take(torch.arange(min(8, len(data)))), samples.take(torch.arange(min(8, len(data))))
+    if not all(torch.equal(a, b) for a, b in zip(tree_leaves(first), tree_leaves(again), strict=True)):
+        raise ValueError("train_data gives another sample at every reading; switch off its random augmentation.")
+    return _Tensors(*samples.take(torch.arange(len(data))), device)
+
+
+def _split(batch: Any, target_key: str) -> tuple[Any, Any]:
+    """Inputs and targets of a collated batch."""
+    if isinstance(batch, Mapping):
+        if target_key not in batch:
+            raise ValueError(f"train_data has no entry {target_key!r}, only {sorted(batch)}; pass target_key=.")
+        return {key: value for key, value in batch.items() if key != target_key}, batch[target_key]
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise ValueError("train_data must give (input, target) pairs or dicts.")
+
+
+def _to(tree: Any, device: torch.device) -> Any:
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)

@@ -1,0 +1,177 @@
+"""The door: what comes in as a model, data and a loss, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+from codec.unlearn._problem import Problem
+
+X = torch.arange(24.0).reshape(8, 3) / 10
+Y = torch.tensor([0, 1, 0, 1, 1, 0, 1, 0])
+
+
+def net():
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2))
+
+
+def problem(model=None, loss="cross_entropy", data=(X, Y), **options):
+    return Problem(model or net(), loss, data, **{"weight_decay": 0.1, **options})
+
+
+def test_the_model_is_a_copy_in_evaluation_mode():
+    model = net().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    ours = problem(model)
+    ours.parameters()["0.weight"].add_(1.0)
+    assert model.training
+    assert not ours.model.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_losses_are_those_of_torch():
+    model = net()
+    ours = problem(model)
+    expected = nn.functional.cross_entropy(model.eval()(X), Y, reduction="none")
+    torch.testing.assert_close(ours.sample_losses(ours.parameters()), expected)
+    assert ours.regularizer(ours.parameters()) == pytest.approx(
+        0.05 * sum(p.square().sum().item() for p in model.parameters()), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.functional.cross_entropy,
+        lambda o, t: nn.functional.cross_entropy(o, t, reduction="none"),
+    ],
+)
+def test_every_reduction_gives_one_loss_a_sample(loss):
+    model = net()
+    torch.testing.assert_close(
+        problem(model, loss).sample_losses(problem(model).parameters()),
+        problem(model).sample_losses(problem(model).parameters()),
+    )
+    assert getattr(loss, "reduction", "mean") in {"mean", "sum"}  # the caller's loss is as it was
+
+
+def test_squared_error_of_several_outputs_is_the_mean_over_them():
+    target = torch.stack([X[:, 0], X[:, 1]], dim=1)
+    ours = problem(loss="mse", data=(X, target))
+    out = ours.model(X)
+    torch.testing.assert_close(ours.sample_losses(ours.parameters()), (out - target).square().mean(1).detach())
+
+
+class Pairs(Dataset):
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return X[i], int(Y[i])
+
+
+@pytest.mark.parametrize(
+    "data", [(X, Y), (X.numpy(), Y.numpy()), TensorDataset(X, Y), Pairs(), {"input": X, "labels": Y}]
+)
+def test_every_form_of_data_is_the_same_samples(data):
+    model = net()
+    ours = problem(model, data=data)
+    torch.testing.assert_close(ours.sample_losses(ours.parameters(), [5, 2]), losses_of(model, [5, 2]))
+    assert ours.n == 8
+
+
+def losses_of(model, ids):
+    return nn.functional.cross_entropy(model.eval()(X[ids]), Y[ids], reduction="none").detach()
+
+
+def test_a_large_dataset_is_read_sample_by_sample(monkeypatch):
+    monkeypatch.setattr("codec.unlearn._problem.CACHE_BYTES", 10)
+    model = net()
+    ours = problem(model, data=Pairs(), batch_size=3)
+    assert [len(b.ids) for b in ours.batches()] == [3, 3, 2]
+    torch.testing.assert_close(ours.sample_losses(ours.parameters()), losses_of(model, list(range(8))))
+
+
+def test_tied_and_frozen_parameters():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(5, 3)
+            self.out = nn.Linear(3, 5, bias=False)
+            self.out.weight = self.embed.weight
+            self.shift = nn.Parameter(torch.ones(5), requires_grad=False)
+
+        def forward(self, x):
+            return self.out(self.embed(x)) + self.shift
+
+    tokens = torch.tensor([0, 1, 2, 3])
+    ours = problem(Tied(), data=(tokens, tokens))
+    assert ours.names == ("embed.weight",)
+    assert ours.tied == {"out.weight": "embed.weight"}
+    changed = {"embed.weight": torch.zeros(5, 3)}  # both places of the tied tensor must change
+    torch.testing.assert_close(ours.outputs(changed, tokens), torch.ones(4, 5))
+
+
+def test_hugging_face_outputs_and_adapters():
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    class Wrapped(nn.Module):
+        def __init__(self, make):
+            super().__init__()
+            self.net, self.make = net(), make
+
+        def forward(self, x):
+            return self.make(self.net(x))
+
+    assert problem(Wrapped(Output)).n == 8
+    assert problem(Wrapped(lambda o: (o, None)), output=lambda o: o[0]).n == 8
+    with pytest.raises(TypeError, match="pass output="):
+        problem(Wrapped(lambda o: (o, None)))
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        return nn.functional.dropout(self.net(x), 0.5, training=True)
+
+
+class Random(Pairs):
+    def __getitem__(self, i):
+        return X[i] + torch.rand(3), int(Y[i])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"model": Noisy()}, ValueError, "not deterministic"),
+        ({"data": Random()}, ValueError, "another sample"),
+        ({"model": net().half()}, ValueError, "float32 or float64"),
+        ({"model": net().requires_grad_(False)}, ValueError, "requires_grad"),
+        ({"model": net().to("meta")}, ValueError, "meta device"),
+        ({"data": (X, Y[:3])}, ValueError, "same number"),
+        ({"data": (X[:0], Y[:0])}, ValueError, "empty"),
+        ({"data": 3}, TypeError, "Dataset"),
+        ({"data": {"input": X}}, ValueError, "target_key"),
+        ({"loss": "hinge"}, ValueError, "cross_entropy"),
+        ({"loss": lambda o, _t: o.sum(1) * np.nan}, ValueError, "not finite"),
+        ({"loss": lambda *_: 3.0}, TypeError, "must return a tensor"),
+        ({"weight_decay": -1.0}, ValueError, "weight_decay"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+    ],
+)
+def test_bad_input_is_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        problem(**arguments)
+
+
+def test_a_module_that_is_no_module():
+    with pytest.raises(TypeError, match="torch nn"):
+        Problem("net", "mse", (X, Y), weight_decay=0.0)

@@ -7,7 +7,9 @@
 
 Every cell is one way to make data, n and the number of columns of X. Its result holds, for each method,
 how many p-values were at most .05 and .01 in how many repetitions, with the 95 % Clopper-Pearson
-interval, the Kolmogorov-Smirnov p-value of uniformity (nulls), and the mean CPU seconds of a test.
+interval, the Kolmogorov-Smirnov p-value of uniformity (nulls), and the mean CPU seconds of a test. Data
+with few values make copies that equal the observed statistic; a valid p-value counts them all and is then
+larger than uniform. "uniformity, ties at random" is of the same tests with a random share of them counted.
 Peers run on the first repetitions of the same data: KCI and RCIT of causal-learn with their defaults,
 Fisher's z, and the generalised covariance measure with kernel ridge residuals. A cell is written as soon
 as it is complete, and a second run continues where the first stopped.
@@ -37,11 +39,32 @@ SEED = 20261123
 
 
 # ---------------------------------------------------------------------- methods
-def with_codec(y: Any, z: Any, x: Any, seed: int) -> float:
+@dataclass(frozen=True)
+class Found:
+    """A p-value, and the same with equal copies counted by chance (as it is, of other methods)."""
+
+    pvalue: float
+    ties_at_random: float
+
+
+def with_codec(y: Any, z: Any, x: Any, seed: int) -> Found:
     """The omnibus test with its defaults."""
     from codec import codec_test
 
-    return codec_test(y, z, given=x, rng=seed).pvalue
+    result = codec_test(y, z, given=x, rng=seed)
+    difference = result.null_distribution - result.statistic
+    equal = np.abs(difference) <= 1e-9 * max(1.0, abs(result.statistic))
+    above = ((difference > 0) & ~equal).sum()
+    share = np.random.default_rng([SEED, seed]).random() * (1 + equal.sum())
+    return Found(result.pvalue, float((above + share) / (difference.size + 1)))
+
+
+def _pvalue(test: Callable[[Any, Any, Any, int], float]) -> Callable[[Any, Any, Any, int], Found]:
+    def found(y: Any, z: Any, x: Any, seed: int) -> Found:
+        value = test(y, z, x, seed)
+        return Found(value, value)
+
+    return found
 
 
 def _causal_learn(name: str) -> Callable[[Any, Any, Any, int], float]:
@@ -79,12 +102,12 @@ def _ridge_residuals(v: Any, energy: Any, basis: Any) -> Any:
     return basis @ (best[1] * coefficients)
 
 
-METHODS: dict[str, Callable[[Any, Any, Any, int], float]] = {
+METHODS: dict[str, Callable[[Any, Any, Any, int], Found]] = {
     "codec": with_codec,
-    "kci": _causal_learn("kci"),
-    "rcit": _causal_learn("rcit"),
-    "fisher-z": _causal_learn("fisherz"),
-    "gcm": with_gcm,
+    "kci": _pvalue(_causal_learn("kci")),
+    "rcit": _pvalue(_causal_learn("rcit")),
+    "fisher-z": _pvalue(_causal_learn("fisherz")),
+    "gcm": _pvalue(with_gcm),
 }
 
 
@@ -148,21 +171,22 @@ def run_cell(cell: Cell, networks: dict[str, Any]) -> dict[str, Any]:
     """All methods on one cell."""
     result: dict[str, Any] = {"part": cell.part, "name": cell.name, "n": cell.n, "d": cell.d, "methods": {}}
     for method, repetitions in cell.repetitions.items():
-        pvalues, cpu, warned = [], 0.0, 0
+        found, cpu, warned = [], 0.0, 0
         for r in range(repetitions):
             y, z, x = cell.draw(r, networks)
             start = time.process_time()
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                pvalues.append(METHODS[method](y, z, x, r))
+                found.append(METHODS[method](y, z, x, r))
             cpu += time.process_time() - start
             warned += any(w.category is UserWarning for w in caught)
-        result["methods"][method] = summary(np.array(pvalues), cpu, warned, null=cell.part not in {"power", "later"})
+        result["methods"][method] = summary(found, cpu, warned, null=cell.part not in {"power", "later"})
     return result
 
 
-def summary(pvalues: Any, cpu: float, warned: int, *, null: bool) -> dict[str, Any]:
+def summary(found: list[Found], cpu: float, warned: int, *, null: bool) -> dict[str, Any]:
     """Rejections with binomial intervals."""
+    pvalues = np.array([f.pvalue for f in found])
     n = pvalues.size
     report: dict[str, Any] = {"repetitions": n, "cpu_s": float(f"{cpu / n:.3g}"), "warned": warned}
     for level in (0.05, 0.01):
@@ -171,6 +195,8 @@ def summary(pvalues: Any, cpu: float, warned: int, *, null: bool) -> dict[str, A
         report[f"at {level}"] = {"rate": hits / n, "low": round(interval.low, 4), "high": round(interval.high, 4)}
     if null:
         report["uniformity"] = float(f"{kstest(pvalues, 'uniform').pvalue:.3g}")
+        broken = kstest([f.ties_at_random for f in found], "uniform").pvalue
+        report["uniformity, ties at random"] = float(f"{broken:.3g}")
     return report
 
 

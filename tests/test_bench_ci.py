@@ -32,12 +32,23 @@ def test_quick_run_shows_level_and_power():
 
 
 def test_rates_have_their_binomial_interval(bench):
-    report = bench.summary(np.array([0.005] * 3 + [0.03] * 2 + [0.5] * 95), cpu=1.0, warned=2, null=True)
+    found = [bench.Found(p, p) for p in [0.005] * 3 + [0.03] * 2 + [0.5] * 95]
+    report = bench.summary(found, cpu=1.0, warned=2, null=True)
     assert report["at 0.05"]["rate"] == 0.05
     assert report["at 0.01"]["rate"] == 0.03
     assert report["at 0.05"]["low"] < 0.02 < 0.1 < report["at 0.05"]["high"]  # Clopper-Pearson: .016 to .113
     assert report["uniformity"] < 1e-6
     assert report["cpu_s"] == 0.01
+
+
+def test_equal_copies_are_counted_by_chance(bench):
+    rng = np.random.default_rng(3)
+    halves = np.repeat([0, 1], 8)
+    tied = [bench.with_codec(*(rng.permutation(halves) for _ in range(3)), seed) for seed in range(40)]
+    assert all(0.0 < found.ties_at_random < found.pvalue <= 1.0 for found in tied)
+    y, z, x = rng.normal(size=(3, 50))
+    one = bench.with_codec(y, z, x, 0)  # nothing is tied: a share of the observed value's own place is counted
+    assert 0.0 < one.pvalue - one.ties_at_random < 1 / 100
 
 
 def test_cells_are_all_different_and_reproducible(bench):

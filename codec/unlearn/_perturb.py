@@ -1,0 +1,297 @@
+"""Neighbours of a sample: the same input many times, each a little different.
+
+A perturbation works on a block of rows, every row a copy of one sample. What it may know of the data
+(spread, means, marginals, vocabulary) is learned once from a few hundred training samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from codec.unlearn._problem import Problem
+
+TOKENS = "input_ids"  # what Hugging Face calls the tokens
+MASK = "attention_mask"
+SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk", "decoder_start")  # *_token_id of a configuration
+NAMES = ("auto", "gaussian", "occlusion", "tokens", "embedding", "resample")
+SHARES = {"gaussian": 0.1, "occlusion": 0.25, "tokens": 0.15, "embedding": 0.1, "resample": 0.3}
+
+Custom = Callable[[Any, int, torch.Generator], Any]
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """What happens to rows that are copies of samples; every draw comes from the generator.
+
+    Attributes
+    ----------
+    name : str
+        In words.
+    rows : callable
+        ``rows(inputs, generator)``: each row changed on its own.
+    inside : callable, optional
+        ``inside(model, inputs, seeds)``: a context in which the model changes them itself, each row from its
+        own seed: passes may be of any size.
+    """
+
+    name: str
+    rows: Callable[[Any, torch.Generator], Any]
+    inside: Callable[[nn.Module, Any, Tensor], AbstractContextManager[None]] | None = None
+
+    def around(self, model: nn.Module, inputs: Any, seeds: Tensor) -> AbstractContextManager[None]:
+        """The context of a pass."""
+        return nullcontext() if self.inside is None else self.inside(model, inputs, seeds)
+
+
+# --------------------------------------------------------------------------- floats
+def gaussian(reference: Any, share: float) -> Perturbation:
+    """Normal noise of ``share`` times the data's standard deviation, one a channel or flat feature."""
+    sds = [_spread(leaf) for leaf in tree_flatten(reference)[0]]
+
+    def rows(inputs: Any, generator: torch.Generator) -> Any:
+        leaves, tree = tree_flatten(inputs)
+        noisy = [
+            leaf if sd is None else leaf + share * sd * _normal(leaf, generator)
+            for leaf, sd in zip(leaves, sds, strict=True)
+        ]
+        return tree_unflatten(noisy, tree)
+
+    return Perturbation("gaussian", rows)
+
+
+def occlusion(reference: Any, share: float) -> Perturbation:
+    """A square of ``share`` of each side covered with the data's mean, at a random place; (b, c, *space) alone."""
+    means = [_mean(leaf) for leaf in tree_flatten(reference)[0]]
+
+    def rows(inputs: Any, generator: torch.Generator) -> Any:
+        leaves, tree = tree_flatten(inputs)
+        covered = [
+            leaf if mean is None or leaf.dim() < 3 else torch.where(_window(leaf, share, generator), mean, leaf)
+            for leaf, mean in zip(leaves, means, strict=True)
+        ]
+        return tree_unflatten(covered, tree)
+
+    return Perturbation("occlusion", rows)
+
+
+def _window(leaf: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """True inside the square, (b, 1, *space)."""
+    inside = torch.ones((len(leaf),) + (1,) * (leaf.dim() - 1), dtype=torch.bool, device=leaf.device)
+    for axis in range(2, leaf.dim()):
+        size = leaf.shape[axis]
+        length = max(1, round(share * size))
+        start = torch.randint(size - length + 1, (len(leaf), 1), generator=generator, device=leaf.device)
+        place = torch.arange(size, device=leaf.device)
+        shape = (len(leaf), *(1 if d != axis else size for d in range(1, leaf.dim())))
+        inside = inside & ((place >= start) & (place < start + length)).view(shape)
+    return inside
+
+
+def resample(reference: Any, share: float) -> Perturbation:
+    """Features, each with probability ``share`` and at least one, replaced by draws from their marginals."""
+    pools = tree_flatten(reference)[0]
+
+    def rows(inputs: Any, generator: torch.Generator) -> Any:
+        leaves, tree = tree_flatten(inputs)
+        drawn = [_drawn(leaf, pool, share, generator) for leaf, pool in zip(leaves, pools, strict=True)]
+        return tree_unflatten(drawn, tree)
+
+    return Perturbation("resample", rows)
+
+
+def _drawn(leaf: Tensor, pool: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    flat, source = leaf.reshape(len(leaf), -1), pool.reshape(len(pool), -1)
+    donor = torch.randint(len(source), flat.shape, generator=generator, device=leaf.device)
+    chosen = _some(torch.ones_like(flat, dtype=torch.bool), share, generator)
+    return torch.where(chosen, source.gather(0, donor), flat).view_as(leaf)
+
+
+# --------------------------------------------------------------------------- tokens
+def replace_tokens(vocabulary: Tensor, protected: Tensor, share: float) -> Perturbation:
+    """Tokens, each with probability ``share`` and at least one, replaced by others of the vocabulary.
+
+    Protected tokens and padding stay, and are never put in.
+    """
+
+    def rows(inputs: Any, generator: torch.Generator) -> Any:
+        tokens, mask = tokens_of(inputs), mask_of(inputs, None)
+        free = ~torch.isin(tokens, protected)
+        if mask is not None:
+            free &= mask.bool()
+        pick = torch.randint(len(vocabulary), tokens.shape, generator=generator, device=tokens.device)
+        changed = torch.where(_some(free, share, generator), vocabulary[pick], tokens)
+        return tree_map(lambda leaf: changed if leaf is tokens else leaf, inputs)
+
+    return Perturbation("tokens", rows)
+
+
+def embedding_noise(share: float) -> Perturbation:
+    """Normal noise of ``share`` times the table's standard deviation on what the tokens' embedding gives."""
+    return Perturbation("embedding", lambda inputs, _: inputs, partial(_noisy_embeddings, share))
+
+
+@contextmanager
+def _noisy_embeddings(share: float, model: nn.Module, inputs: Any, seeds: Tensor) -> Iterator[None]:
+    tokens = tokens_of(inputs)
+
+    def noisy(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        if not (args and args[0].shape == tokens.shape and torch.equal(args[0], tokens)):
+            return None  # embeddings of positions and segments
+        sd = module.weight.detach().std()  # type: ignore[operator]
+        draws = (torch.Generator(output.device).manual_seed(seed) for seed in seeds.tolist())
+        noise = torch.stack([_normal(row, draw) for row, draw in zip(output, draws, strict=True)])
+        return output + share * sd.to(output.dtype) * noise
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                stack.callback(module.register_forward_hook(noisy).remove)
+        yield
+
+
+# --------------------------------------------------------------------------- the user's
+def custom(function: Custom) -> Perturbation:
+    """``function(inputs, n, generator)`` gives n rows; it gets n rows that repeat the samples."""
+
+    def rows(inputs: Any, generator: torch.Generator) -> Any:
+        before, tree = tree_flatten(inputs)
+        n = len(before[0])
+        changed = function(tree_map(torch.clone, inputs), n, generator)
+        after, new_tree = tree_flatten(changed)
+        if new_tree != tree or any(not isinstance(a, Tensor) or len(a) != n for a in after):
+            raise ValueError(
+                f"perturb must return inputs of the same structure with {n} rows; it is called as "
+                "perturb(inputs, n, generator) with inputs that hold n rows already."
+            )
+        return changed
+
+    return Perturbation("custom", rows)
+
+
+# --------------------------------------------------------------------------- which one
+MAKERS: dict[str, Callable[[Any, float], Perturbation]] = {
+    "gaussian": gaussian,
+    "occlusion": occlusion,
+    "resample": resample,
+}
+
+
+def choose_perturbation(
+    perturb: str | Custom, problem: Problem, reference: Any, share: float | None = None
+) -> Perturbation:
+    """The perturbation by name, by the kind of the data, or the caller's.
+
+    Parameters
+    ----------
+    perturb : {'auto', 'gaussian', 'occlusion', 'tokens', 'embedding', 'resample'} or callable
+        'auto': tokens for integers that an embedding reads, noise for floats with a channel axis (images,
+        series), resampling for flat features.
+    reference : inputs
+        Some training samples: what the data's spread, marginals and vocabulary are learned from.
+    share : float, optional
+        Strength. Default: .1 of the standard deviation, a quarter of each side, 15 % of the tokens, .1 of
+        the embeddings' deviation, 30 % of the features.
+    """
+    if callable(perturb):
+        return custom(perturb)
+    if perturb not in NAMES:
+        raise ValueError(f"perturb must be one of {NAMES} or a callable(inputs, n, generator), got {perturb!r}.")
+    if share is not None and not share > 0.0:
+        raise ValueError(f"the strength of a perturbation is {share}; it must be above 0.")
+    name = _automatic(problem, reference) if perturb == "auto" else perturb
+    if name in MAKERS:
+        return MAKERS[name](reference, share or SHARES[name])
+    tokens = tokens_of(reference)  # refuses inputs without
+    if name == "embedding":
+        return embedding_noise(share or SHARES[name])
+    protected = _protected(problem.model, tokens)
+    return replace_tokens(_vocabulary(reference, protected), protected, share or SHARES[name])
+
+
+def _automatic(problem: Problem, reference: Any) -> str:
+    """Which perturbation the data asks for, by dtype and shape."""
+    leaves = tree_flatten(reference)[0]
+    reads_tokens = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in problem.model.modules())
+    if reads_tokens and any(not leaf.is_floating_point() for leaf in leaves):
+        return "tokens"
+    if any(leaf.is_floating_point() and leaf.dim() >= 3 for leaf in leaves):
+        return "gaussian"
+    return "resample"
+
+
+def tokens_of(inputs: Any) -> Tensor:
+    """The integer tensor that holds the tokens."""
+    if isinstance(inputs, Mapping) and TOKENS in inputs:
+        tokens: Tensor = inputs[TOKENS]
+        return tokens
+    found: list[Tensor] = [leaf for leaf in tree_flatten(inputs)[0] if not leaf.is_floating_point()]
+    if not found:
+        raise ValueError("this perturbation needs tokens, but no input is an integer tensor; pass perturb='gaussian'.")
+    return found[0]
+
+
+def mask_of(inputs: Any, padding: int | None) -> Tensor | None:
+    """1 where a position holds a token, 0 where it is padding; None when nothing tells."""
+    if isinstance(inputs, Mapping) and MASK in inputs:
+        mask: Tensor = inputs[MASK]
+        return mask
+    return None if padding is None else tokens_of(inputs) != padding
+
+
+def padding_of(model: nn.Module) -> int | None:
+    """The token that fills up: of an embedding of the model, else of its configuration."""
+    tables = (m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)))
+    found = [m.padding_idx for m in tables if m.padding_idx is not None]
+    return found[0] if found else getattr(getattr(model, "config", None), "pad_token_id", None)
+
+
+def _protected(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Special tokens of the model's configuration, and padding."""
+    config = getattr(model, "config", None)
+    ids = [padding_of(model), *(getattr(config, f"{name}_token_id", None) for name in SPECIAL)]
+    found = sorted({i for i in ids if isinstance(i, int)})
+    return torch.tensor(found, dtype=tokens.dtype, device=tokens.device)
+
+
+def _vocabulary(reference: Any, protected: Tensor) -> Tensor:
+    """Tokens that occur, without protected ones and padding."""
+    tokens, mask = tokens_of(reference), mask_of(reference, None)
+    seen: Tensor = torch.unique(tokens if mask is None else tokens[mask.bool()])
+    seen = seen[~torch.isin(seen, protected)]
+    if len(seen) < 2:
+        raise ValueError("the training samples hold fewer than two tokens that may be replaced; pass a callable.")
+    return seen
+
+
+# --------------------------------------------------------------------------- draws and moments
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def _some(free: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Of the free places of each row every one with probability ``share``, at least one."""
+    draw = torch.rand(free.shape, generator=generator, device=free.device).masked_fill(~free, 2.0)
+    smallest: Tensor = draw.amin(tuple(range(1, free.dim())), keepdim=True) if free.dim() > 1 else draw
+    return free & ((draw < share) | (draw == smallest))
+
+
+def _axes(leaf: Tensor) -> list[int]:
+    """Everything but the channel (axis 1): of flat features that is the feature."""
+    return [d for d in range(leaf.dim()) if d != 1]
+
+
+def _spread(leaf: Tensor) -> Tensor | None:
+    """Standard deviations; what does not vary in the data gets no noise."""
+    return leaf.std(_axes(leaf), keepdim=True, correction=0) if leaf.is_floating_point() else None
+
+
+def _mean(leaf: Tensor) -> Tensor | None:
+    return leaf.mean(_axes(leaf), keepdim=True) if leaf.is_floating_point() else None

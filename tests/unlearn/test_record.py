@@ -1,0 +1,350 @@
+"""Perturbed copies of a sample, and what the units give for each of them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from codec.unlearn._perturb import choose_perturbation
+from codec.unlearn._problem import Problem
+from codec.unlearn._record import record
+from codec.unlearn._units import find_units
+
+
+def images(n=12, seed=3):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 2, 6, 6, generator=draw) * torch.tensor([1.0, 5.0])[:, None, None]
+
+
+def cnn():
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(48, 4)
+    )
+
+
+def image_problem(model=None):
+    return Problem(model or cnn().train(), "cross_entropy", (images(), torch.arange(12) % 4), weight_decay=0.1)
+
+
+def tabular_problem():
+    x = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
+    return Problem(model, "cross_entropy", (x, torch.arange(40) % 2), weight_decay=0.1)
+
+
+class Text(nn.Module):
+    """Embedding, a linear layer on each token, mean over the tokens that are not padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 4, padding_idx=0)
+        self.each = nn.Linear(4, 3)
+        self.out = nn.Linear(3, 2)
+
+    def forward(self, input_ids, attention_mask=None):
+        h = torch.relu(self.each(self.embed(input_ids)))
+        mask = (input_ids != 0 if attention_mask is None else attention_mask).unsqueeze(-1)
+        return self.out((h * mask).sum(1) / mask.sum(1))
+
+
+def text_problem():
+    ids = torch.randint(3, 20, (30, 7), generator=torch.Generator().manual_seed(2))
+    mask = (torch.arange(7) < torch.arange(30)[:, None] % 5 + 3).long()
+    data = {"input_ids": ids * mask, "attention_mask": mask, "labels": torch.arange(30) % 2}
+    return Problem(Text(), "cross_entropy", data, weight_decay=0.1)
+
+
+def run(problem, ids=(2, 5), **options):
+    units = find_units(problem.model)
+    options = {"n_perturbations": 10, "generator": np.random.default_rng(0), **options}
+    return record(problem, units, *problem.fetch(list(ids)), **options)
+
+
+def same(inputs, n, generator):
+    return inputs
+
+
+# --------------------------------------------------------------------------- what is recorded
+def test_activations_and_losses_are_those_of_the_model():
+    problem = image_problem()
+    found = run(problem, perturb=same, n_perturbations=5)
+    x, y = problem.fetch([2, 5, 2, 5, 2])
+    conv = problem.model[0](x)
+    expected = [conv.mean((2, 3)), problem.model[1](conv).mean((2, 3)), problem.model(x)]
+    torch.testing.assert_close(found.activations, torch.cat(expected, 1).detach())
+    torch.testing.assert_close(
+        found.losses, nn.functional.cross_entropy(problem.model(x), y, reduction="none").detach()
+    )
+    assert found.sample.tolist() == [0, 1, 0, 1, 0]
+    assert found.perturbation == "custom"
+
+
+@pytest.mark.parametrize(
+    ("reduce", "by_hand"),
+    [
+        ("mean", lambda v: v.mean(0)),
+        ("max", lambda v: v.max(0).values),
+        ("norm", lambda v: v.square().sum(0).sqrt()),
+    ],
+)
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_does_not_count(reduce, by_hand, masked):
+    problem = text_problem()
+    inputs, targets = problem.fetch([1])  # four tokens, three of padding
+    if not masked:  # then the embedding's padding index tells
+        del inputs["attention_mask"]
+    found = record(problem, find_units(problem.model), inputs, targets, perturb=same, n_perturbations=1, reduce=reduce)
+    each = problem.model.each(problem.model.embed(inputs["input_ids"]))[0, :4].detach()
+    torch.testing.assert_close(found.activations[0, 20:23], by_hand(each))
+
+
+def test_a_module_that_runs_twice_counts_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.a(torch.relu(self.a(x)))
+
+    problem = Problem(Twice(), "mse", (torch.ones(4, 3), torch.zeros(4, 3)), weight_decay=0.0)
+    first = problem.model.a(torch.ones(1, 3))
+    second = problem.model.a(first.relu())
+    found = run(problem, [0], perturb=same, n_perturbations=1)
+    torch.testing.assert_close(found.activations, ((first + second) / 2).detach())
+    found = run(problem, [0], perturb=same, n_perturbations=1, reduce="max")
+    torch.testing.assert_close(found.activations, torch.maximum(first, second).detach())
+
+
+def test_other_parameters_can_be_given():
+    problem = tabular_problem()
+    zeros = {name: torch.zeros_like(p) for name, p in problem.parameters().items()}
+    found = run(problem, params=zeros)
+    assert not found.activations.any()
+    torch.testing.assert_close(found.losses, torch.full((10,), np.log(2.0), dtype=torch.float32))
+
+
+def test_rows_are_spread_over_the_samples():
+    assert torch.bincount(run(tabular_problem(), range(7), n_perturbations=30).sample).tolist() == [5, 5, 4, 4, 4, 4, 4]
+    many = run(tabular_problem(), range(20), n_perturbations=6).sample.tolist()
+    assert len(set(many)) == 6
+
+
+def test_frame_and_words():
+    found = run(tabular_problem())
+    frame = found.to_frame()
+    assert list(frame.columns[:3]) == ["sample", "loss", "0[0]"]
+    assert frame.shape == (10, 10)
+    assert "resample (chosen automatically)" in found._repr_html_()
+
+
+# --------------------------------------------------------------------------- nothing is changed
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+class Meter(nn.Module):
+    """Counts its calls in a buffer, also in evaluation mode, and draws from torch's generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        torch.rand(3)
+        return x
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError, KeyboardInterrupt])
+def test_model_and_random_state_are_as_before(failure):
+    problem = image_problem(nn.Sequential(Meter(), *cnn()))
+    problem.model.train()
+    before = {k: v.clone() for k, v in problem.model.state_dict().items()}
+    state = torch.get_rng_state()
+
+    def fails(inputs, n, generator):
+        if failure:
+            raise failure
+        return inputs
+
+    if failure:
+        with pytest.raises(failure):
+            run(problem, perturb=fails)
+    else:
+        run(problem, perturb=fails)
+    assert hooks(problem.model) == 0
+    assert all(module.training for module in problem.model.modules())
+    assert all(torch.equal(before[k], v) for k, v in problem.model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_an_interrupt_within_a_pass_leaves_no_hook():
+    class Interrupts(nn.Module):
+        on = False
+
+        def forward(self, x):
+            if self.on:
+                raise KeyboardInterrupt
+            return x
+
+    problem = image_problem(nn.Sequential(*cnn(), Interrupts()))
+    problem.model[-1].on = True
+    with pytest.raises(KeyboardInterrupt):
+        run(problem)
+    assert hooks(problem.model) == 0
+
+
+def test_dropout_is_off_and_running_statistics_are_used():
+    problem = image_problem()
+    problem.model.train()
+    first, second = (run(problem, perturb=same, n_perturbations=4) for _ in range(2))
+    assert torch.equal(first.losses, second.losses)
+    assert torch.equal(first.losses[0], first.losses[2])
+
+
+# --------------------------------------------------------------------------- seeds and memory
+@pytest.mark.parametrize(
+    ("problem", "perturb"),
+    [(image_problem, "gaussian"), (image_problem, "occlusion"), (text_problem, "tokens"), (text_problem, "embedding")],
+)
+def test_one_seed_gives_one_record_for_any_memory_limit(problem, perturb):
+    problem = problem()
+    whole = run(problem, perturb=perturb, n_perturbations=20)
+    again = run(problem, perturb=perturb, n_perturbations=20, memory_limit=1)  # row by row
+    other = run(problem, perturb=perturb, n_perturbations=20, generator=np.random.default_rng(1))
+    torch.testing.assert_close(whole.activations, again.activations, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(whole.losses, again.losses, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(whole.losses, other.losses)
+    assert torch.equal(whole.losses, run(problem, perturb=perturb, n_perturbations=20).losses)
+
+
+def test_passes_are_as_small_as_the_memory_limit_asks():
+    problem = tabular_problem()
+    sizes = []
+    handle = problem.model.register_forward_hook(lambda _m, args, _o: sizes.append(len(args[0])))
+    row = 4 * (5 + 6 + 6 + 2 + 2)  # input, three modules and the model itself
+    run(problem, n_perturbations=20, memory_limit=8 * row)
+    handle.remove()
+    assert sizes == [1, 8, 8, 4]  # the first tells what a row takes
+
+
+# --------------------------------------------------------------------------- perturbations
+def perturbed(problem, name, n=400, ids=(0,), share=None):
+    inputs = tree_map(lambda leaf: leaf.repeat_interleave(n, 0), problem.fetch(list(ids))[0])
+    reference = problem.fetch(range(problem.n))[0]
+    chosen = choose_perturbation(name, problem, reference, share)
+    return inputs, chosen.rows(inputs, torch.Generator().manual_seed(0))
+
+
+def test_noise_is_a_tenth_of_each_channels_deviation():
+    problem = image_problem()
+    before, after = perturbed(problem, "gaussian")
+    sd = problem.fetch(range(12))[0].transpose(0, 1).flatten(1).std(1, correction=0)
+    torch.testing.assert_close((after - before).transpose(0, 1).flatten(1).std(1), 0.1 * sd, rtol=0.05, atol=0)
+    assert abs(float((after - before).mean())) < 0.02
+
+
+def test_occlusion_covers_one_square_with_the_mean():
+    problem = image_problem()
+    before, after = perturbed(problem, "occlusion", share=0.5)
+    mean = problem.fetch(range(12))[0].mean((0, 2, 3))
+    changed = (before != after).all(1)
+    assert (changed.sum((1, 2)) == 9).all()  # 3 x 3 of 6 x 6
+    assert (changed.any(1).sum(1) == 3).all()  # one square: three rows, three columns
+    assert (changed.any(2).sum(1) == 3).all()
+    torch.testing.assert_close(after[:, 1][changed], mean[1].expand(9 * 400))
+    assert len(changed.flatten(1).unique(dim=0)) == 16  # every place
+
+
+def test_resampling_draws_from_each_feature_by_itself():
+    problem = tabular_problem()
+    before, after = perturbed(problem, "resample", n=2000)
+    data = problem.fetch(range(40))[0]
+    for j in range(5):
+        assert torch.isin(after[:, j], data[:, j]).all()
+    changed = (before != after).float()
+    assert bool((before != after).any(1).float().mean() > 0.95)  # a draw can hit the value itself
+    # 30 % each, and one for certain: 0.3 + 0.7^5 / 5, times 39/40 other values
+    assert float(changed.mean()) == pytest.approx((0.3 + 0.7**5 / 5) * 39 / 40, abs=0.02)
+
+
+def test_resampling_uses_the_reference_alone():
+    problem = tabular_problem()
+    seen = []
+
+    def spy(module, args, out):
+        seen.append(args[0])
+
+    handle = problem.model.register_forward_hook(spy)
+    run(problem, [0], perturb="resample", reference=[3, 4], n_perturbations=50)
+    handle.remove()
+    data = problem.fetch([0, 3, 4])[0]
+    rows = torch.cat(seen)
+    assert all(torch.isin(rows[:, j], data[:, j]).all() for j in range(5))
+
+
+def test_tokens_keep_special_ones_and_padding():
+    problem = text_problem()
+    problem.model.config = type("Config", (), {"cls_token_id": 5, "pad_token_id": 0, "sep_token_id": None})()
+    data = problem.fetch(range(30))[0]
+    ids = [int(i) for i in torch.nonzero((data["input_ids"] == 5).any(1))[:, 0]][:1]
+    before, after = perturbed(problem, "tokens", ids=ids)
+    kept = (before["input_ids"] == 5) | (before["attention_mask"] == 0)
+    assert torch.equal(after["input_ids"][kept], before["input_ids"][kept])
+    put_in = after["input_ids"][after["input_ids"] != before["input_ids"]]
+    assert len(put_in)
+    assert not torch.isin(put_in, torch.tensor([0, 5])).any()
+    assert torch.isin(put_in, data["input_ids"]).all()
+    assert after["attention_mask"] is before["attention_mask"]
+
+
+def test_noise_on_embeddings_has_the_stated_size_and_leaves_the_tokens():
+    problem = text_problem()
+    inputs = problem.fetch([0])[0]
+    inputs = tree_map(lambda leaf: leaf.repeat_interleave(500, 0), inputs)
+    chosen = choose_perturbation("embedding", problem, inputs, 0.5)
+    assert chosen.rows(inputs, torch.Generator()) is inputs
+    plain = problem.model.embed(inputs["input_ids"])
+    with chosen.around(problem.model, inputs, torch.arange(500)):
+        noisy = problem.model.embed(inputs["input_ids"])
+        other = problem.model.embed(torch.zeros_like(inputs["input_ids"]))  # not the input's tokens
+    assert float((noisy - plain).detach().std()) == pytest.approx(
+        0.5 * float(problem.model.embed.weight.detach().std()), rel=0.05
+    )
+    assert not other.any()
+    assert hooks(problem.model) == 0
+
+
+@pytest.mark.parametrize(
+    ("problem", "name"), [(image_problem, "gaussian"), (tabular_problem, "resample"), (text_problem, "tokens")]
+)
+def test_auto_goes_by_the_kind_of_data(problem, name):
+    assert run(problem()).perturbation == f"{name} (chosen automatically)"
+
+
+# --------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"perturb": "blur"}, "perturb must be one of"),
+        ({"perturb": "tokens"}, "no input is an integer"),
+        ({"perturb": lambda x, _n, _g: x[:1]}, "10 rows"),
+        ({"perturb": "gaussian", "strength": 0.0}, "above 0"),
+        ({"perturb": "gaussian", "strength": 1e39}, "not finite"),
+        ({"reduce": "sum"}, "reduce must be one of"),
+        ({"n_perturbations": 0}, "at least 1"),
+        ({"memory_limit": 0}, "memory_limit"),
+        ({"reference": []}, "reference is empty"),
+    ],
+)
+def test_bad_input_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(tabular_problem(), **options)
+
+
+def test_no_sample():
+    problem = tabular_problem()
+    with pytest.raises(ValueError, match="at least one sample"):
+        record(problem, find_units(problem.model), torch.zeros(0, 5), torch.zeros(0))

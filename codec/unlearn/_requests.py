@@ -1,0 +1,72 @@
+"""Which training samples a request means."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from codec.unlearn._problem import Problem
+
+Request = int | Sequence[int] | Tensor | Subset[Any]
+
+
+def read_ids(request: Any, n: int) -> list[int]:
+    """Ids of a request in its order: one id, several, a boolean mask, or a Subset of the training data."""
+    if isinstance(request, Subset):
+        request = request.indices
+    values = np.asarray(request.cpu() if isinstance(request, Tensor) else request)
+    if values.dtype == np.bool_:
+        if values.shape != (n,):
+            raise ValueError(f"ids is a mask of shape {values.shape}; it needs one entry for each of the {n} samples.")
+        values = np.flatnonzero(values)
+    if values.size == 0:
+        raise ValueError("ids is empty: there is nothing to forget.")
+    if values.ndim > 1 or not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"ids must be integers, got {values.dtype} of shape {values.shape}.")
+    ids = [int(i) for i in np.atleast_1d(values)]
+    outside = [i for i in ids if not 0 <= i < n]
+    if outside:
+        raise IndexError(f"ids holds {outside[:5]}; training samples are numbered 0 to {n - 1}.")
+    return ids
+
+
+def fresh_ids(ids: Sequence[int], forgotten: Collection[int], n: int, repeated: str) -> list[int]:
+    """The ids that are not yet forgotten; what is asked twice is refused, or ignored on purpose."""
+    if repeated not in {"raise", "ignore"}:
+        raise ValueError(f"repeated must be 'raise' or 'ignore', got {repeated!r}.")
+    gone = set(forgotten)
+    twice = [i for k, i in enumerate(ids) if i in gone or i in ids[:k]] if repeated == "raise" else []
+    if twice:
+        raise ValueError(
+            f"ids holds {twice[:5]}, asked for twice or forgotten already; pass repeated='ignore' to skip such ids."
+        )
+    fresh = [i for i in dict.fromkeys(ids) if i not in gone]
+    if len(gone) + len(fresh) >= n:
+        raise ValueError(f"all {n} training samples would be forgotten: nothing is left to keep. Delete the model.")
+    return fresh
+
+
+def ids_of_class(problem: Problem, target: int, forgotten: Collection[int]) -> list[int]:
+    """Training samples of one class that are not yet forgotten."""
+    found: list[int] = []
+    for batch in problem.batches():
+        if not isinstance(batch.targets, Tensor) or batch.targets.dim() != 1:
+            raise ValueError("target= needs one class label a sample; pass ids instead.")
+        found += batch.ids[(batch.targets == target).cpu()].tolist()
+    gone = set(forgotten)
+    left = [i for i in found if i not in gone]
+    if not left:
+        raise ValueError(f"target is {target!r}: no training sample of this class is left.")
+    return left
+
+
+def others(ids: Collection[int], n: int) -> Tensor:
+    """Ids of all samples but these."""
+    kept = torch.ones(n, dtype=torch.bool)
+    kept[torch.as_tensor(sorted(ids), dtype=torch.long)] = False
+    return kept.nonzero().flatten()

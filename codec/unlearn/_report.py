@@ -1,0 +1,135 @@
+"""A page on what was deleted: the history as a table, three plots, the last certificate."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from codec.unlearn._deletion import Deletion
+
+COLUMNS = (
+    "id",
+    "n_forgotten",
+    "method",
+    "selector",
+    "n_units",
+    "accepted",
+    "captured_decrement",
+    "retain_loss_after",
+    "forget_loss_before",
+    "forget_loss_after",
+    "seconds",
+    "certificate",
+)
+STYLE = (
+    "body{font-family:sans-serif;margin:2em;max-width:75em}table{border-collapse:collapse;font-size:90%}"
+    "td,th{padding:.2em .6em;border-bottom:1px solid #ddd;text-align:right}caption{text-align:left}"
+    "pre{background:#f6f6f6;padding:1em}"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The requests of an unlearner, in order.
+
+    Attributes
+    ----------
+    deletions : tuple of Deletion
+        Every request, refused ones too.
+    title : str
+        Heading of the page.
+    """
+
+    deletions: tuple[Deletion, ...]
+    title: str = "Deletions"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a request."""
+        return history_frame(self.deletions)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Forget loss, retain loss and captured decrement over requests.
+
+        Parameters
+        ----------
+        axes : array of three matplotlib Axes, optional
+            Where to draw.
+
+        Returns
+        -------
+        ndarray of three matplotlib Axes
+        """
+        from matplotlib import pyplot as plt
+
+        if axes is None:
+            _, axes = plt.subplots(1, 3, figsize=(13, 3.5), layout="constrained")
+        frame = self.to_frame()
+        place = range(1, len(frame) + 1)
+        for name, style in (("before", "o:"), ("after", "o-")):
+            axes[0].plot(place, frame[f"forget_loss_{name}"], style, label=name)
+            axes[1].plot(place, frame[f"retain_loss_{name}"], style, label=name)
+        axes[2].plot(place, frame["captured_decrement"], "o-", label="chosen units")
+        axes[2].plot(place, frame["captured_by_gradient_norm"], "o:", label="largest gradients")
+        axes[2].set_ylim(0, 1.05)
+        for ax, label in zip(axes, ("forget loss", "retain loss", "captured decrement"), strict=True):
+            ax.set(xlabel="request", ylabel=label)
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.legend()
+        return axes
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """The whole page as text, and in a file where a path is given; no other file is needed to show it."""
+        frame = self.to_frame()
+        table = frame[[c for c in COLUMNS if c in frame]].to_html(index=False, float_format=lambda v: f"{v:.4g}")
+        reasons = "".join(f"<li>{d.id}: {escape(d.reason)}</li>" for d in self.deletions)
+        page = (
+            f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{escape(self.title)}</title>"
+            f"<style>{STYLE}</style></head><body><h1>{escape(self.title)}</h1>{self._summary()}{table}"
+            f"{self._figure()}<h2>Why</h2><ul>{reasons}</ul>{self._certificate()}</body></html>"
+        )
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def _summary(self) -> str:
+        done = [d for d in self.deletions if d.accepted]
+        samples = len({i for d in done for i in d.forgotten})
+        return f"<p>{len(self.deletions)} requests, {len(done)} done, {samples} samples in them.</p>"
+
+    def _figure(self) -> str:
+        """The plots inside the page; nothing without matplotlib or without requests."""
+        if not self.deletions:
+            return ""
+        try:
+            from matplotlib import pyplot as plt
+        except ImportError:
+            return "<p>Install matplotlib for the plots.</p>"
+        figure = self.plot()[0].figure
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        plt.close(figure)
+        return f"<p><img alt='losses over requests' src='data:image/png;base64,{_text(buffer)}'></p>"
+
+    def _certificate(self) -> str:
+        found = [d.certificate for d in self.deletions if d.accepted and d.certificate is not None]
+        return f"<h2>Certificate</h2><pre>{escape(str(found[-1]))}</pre>" if found else ""
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False, float_format=lambda v: f"{v:.4g}"))
+
+
+def history_frame(deletions: Sequence[Deletion]) -> pd.DataFrame:
+    """One row a request, with the same columns when there is none."""
+    empty = Deletion(0, (), "", "", accepted=False, reason="").summary()
+    return pd.DataFrame([d.summary() for d in deletions], columns=list(empty))
+
+
+def _text(buffer: io.BytesIO) -> str:
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

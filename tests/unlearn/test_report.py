@@ -1,0 +1,68 @@
+"""The record of a deletion and the page that shows many of them."""
+
+import dataclasses
+
+import matplotlib as mpl
+import pytest
+
+from codec.unlearn._deletion import Deletion
+from codec.unlearn._report import Report, history_frame
+
+mpl.use("Agg")
+
+ONE = Deletion(
+    1,
+    (3, 7),
+    "difference",
+    "lfoci",
+    accepted=True,
+    reason="one <damped> step",
+    units=(4, 0),
+    labels=("fc[4]", "fc[0]"),
+    scores=(0.5, 0.25),
+    captured_decrement=0.75,
+    captured_by_gradient_norm=0.625,
+    retain_loss=(0.1, 0.125),
+    forget_loss=(0.5, 2.0),
+    timings={"select": 0.25, "solve": 0.5},
+)
+
+
+def test_a_deletion_shows_itself():
+    frame = ONE.to_frame()
+    assert frame["label"].tolist() == ["fc[4]", "fc[0]"]
+    assert frame["score"].tolist() == [0.5, 0.25]
+    summary = ONE.summary()
+    assert summary["seconds"] == 0.75
+    assert summary["certificate"] == "empirical"
+    assert "captured_decrement        0.75" in str(ONE)
+    assert "one &lt;damped&gt; step" in ONE._repr_html_()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ONE.accepted = False
+
+
+def test_history_has_the_same_columns_without_requests():
+    assert list(history_frame([])) == list(history_frame([ONE]))
+    assert len(history_frame([])) == 0
+
+
+def test_the_page_holds_table_plots_and_certificate(tmp_path):
+    certified = dataclasses.replace(ONE, id=2, certificate="bound <= 1e-3")
+    report = Report((ONE, certified), title="Digits & more")
+    page = report.to_html(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == page
+    for piece in ("Digits &amp; more", "data:image/png;base64,", "bound &lt;= 1e-3", "2 requests, 2 done, 2 samples"):
+        assert piece in page
+    assert "http" not in page
+    assert "captured_decrement" in report._repr_html_()
+
+
+def test_plots_show_the_figures():
+    axes = Report((ONE,)).plot()
+    assert [line.get_ydata().tolist() for line in axes[0].lines] == [[0.5], [2.0]]
+    assert [line.get_ydata().tolist() for line in axes[2].lines] == [[0.75], [0.625]]
+    mpl.pyplot.close(axes[0].figure)
+
+
+def test_a_page_without_requests():
+    assert "0 requests" in Report(()).to_html()

@@ -23,10 +23,10 @@ class Block:
         Parameter, axis and folding of the rows.
     rows : LongTensor (n_rows,) or None
         Which rows, ascending; None: the whole parameter, as it lies in memory.
-    owners : LongTensor (size of the axis or n_rows,)
-        Place of each row's unit among the selected units; -1: no unit's.
+    owners : LongTensor (n_rows,)
+        Place of each row's unit among the selected units; their number: no unit's.
     shape : torch.Size
-        Shape of the stretch: that of the folded parameter with the chosen rows.
+        Shape of the stretch: the parameter's, or that of the folded parameter with the chosen rows alone.
     start, stop : int
         Where it lies in the flat vector.
     """
@@ -94,8 +94,10 @@ class Slices:
         """The flat vector of tensors that are given by parameter name."""
         pieces = []
         for block, (rows, _) in self._on(tensors):
-            folded = block.part.fold(tensors[block.part.parameter])
-            pieces.append((folded if rows is None else folded.index_select(block.part.dim, rows)).reshape(-1))
+            tensor = tensors[block.part.parameter]
+            if rows is not None:
+                tensor = block.part.fold(tensor).index_select(block.part.dim, rows)
+            pieces.append(tensor.reshape(-1))
         return torch.cat(pieces) if pieces else torch.zeros(0)
 
     def scatter(self, flat: Tensor) -> dict[str, Tensor]:
@@ -113,10 +115,13 @@ class Slices:
         for block, (rows, _) in self._on({"": flat}):
             piece = flat[block.start : block.stop].reshape(block.shape)
             before = changed[block.part.parameter]
-            piece = piece.to(before.dtype) * scale
-            folded = block.part.fold(before)
-            after = folded + piece if rows is None else folded.index_add(block.part.dim, rows, piece)
-            changed[block.part.parameter] = block.part.unfold(after, before.shape)
+            piece = (piece if scale == 1.0 else piece * scale).to(before.dtype)
+            if rows is None:
+                after = before + piece
+            else:
+                after = block.part.fold(before).index_add(block.part.dim, rows, piece)
+                after = block.part.unfold(after, before.shape)
+            changed[block.part.parameter] = after
         return changed
 
     def unit_sums(self, flat: Tensor) -> Tensor:
@@ -124,17 +129,23 @@ class Slices:
         self._check_flat(flat)
         sums = flat.new_zeros(self.n_selected + 1)  # the last place takes what no unit owns
         for block, (_, owners) in self._on({"": flat}):
-            rows = flat[block.start : block.stop].reshape(block.shape).movedim(block.part.dim, 0)
-            sums = sums.index_add(0, owners, rows.reshape(len(owners), -1).sum(1))
+            piece = flat[block.start : block.stop].reshape(block.shape)
+            piece = block.part.fold(piece) if block.rows is None else piece
+            rows = piece.movedim(block.part.dim, 0).reshape(len(owners), -1)
+            sums = sums.index_add(0, owners, rows.sum(1))
         return sums[:-1]
 
     def owners(self) -> Tensor:
         """Place of the owner of each entry among the selected units, (size,); n_selected where there is none."""
         found = torch.empty(self.size, dtype=torch.long)
         for block in self.blocks:
-            axis = [1] * len(block.shape)
-            axis[block.part.dim] = -1
-            found[block.start : block.stop] = block.owners.view(axis).expand(block.shape).reshape(-1)
+            whole = block.rows is None
+            shape = block.part.folded_shape(block.shape) if whole else block.shape
+            owners = block.owners.view([-1 if axis == block.part.dim else 1 for axis in range(len(shape))]).expand(
+                shape
+            )
+            owners = block.part.unfold(owners, block.shape) if whole else owners
+            found[block.start : block.stop] = owners.reshape(-1)
         return found
 
     # ----------------------------------------------------------------------- layout
@@ -158,7 +169,7 @@ class Slices:
             for offset, part in parts:  # several layers may share a parameter along one axis
                 owners[part.rows.reshape(-1)] = _repeat(torch.arange(len(part.rows)) + offset, part.rows)
             stop = start + shape.numel()
-            yield Block(first, None, owners, folded, start, stop)
+            yield Block(first, None, owners, shape, start, stop)
             start = stop
 
     def _chosen(self, selected: Tensor) -> Iterator[Block]:
@@ -169,12 +180,14 @@ class Slices:
             place = torch.nonzero(layers == index)[:, 0]
             local = selected[place] - self.units.offsets[index]
             for part in self.units.layers[index].parts:
-                folded = part.folded_shape(self.units.shapes[part.parameter])
+                whole = self.units.shapes[part.parameter]
+                folded = part.folded_shape(whole)
                 rows, order = part.rows[local].reshape(-1).sort()
                 owners = _repeat(place, part.rows)[order]
                 shape = torch.Size((*folded[: part.dim], len(rows), *folded[part.dim + 1 :]))
                 stop = start + shape.numel()
-                yield Block(part, None if len(rows) == folded[part.dim] else rows, owners, shape, start, stop)
+                every = len(rows) == folded[part.dim]
+                yield Block(part, None if every else rows, owners, whole if every else shape, start, stop)
                 start = stop
 
     def _on(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[Block, tuple[Tensor | None, Tensor]]]:

@@ -271,7 +271,8 @@ def _read_heads(call: Call) -> Tensor:
         is_causal=named.get("is_causal", False),
     )
     split: Tensor = heads.transpose(0, 1).reshape(call.batch, -1, module.num_heads, module.head_dim)
-    return torch.linalg.vector_norm(split, dim=-1)
+    lengths: Tensor = torch.linalg.vector_norm(split, dim=-1)
+    return lengths
 
 
 def _read_attention(call: Call) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -174,8 +174,8 @@ def find_units(
     if unsupported not in {"raise", "skip"}:
         raise ValueError(f"unsupported must be 'raise' or 'skip', got {unsupported!r}.")
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    rules: list[Mapping[Any, Rule]] = [extra or {}, RULES]
     lazy = {name for name, p in trainable.items() if isinstance(p, UninitializedParameter)}
+    modules = dict(model.named_modules(remove_duplicate=False))
     layers: list[UnitLayer] = []
     faults: dict[str, str] = {}
     free = dict(trainable)  # what no unit owns yet: a tied parameter goes to the module that comes first
@@ -187,8 +187,10 @@ def find_units(
             for key in own:
                 del free[key]
             continue
-        for layer in _layers_of(name, module, rules):
-            layers += _claim(layer, free)
+        claimed = [_claim(layer, free) for layer in _layers_of(name, module, extra or {}, modules)]
+        layers += [layer for layer in claimed if layer.parts]
+        for part in (part for layer in claimed for part in layer.parts):
+            free.pop(part.parameter, None)
         layers += [bare(key, free.pop(key)) for key in own if key in free]
     if faults and unsupported == "raise":
         raise UnsupportedModuleError(faults)
@@ -221,22 +223,32 @@ def _whole_rows(parameter: nn.Parameter) -> bool:
     return all(place.is_replicate() or place.is_shard(dim=0) for place in placements)
 
 
-def _layers_of(name: str, module: nn.Module, rules: Sequence[Mapping[Any, Rule]]) -> Iterable[UnitLayer]:
+def _layers_of(
+    name: str, module: nn.Module, extra: Mapping[Any, Rule], modules: Mapping[str, nn.Module]
+) -> tuple[UnitLayer, ...]:
     """What the first rule for one of the module's types says; nothing without a rule."""
-    for table in rules:
+    for table in (extra, RULES):
         for cls in type(module).__mro__:
             rule = table.get(cls) or table.get(f"{cls.__module__}.{cls.__qualname__}")
             if rule is not None:
-                return rule(name, module)
+                layers = tuple(rule(name, module))
+                if table is extra:
+                    _check_names(layers, modules)
+                return layers
     return ()
 
 
-def _claim(layer: UnitLayer, free: dict[str, nn.Parameter]) -> list[UnitLayer]:
-    """The layer with those of its parts that are trainable and nobody's yet; none if nothing is left."""
-    parts = tuple(found for part in layer.parts for found in _originals(part, free))
-    for part in parts:
-        free.pop(part.parameter, None)
-    return [replace(layer, parts=parts)] if parts else []
+def _check_names(layers: Sequence[UnitLayer], modules: Mapping[str, nn.Module]) -> None:
+    for layer in layers:
+        for part in layer.parts:
+            owner, _, role = part.parameter.rpartition(".")
+            if not hasattr(modules.get(owner), role):
+                raise ValueError(f"layer {layer.name!r} names {part.parameter!r}, which the model has not.")
+
+
+def _claim(layer: UnitLayer, free: Mapping[str, nn.Parameter]) -> UnitLayer:
+    """The layer with those of its parts that are trainable and nobody's yet."""
+    return replace(layer, parts=tuple(found for part in layer.parts for found in _originals(part, free)))
 
 
 def _originals(part: Part, free: Mapping[str, nn.Parameter]) -> list[Part]:

@@ -12,13 +12,17 @@ from typing import Protocol
 import numpy as np
 
 from codec._dependence import Term, conditional, unconditional, weigh
-from codec._neighbors import Geometry, candidate_sums, neighbor_sum
+from codec._neighbors import Geometry, Response, candidate_sums, neighbor_sum
 
 BAR = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}<{remaining}]"  # of a step: its share done, its time
 
 
 # --------------------------------------------------------------------------- the loop
 Advance = Callable[[float], None]  # told the share of the step that is done, in pieces that add up to 1
+
+
+# Sums ``K * A * one`` of (base columns, candidate) for every candidate: points, response, base, candidates, K.
+Find = Callable[[Geometry, Response, Sequence[int], Sequence[int], int], list[int]]
 
 
 class Show(Protocol):
@@ -53,6 +57,7 @@ class Problem:
     random: bool
     seed: int
     n_jobs: int | None
+    find: Find | None = None  # who finds the candidates' neighbours instead of this machine's processors
 
     def _base(self, term: Term, selected: Sequence[int]) -> list[int]:
         return [*selected, *(self.n_features + i for i in term.given)]
@@ -68,26 +73,33 @@ class Problem:
 
     def best(self, selected: Sequence[int], candidates: Sequence[int], advance: Advance) -> tuple[int, Score]:
         """The candidate with the largest T beside the selected ones (ties: the first), and its score."""
-        found = [
-            candidate_sums(
-                points,
-                term.response,
-                self._base(term, selected),
-                candidates,
-                self.k,
-                random=self.random,
-                seed=self.seed,
-                n_jobs=self.n_jobs,
-                advance=lambda share: advance(share / len(self.terms)),
-            )
-            for term, points in zip(self.terms, self.points, strict=True)
-        ]
+        pairs = zip(self.terms, self.points, strict=True)
+        found = [self._sums(term, points, selected, candidates, advance) for term, points in pairs]
         if len(found) == 1:  # by the integers; sums that differ by their rounding are equal
             least = max(found[0]) - self.terms[0].response.n
             place = next(i for i, total in enumerate(found[0]) if total >= least)
         else:
             place = int(np.argmax([self._score(sums).value for sums in zip(*found, strict=True)]))
         return candidates[place], self._score([sums[place] for sums in found])
+
+    def _sums(
+        self, term: Term, points: Geometry, selected: Sequence[int], candidates: Sequence[int], advance: Advance
+    ) -> list[int]:
+        """Sums of every candidate for one term."""
+        base = self._base(term, selected)
+        if self.find is not None:
+            return self.find(points, term.response, base, candidates, self.k)
+        return candidate_sums(
+            points,
+            term.response,
+            base,
+            candidates,
+            self.k,
+            random=self.random,
+            seed=self.seed,
+            n_jobs=self.n_jobs,
+            advance=lambda share: advance(share / len(self.terms)),
+        )
 
     def _score(self, sums: Sequence[int]) -> Score:
         pairs = zip(sums, self.terms, strict=True)

@@ -22,7 +22,7 @@ from codec._dependence import (
     response_terms,
     side_by_side,
 )
-from codec._forward import Problem, Show, Step, forward_select, show_progress
+from codec._forward import Find, Problem, Show, Step, forward_select, show_progress
 from codec._kernels import spreads
 from codec._neighbors import lay_columns
 from codec._validation import (
@@ -176,7 +176,7 @@ class Search:
         Of the features.
     include, candidates : list of int
         Features that are selected beforehand, and that may enter.
-    max_features, stop, k, random
+    max_features, stop, k, random, find
         As asked for.
     """
 
@@ -190,6 +190,7 @@ class Search:
     stop: bool
     k: int
     random: bool
+    find: Find | None = None
 
     def on_rows(self, rows: IntArray) -> Search:
         return replace(self, response=self.response.take(rows), columns=self.columns.take(rows))
@@ -216,6 +217,7 @@ class Search:
             random=self.random,
             seed=int(generator.integers(2**63)) if self.random else 0,
             n_jobs=n_jobs,
+            find=self.find,
         )
         return forward_select(problem, self.include, self.candidates, self.names, self.max_features, self.stop, show)
 
@@ -434,6 +436,7 @@ class Options:
     noise: float = 0.0
     skip_constant: bool = False
     chunks: int | None = None
+    find: Find | None = None
 
 
 def select_features(
@@ -459,7 +462,7 @@ def select_features(
     check_spread(features)
     columns, weights = _standardized_columns(features, response, options.standardize)
     random, n_jobs = options.ties == "random", check_jobs(options.n_jobs)
-    search = Search(response, columns, weights, names, include, candidates, limit, stop, k, random)
+    search = Search(response, columns, weights, names, include, candidates, limit, stop, k, random, options.find)
     show = partial(show_progress, options.method, verbose)
     kept, note = list(range(len(names))), ""
     if chunks > 1:

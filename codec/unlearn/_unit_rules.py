@@ -275,6 +275,13 @@ def _read_heads(call: Call) -> Tensor:
     return lengths
 
 
+def _read_heads_of_input(call: Call, *, n_heads: int) -> Tensor:
+    """Length of each head's part of what goes into the watched module."""
+    found = by_sample(call.args[0], call.batch)
+    lengths: Tensor = torch.linalg.vector_norm(found.reshape(*found.shape[:2], n_heads, -1), dim=-1)
+    return lengths
+
+
 def _read_attention(call: Call) -> Tensor:
     """Rows of the last projection: the module's output."""
     output: Tensor = call.output[0] if call.module.batch_first else call.output[0].transpose(0, 1)
@@ -396,6 +403,36 @@ def bare(name: str, parameter: nn.Parameter) -> UnitLayer:
     """A parameter of a module that no rule knows: units along its first axis, without a place to read them."""
     n = parameter.shape[0] if parameter.dim() else 1
     return UnitLayer(name, "Parameter", n, (Part(name, 0, torch.arange(n)[:, None]),))
+
+
+def attention_heads(query: str, key: str, value: str, output: str, *, n_heads: str | int) -> Rule:
+    """A rule for attention with separate Linear projections: units are heads instead of rows.
+
+    A head owns its rows of the query, key and value projections; the output projection keeps its rows. The
+    activation is the length of the head's part of what goes into the output projection.
+
+    Parameters
+    ----------
+    query, key, value, output : str
+        Names of the Linear projections inside the module.
+    n_heads : str or int
+        How many heads, or the module's attribute that says so.
+
+    Examples
+    --------
+    ``find_units(model, extra={DistilBertSelfAttention: attention_heads("q_lin", "k_lin", "v_lin", "out_lin",
+    n_heads="n_heads")})``
+    """
+
+    def rule(name: str, module: Any) -> Iterable[UnitLayer]:
+        heads = getattr(module, n_heads) if isinstance(n_heads, str) else n_heads
+        width = getattr(module, output).in_features
+        one = torch.arange(width).view(heads, -1)
+        parts = tuple(Part(join(name, k, role), 0, one) for k in (query, key, value) for role in ("weight", "bias"))
+        tap = Tap(join(name, output), partial(_read_heads_of_input, n_heads=heads))
+        yield UnitLayer(join(name, "head"), "Attention", heads, parts, tap)
+
+    return rule
 
 
 RULES: dict[type[nn.Module] | str, Rule] = {

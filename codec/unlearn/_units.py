@@ -12,9 +12,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from codec.unlearn._unit_rules import RULES, Part, Rule, Tap, UnitLayer, bare, join, read_axis, unit_layer
+from codec.unlearn._unit_rules import (
+    RULES,
+    Part,
+    Rule,
+    Tap,
+    UnitLayer,
+    attention_heads,
+    bare,
+    join,
+    read_axis,
+    unit_layer,
+)
 
-__all__ = ["Part", "Tap", "UnitLayer", "Units", "UnsupportedModuleError", "find_units", "read_axis", "unit_layer"]
+__all__ = [
+    "Part",
+    "Tap",
+    "UnitLayer",
+    "Units",
+    "UnsupportedModuleError",
+    "attention_heads",
+    "find_units",
+    "read_axis",
+    "unit_layer",
+]
 
 
 class UnsupportedModuleError(ValueError):

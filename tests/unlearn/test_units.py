@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from codec.unlearn._slices import Slices
-from codec.unlearn._units import UnsupportedModuleError, find_units, read_axis, unit_layer
+from codec.unlearn._units import UnsupportedModuleError, attention_heads, find_units, read_axis, unit_layer
 
 N = 3  # samples of a batch
 
@@ -465,6 +465,30 @@ def test_a_rule_of_the_user():
     assert units.layers[0].kind == "Mixer"
     x = normal(N, 4)
     torch.testing.assert_close(record(model, (x,), units=units)["0"][:, 0], model[0](x))
+
+
+def test_heads_of_separate_projections_are_those_of_the_packed_ones():
+    class Separate(nn.Module):
+        def __init__(self, packed):
+            super().__init__()
+            self.n_heads = packed.num_heads
+            self.q, self.k, self.v, self.out = (nn.Linear(8, 8).double() for _ in range(4))
+            with torch.no_grad():
+                for i, linear in enumerate((self.q, self.k, self.v)):
+                    linear.weight.copy_(packed.in_proj_weight[8 * i : 8 * i + 8])
+                    linear.bias.copy_(packed.in_proj_bias[8 * i : 8 * i + 8])
+
+        def forward(self, x):
+            q, k, v = (f(x).reshape(*x.shape[:2], self.n_heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+            heads = nn.functional.scaled_dot_product_attention(q, k, v)
+            return self.out(heads.transpose(1, 2).flatten(2))
+
+    packed, (x, _, _) = case("attention")
+    model = Separate(packed)
+    units = find_units(model, extra={Separate: attention_heads("q", "k", "v", "out", n_heads="n_heads")})
+    assert [(layer.name, layer.n_units) for layer in units.layers] == [("head", 2), ("out", 8)]
+    assert units.sizes().tolist() == [3 * (4 * 8 + 4)] * 2 + [9] * 8
+    torch.testing.assert_close(record(model, (x,), units=units)["head"], record(packed, (x, x, x))["head"])
 
 
 @pytest.mark.parametrize(

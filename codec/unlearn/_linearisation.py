@@ -1,0 +1,330 @@
+"""A chain of layers linearised at one point over all its samples, kept for every later request.
+
+What a Gauss-Newton product needs of the data (inputs of the layers, local derivatives, the loss's output
+curvature) does not change while the point stays. Forgotten samples have their output curvature set to zero,
+so nothing is computed anew between requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from codec.unlearn._chain import (
+    Derivative,
+    Layer,
+    LayerDerivative,
+    Linear,
+    NoChainError,
+    Stage,
+    find_chain,
+)
+from codec.unlearn._kfac import (
+    Factor,
+    KroneckerBlock,
+    LayerRows,
+    added,
+    kronecker_factors,
+    layer_rows,
+    without,
+)
+from codec.unlearn._problem import Problem
+from codec.unlearn._products import output_curvature
+from codec.unlearn._slices import Slices
+
+MOST_OUTPUTS = 128
+SMALL_LAYER = 64  # no direction of so few inputs is left out
+
+
+class Linearisation:
+    """What Gauss-Newton products at one point need of the data.
+
+    Parameters
+    ----------
+    problem : Problem
+    params : dict of str to Tensor
+        The point.
+    kind : {'ggn', 'fisher', 'empirical_fisher'}, default 'ggn'
+    tolerance : float, default 0.005
+        Share of the curvature's trace that may be left out twice: with the samples that have the least, and
+        with the last principal directions of the inputs of wide linear layers. 0: nothing is left out.
+    max_bytes : int, default 2 GiB
+        Most memory of what is kept.
+
+    Attributes
+    ----------
+    ids : LongTensor
+        Samples that are kept, ascending.
+    traces : Tensor (n,)
+        Trace of the loss's output curvature of every sample.
+    left_out : float
+        Share of the trace of the samples that are not kept.
+    directions : dict of str to float
+        Share of the trace of the directions that are left out, by weight.
+
+    Raises
+    ------
+    NoChainError
+        The model is no chain of known layers, has too many outputs or needs too much memory.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        params: Mapping[str, Tensor],
+        kind: str = "ggn",
+        *,
+        tolerance: float = 0.005,
+        max_bytes: int = 2**31,
+    ) -> None:
+        self.problem, self.kind = problem, kind
+        self.params = {name: value.detach().clone() for name, value in params.items()}
+        self.stages: list[Stage] = find_chain(problem, self.params)
+        self.layers = [stage for stage in self.stages if isinstance(stage, Layer)]
+        self.traces = self._traces()
+        self.ids = _enough(self.traces, tolerance)
+        self.left_out = 1.0 - float(self.traces[self.ids].sum() / self.traces.sum())
+        self.place = torch.full((problem.n,), -1)
+        self.place[self.ids] = torch.arange(len(self.ids))
+        self._check_memory(max_bytes)
+        self.factors = kronecker_factors(problem, self.params, self.ids, problem.names, kind)
+        self.bases = {f.weight: f.basis(tolerance if len(f.inputs) > SMALL_LAYER else 0.0) for f in self.factors}
+        self.directions = {f.weight: _left(f, self.bases[f.weight][1]) for f in self.factors}
+        for layer in self.layers:
+            if isinstance(layer, Linear) and layer.weight in self.bases:
+                layer.basis = self.bases[layer.weight][0]
+        self.chunks, self.curvature = self._keep()
+        self._taken: tuple[set[int], list[Factor]] = (set(), [])
+
+    # ------------------------------------------------------------------------ set-up
+    def _traces(self) -> Tensor:
+        found = []
+        with torch.no_grad():
+            for batch in self.problem.batches():
+                outputs = self.problem.outputs(self.params, batch.inputs)
+                if outputs.shape[1] > MOST_OUTPUTS:
+                    raise NoChainError(f"the model has {outputs.shape[1]} outputs, more than {MOST_OUTPUTS}")
+                curvature = output_curvature(self.problem, self.kind, outputs, batch.targets)
+                found.append(curvature.diagonal(dim1=1, dim2=2).sum(1).clamp_min(0.0).cpu())
+        return torch.cat(found)
+
+    def _check_memory(self, max_bytes: int) -> None:
+        x, _ = self.problem.fetch(self.ids[:1])
+        floats = 0
+        with torch.no_grad():
+            for stage in self.stages:
+                floats += x.numel()
+                x = stage.run(x)
+        need = 4 * floats * len(self.ids)
+        if need > max_bytes:
+            raise NoChainError(
+                f"its layers' inputs take about {need / 2**20:.0f} MiB, more than {max_bytes / 2**20:.0f}"
+            )
+
+    def _keep(self) -> tuple[list[list[Derivative]], list[Tensor]]:
+        """The stages' derivatives, and the output curvature, of each batch of the kept samples."""
+        chunks, curvature = [], []
+        with torch.no_grad():
+            for batch in self.problem.batches(self.ids):
+                x, derivatives = batch.inputs, []
+                for stage in self.stages:
+                    derivatives.append(stage.derivative(x))
+                    x = stage.run(x)
+                chunks.append(derivatives)
+                curvature.append(output_curvature(self.problem, self.kind, x, batch.targets))
+        return chunks, curvature
+
+    # ------------------------------------------------------------------------ requests
+    def curvature_without(self, forgotten: Tensor) -> list[Tensor]:
+        """The output curvature with the rows of the forgotten samples zero."""
+        places = self.place[forgotten]
+        places = places[places >= 0]
+        if not len(places):
+            return self.curvature
+        found, start = [], 0
+        for chunk in self.curvature:
+            here = places[(places >= start) & (places < start + len(chunk))] - start
+            found.append(chunk.index_fill(0, here.to(chunk.device), 0.0) if len(here) else chunk)
+            start += len(chunk)
+        return found
+
+    def factors_without(self, forgotten: Tensor) -> list[Factor]:
+        """K-FAC factors with the forgotten samples' outputs taken away."""
+        held = {i for i in forgotten.tolist() if self.place[i] >= 0}
+        before, factors = self._taken
+        if not before <= held:
+            before, factors = set(), []
+        new = torch.tensor(sorted(held - before), dtype=torch.long)
+        if len(new):  # requests come one after the other: only the new ones are computed
+            found = kronecker_factors(self.problem, self.params, new, self.problem.names, self.kind)
+            factors = added(factors, found) if factors else found
+        self._taken = held, factors
+        return without(self.factors, factors)
+
+    def rows_of(self, slices: Slices) -> list[LayerRows | None] | None:
+        """Rows of every layer that the slices touch; None where they touch anything but whole rows."""
+        ones = slices.scatter(torch.ones(slices.size))
+        found = [layer_rows(ones, layer.weight, layer.bias) for layer in self.layers]
+        covered = {name for r in found if r for name in (r.weight, r.bias)}
+        return found if set(slices.parameters) <= covered else None
+
+    def product(
+        self, changes: Sequence[Tensor | None], rows: Sequence[LayerRows | None], curvature: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """Sum over the kept samples of ``J^T C J`` times changes of the layers' rows."""
+        totals: list[Tensor | None] = [None] * len(self.layers)
+        for derivatives, c in zip(self.chunks, curvature, strict=True):
+            tangent = self._tangent(changes, rows, derivatives)
+            pulled = torch.bmm(c, tangent[:, :, None])[:, :, 0]
+            for i, part in self._gradients(pulled, rows, derivatives).items():
+                before = totals[i]
+                totals[i] = part if before is None else before + part
+        return totals
+
+    def _tangent(
+        self, changes: Sequence[Tensor | None], rows: Sequence[LayerRows | None], derivatives: Sequence[Derivative]
+    ) -> Tensor:
+        """Derivative of the outputs along changes of the layers."""
+        t: Tensor | None = None
+        index = -1
+        for stage, here in zip(self.stages, derivatives, strict=True):
+            t = None if t is None else here.push(t)
+            if isinstance(stage, Layer):
+                index += 1
+                change, which = changes[index], rows[index]
+                if change is not None and which is not None:
+                    t = cast(LayerDerivative, here).tangent(change, which.rows, t)
+        if t is None:
+            raise ValueError("the slices touch no layer of the chain.")
+        return t
+
+    def _gradients(
+        self, q: Tensor, rows: Sequence[LayerRows | None], derivatives: Sequence[Derivative]
+    ) -> dict[int, Tensor]:
+        """Transpose of `_tangent`, by number of the layer."""
+        found: dict[int, Tensor] = {}
+        index = len(self.layers)
+        lowest = min(i for i, which in enumerate(rows) if which is not None)
+        for stage, here in zip(reversed(self.stages), reversed(derivatives), strict=True):
+            if isinstance(stage, Layer):
+                index -= 1
+                which = rows[index]
+                if which is not None:
+                    found[index] = cast(LayerDerivative, here).gradient(q, which.rows)
+                if index == lowest:
+                    break
+            q = here.pull(q)
+        return found
+
+
+class Restricted:
+    """A linearisation restricted to slices and to retained samples, in the coordinates of its layers' bases."""
+
+    def __init__(
+        self, whole: Linearisation, slices: Slices, rows: Sequence[LayerRows | None], forgotten: Tensor, n: int
+    ) -> None:
+        self.whole, self.slices, self.rows, self.n = whole, slices, rows, n
+        self.forgotten = forgotten
+        self.curvature = whole.curvature_without(forgotten)
+        self.bases = [
+            layer.basis if isinstance(layer, Linear) and which is not None else None
+            for layer, which in zip(whole.layers, rows, strict=True)
+        ]
+        self._blocks: list[KroneckerBlock | None] | None = None
+
+    # coordinates: one matrix a touched layer, laid flat one after the other
+    def encode(self, flat: Tensor) -> Tensor:
+        """Coordinates of a flat vector."""
+        tensors = self.slices.scatter(flat)
+        return torch.cat([_rotate(w.read(tensors), q).reshape(-1) for w, q in self._touched()])
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Flat vector of coordinates."""
+        into = {name: x.new_zeros(self.whole.params[name].shape) for name in self.slices.parameters}
+        for (which, basis), matrix in zip(self._touched(), self.split(x), strict=True):
+            which.write(matrix if basis is None else matrix @ basis.T, into)
+        return self.slices.gather(into)
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """The matrices of the touched layers."""
+        shapes = [(w.shape[0], w.shape[1] if q is None else q.shape[1]) for w, q in self._touched()]
+        pieces = torch.split(x, [a * b for a, b in shapes])
+        return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+    def product(self, x: Tensor) -> Tensor:
+        """Mean curvature over the retained samples times coordinates."""
+        matrices = iter(self.split(x))
+        changes = [None if which is None else next(matrices) for which in self.rows]
+        found = self.whole.product(changes, self.rows, self.curvature)
+        return torch.cat([m.reshape(-1) for m in found if m is not None]) / self.n
+
+    def _touched(self) -> list[tuple[LayerRows, Tensor | None]]:
+        return [(w, q) for w, q in zip(self.rows, self.bases, strict=True) if w is not None]
+
+    # ------------------------------------------------------------------------ K-FAC
+    def blocks(self) -> list[KroneckerBlock | None]:
+        """The Kronecker block of each touched layer; None where K-FAC does not know the layer."""
+        if self._blocks is None:
+            factors = {f.weight: f for f in self.whole.factors_without(self.forgotten)}
+            self._blocks = [self._block(which, factors.get(which.weight)) for which, _ in self._touched()]
+        return self._blocks
+
+    def _block(self, which: LayerRows, factor: Factor | None) -> KroneckerBlock | None:
+        if factor is None:
+            return None
+        basis, values = self.whole.bases[which.weight]
+        outputs = factor.outputs / self.n
+        if which.rows is not None:
+            outputs = outputs[which.rows][:, which.rows]
+        return KroneckerBlock(outputs, values, basis)
+
+    def precondition(self, x: Tensor, damping: float) -> Tensor:
+        """K-FAC's inverse times coordinates."""
+        found = []
+        for (_, basis), block, r in zip(self._touched(), self.blocks(), self.split(x), strict=True):
+            if block is None:
+                found.append(r / damping)
+            elif basis is None:  # a convolution, kept in its own coordinates
+                found.append(block.solve(r @ block.basis, damping) @ block.basis.T)
+            else:
+                found.append(block.solve(r, damping))
+        return torch.cat([m.reshape(-1) for m in found])
+
+    def outside(self, flat: Tensor, damping: float) -> Tensor:
+        """The part of the solution in the directions that are left out, by K-FAC; a flat vector."""
+        tensors = self.slices.scatter(flat)
+        into = {name: flat.new_zeros(self.whole.params[name].shape) for name in self.slices.parameters}
+        for (which, basis), block in zip(self._touched(), self.blocks(), strict=True):
+            if basis is None or block is None or basis.shape[1] == basis.shape[0]:
+                continue
+            left = self.whole.directions[which.weight] * float(block.values.sum()) / (basis.shape[0] - basis.shape[1])
+            which.write(block.rest(which.read(tensors), damping, left), into)
+        return self.slices.gather(into)
+
+
+def restrict(whole: Linearisation, slices: Slices, forgotten: Tensor, n: int) -> Restricted | None:
+    """The linearisation on these slices; None where they are not whole rows of its layers."""
+    rows = whole.rows_of(slices)
+    return None if rows is None else Restricted(whole, slices, rows, forgotten, n)
+
+
+def _rotate(matrix: Tensor, basis: Tensor | None) -> Tensor:
+    return matrix if basis is None else matrix @ basis
+
+
+def _enough(traces: Tensor, tolerance: float) -> Tensor:
+    """Samples that hold all but ``tolerance`` of the trace, ascending; all of them if that saves under a tenth."""
+    order = traces.argsort(descending=True, stable=True)
+    held = traces[order].double().cumsum(0) / traces.double().sum().clamp_min(1e-300)
+    count = min(int((held < 1.0 - tolerance).sum()) + 1, len(traces))
+    if tolerance <= 0.0 or count > 0.9 * len(traces):
+        return torch.arange(len(traces))
+    return order[:count].sort().values
+
+
+def _left(factor: Factor, values: Tensor) -> float:
+    whole = float(factor.inputs.diagonal().sum())
+    return max(0.0, 1.0 - float(values.sum()) / whole) if whole > 0.0 else 0.0

@@ -1,0 +1,264 @@
+"""Curvature against finite differences in float64, dense linear algebra and closed forms; solvers; K-FAC."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from codec.unlearn._curvature import Curvature, linearise
+from codec.unlearn._problem import Problem
+from codec.unlearn._slices import Slices
+from codec.unlearn._units import find_units
+
+
+# ------------------------------------------------------------------------------ models
+class ResidualBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.a, self.na = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.b, self.nb = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.stem(x))
+        x = torch.nn.functional.softplus(x + self.nb(self.b(torch.tanh(self.na(self.a(x))))))
+        return self.head(x.mean((2, 3)))
+
+
+class VisionTransformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(2, 8, 3, stride=3)
+        self.place = nn.Parameter(torch.randn(4, 8) / 3)
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        t = self.patch(x).flatten(2).transpose(1, 2) + self.place
+        n = self.norm(t)
+        t = t + self.attention(n, n, n, need_weights=False)[0]
+        return self.head((t + self.mlp(t)).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.rnn = kind(3, 4, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(11, 4, mode="mean")
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.bag(ids)))
+
+
+class Tied(nn.Module):
+    """Embedding and output layer share one matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 4)
+        self.mix = nn.Linear(4, 4)
+        self.out = nn.Linear(4, 7, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, ids):
+        return self.out(torch.tanh(self.mix(self.embed(ids).mean(1))))
+
+
+def distilbert():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DistilBertConfig(
+        vocab_size=13,
+        dim=8,
+        hidden_dim=12,
+        n_layers=1,
+        n_heads=2,
+        max_position_embeddings=6,
+        num_labels=3,
+        initializer_range=0.5,
+    )
+    return transformers.DistilBertForSequenceClassification(config)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), nn.GELU(), nn.Linear(4, 3))
+
+
+def cnn():
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+
+
+def group_cnn():
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.SiLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
+def depthwise_cnn():
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, groups=2), nn.Tanh(), nn.Conv2d(4, 4, 1), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 3),
+    )  # fmt: skip
+
+
+def images(n, generator):
+    return torch.randn(n, 2, 6, 6, dtype=torch.float64, generator=generator)
+
+
+def vectors(n, generator):
+    return torch.randn(n, 5, dtype=torch.float64, generator=generator)
+
+
+def sequences(n, generator):
+    return torch.randn(n, 5, 3, dtype=torch.float64, generator=generator)
+
+
+def tokens(n, generator):
+    return torch.randint(0, 7, (n, 5), generator=generator)
+
+
+def text(n, generator):
+    ids = torch.randint(1, 13, (n, 6), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[:, 4:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@dataclass(frozen=True)
+class Case:
+    make: object
+    inputs: object
+    classes: int = 3
+
+
+CASES = {
+    "MLP": Case(mlp, vectors),
+    "CNN, BatchNorm": Case(cnn, images),
+    "CNN, GroupNorm": Case(group_cnn, images),
+    "depthwise CNN": Case(depthwise_cnn, images),
+    "ResNet block": Case(ResidualBlock, images),
+    "ViT block": Case(VisionTransformer, images),
+    "DistilBERT": Case(distilbert, text),
+    "LSTM": Case(lambda: Recurrent(nn.LSTM), sequences),
+    "GRU": Case(lambda: Recurrent(nn.GRU), sequences),
+    "embedding bag": Case(Bag, tokens),
+    "tied weights": Case(Tied, tokens, 7),
+}
+
+
+def make_problem(name="MLP", n=9, weight_decay=0.05, seed=0):
+    case = CASES[name]
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = case.make().double()
+    for module in model.modules():  # running statistics that are not 0 and 1
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+    inputs = case.inputs(n, generator)
+    targets = torch.randint(0, case.classes, (n,), generator=generator)
+    if isinstance(inputs, dict):
+        data = {**inputs, "labels": targets}
+        return Problem(model, "cross_entropy", data, weight_decay=weight_decay)
+    return Problem(model, "cross_entropy", (inputs, targets), weight_decay=weight_decay)
+
+
+def slices_of(problem, every=3):
+    """A third of the units; every parameter where ``every`` is 0."""
+    units = find_units(problem.model, unsupported="skip")
+    return Slices(units, torch.arange(0, units.n_units, every) if every else None)
+
+
+def direction(size, seed=1):
+    return torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+RETAIN = torch.tensor([0, 1, 3, 4, 6, 7, 8])
+
+
+def extrapolated(difference, h=1e-3):
+    """Central differences at h and h/2, with the h^2 term cancelled (Richardson)."""
+    return (4.0 * difference(h / 2) - difference(h)) / 3.0
+
+
+def relative(found, wanted):
+    return float((found - wanted).norm() / wanted.norm())
+
+
+# ------------------------------------------------------------------- finite differences
+@pytest.mark.parametrize("name", CASES)
+def test_hessian_is_the_difference_quotient_of_gradients(name):
+    problem = make_problem(name)
+    params, slices = problem.parameters(), slices_of(problem)
+    v = direction(slices.size)
+
+    def gradient(h):
+        moved = slices.add(params, v, h)
+        leaves = {k: p.clone().requires_grad_() for k, p in moved.items()}
+        inputs, targets = problem.fetch(RETAIN)
+        loss = problem.losses(problem.outputs(leaves, inputs), targets).mean()
+        loss = loss + problem.weight_decay / 2 * sum(p.square().sum() for p in leaves.values())
+        found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        return slices.gather(dict(zip(leaves, found, strict=True)))
+
+    wanted = extrapolated(lambda h: (gradient(h) - gradient(-h)) / (2 * h))
+    curvature = Curvature(problem, params, RETAIN, slices, "hessian")
+    assert relative(curvature.product(v), wanted) <= 1e-5
+    assert relative(Curvature(problem, params, RETAIN, slices, "secant").product(v), wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gauss_newton_is_jacobian_by_differences_of_outputs(name):
+    problem = make_problem(name)
+    params, slices = problem.parameters(), slices_of(problem)
+    inputs, _ = problem.fetch(RETAIN)
+
+    def outputs(v, h):
+        with torch.no_grad():
+            return problem.outputs(slices.add(params, v, h), inputs)
+
+    def tangent(v):
+        return extrapolated(lambda h: (outputs(v, h) - outputs(v, -h)) / (2 * h))
+
+    p = outputs(torch.zeros(slices.size, dtype=torch.float64), 0.0).softmax(1)
+    v, w = direction(slices.size), direction(slices.size, 2)
+    tv, tw = tangent(v), tangent(w)
+    # cross-entropy: C = diag(p) - p p^T, and w^T J^T C J v needs outputs alone
+    data = float((tw * (p * (tv - (p * tv).sum(1, keepdim=True)))).sum()) / len(RETAIN)
+    wanted = data + problem.weight_decay * float(w @ v)
+    for kind in ("ggn", "fisher"):
+        found = float(w @ Curvature(problem, params, RETAIN, slices, kind).product(v))
+        assert found == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["MLP", "CNN, BatchNorm", "depthwise CNN"])
+@pytest.mark.parametrize("kind", ["ggn", "fisher", "empirical_fisher"])
+@pytest.mark.parametrize("every", [0, 3])
+def test_linearised_chain_equals_automatic_differentiation(name, kind, every):
+    problem = make_problem(name)
+    params, slices = problem.parameters(), slices_of(problem, every)
+    whole = linearise(problem, params, kind, tolerance=0.0)
+    fast = Curvature(problem, params, RETAIN, slices, kind, linearisation=whole)
+    slow = Curvature(problem, params, RETAIN, slices, kind)
+    assert fast.fast
+    assert not slow.fast
+    v = direction(slices.size)
+    torch.testing.assert_close(fast.product(v), slow.product(v), rtol=1e-10, atol=1e-12)
+    b = direction(slices.size, 3)
+    found = fast.solve(b, 0.1, tol=1e-10, max_iter=500, method="cg")
+    exact = torch.linalg.solve(slow.dense() + 0.1 * torch.eye(len(b), dtype=b.dtype), b)
+    torch.testing.assert_close(found.x, exact, rtol=1e-6, atol=1e-8)
+    assert found.converged

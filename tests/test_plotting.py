@@ -14,7 +14,11 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from codec import MarkovBlanketSelector, SelectionPath, foci
-from codec.plotting import SelectionPathDisplay
+from codec._blanket_graph import BlanketGraph, LocalParents
+from codec._decisions import BlanketPath, Decision
+from codec._stability import stability_selection
+from codec.plotting import BlanketGraphDisplay, BlanketPathDisplay, SelectionPathDisplay, StabilityDisplay
+from codec.plotting._blankets import stress_layout
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +125,7 @@ def test_plot_in_a_subfigure():
 
 
 def test_from_estimator(data):
-    selector = MarkovBlanketSelector().fit(*data)
+    selector = MarkovBlanketSelector("foci").fit(*data)
     display = SelectionPathDisplay.from_estimator(selector)
     assert display.path is selector.path_
     assert display.line_.get_ydata().tolist() == selector.path_.cumulative.tolist()
@@ -156,3 +160,105 @@ def test_without_matplotlib_the_message_says_what_to_install(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'codec\[plot\]'"):
         SelectionPathDisplay.from_path(path)
+
+
+# --------------------------------------------------------------------------- blankets
+def make_blanket_path(actions, pvalues):
+    decisions = tuple(
+        Decision(action, j % 3, (), 1.0, p, 3, "") for j, (action, p) in enumerate(zip(actions, pvalues, strict=True))
+    )
+    return BlanketPath(decisions, (0,), ("a", "b", "c"), "auto", 0.05, 100, 3, 9)
+
+
+def test_blanket_path_shows_every_test_and_the_stop():
+    path = make_blanket_path(
+        ["screened", "screened", "removed", "kept", "entered", "stopped"], [np.nan, np.nan, 0.3, 0.001, 0.02, 0.6]
+    )
+    display = BlanketPathDisplay.from_path(path)
+    assert display.n_screened == 2
+    assert display.actions == ("removed", "kept", "entered", "stopped")
+    assert display.names == ("c", "a", "b", "c")
+    for place, action in enumerate(display.actions, 1):
+        np.testing.assert_allclose(display.points_[action].get_offsets(), [[place, display.pvalues[place - 1]]])
+    assert display.stop_.get_xdata()[0] == 4
+    assert [label.get_text() for label in display.ax_.get_xticklabels()] == ["c", "a", "b", "c"]
+    bottom, top = display.ax_.get_ylim()
+    assert top < 0.001 < 0.6 < bottom  # small p-values at the top
+    display.figure_.canvas.draw()
+
+
+@pytest.mark.parametrize("n", [0, 1, 80])
+def test_every_blanket_path_can_be_drawn(n):
+    display = BlanketPathDisplay.from_path(make_blanket_path(["removed"] * n, [0.5] * n))
+    display.figure_.canvas.draw()
+    assert not hasattr(display, "stop_")
+    if not n:
+        assert display.ax_.texts[0].get_text() == "no test was made"
+
+
+def test_blanket_path_refuses_the_path_of_foci(data):
+    with pytest.raises(TypeError, match="SelectionPathDisplay"):
+        BlanketPathDisplay.from_path(foci(*data))
+    with pytest.raises(NotFittedError):
+        BlanketPathDisplay.from_estimator(MarkovBlanketSelector())
+
+
+def test_stability_display_marks_the_stable_ones():
+    turns = iter([[0, 1], [0], [0], [0, 2]])
+    result = stability_selection(lambda *_: next(turns), 20, 4, n_subsamples=4, threshold=0.75, rng=0)
+    display = StabilityDisplay.from_result(result)
+    assert display.names == ("x0", "x1", "x2")
+    assert [bar.get_width() for bar in display.bars_] == [1.0, 0.25, 0.25]
+    assert display.threshold_.get_xdata()[0] == 0.75
+    assert display.bars_[0].get_facecolor() != display.bars_[1].get_facecolor()
+    assert len(StabilityDisplay(result, n_features=1).names) == 1
+    assert "1 feature at 0.75 or above" in display.threshold_.get_label()
+
+
+def test_stability_display_needs_stability(data):
+    with pytest.raises(ValueError, match="stability=True"):
+        StabilityDisplay.from_estimator(MarkovBlanketSelector("foci").fit(*data))
+
+
+def make_graph(joined, **kwargs):
+    joined = np.array(joined, dtype=bool)
+    names = tuple(f"v{j}" for j in range(len(joined)))
+    return BlanketGraph(names, joined, np.full(joined.shape, np.nan), "or", **kwargs)
+
+
+def test_graph_display_draws_edges_and_arrows():
+    joined = [[0, 0, 1, 0], [0, 0, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0]]  # 2 selects 3, 3 does not select 2
+    local = [LocalParents((), (), "")] * 4
+    local[2] = LocalParents((0, 1), (), "")
+    display = BlanketGraphDisplay.from_graph(make_graph(joined, local_parents=tuple(local)))
+    assert len(display.ax_.lines) == 1
+    assert display.ax_.lines[0].get_linestyle() != "-"
+    arrows = [text for text in display.ax_.texts if text.arrow_patch is not None]
+    assert len(arrows) == 2
+    assert [text.get_text() for text in display.ax_.texts if text.get_text()] == ["v0", "v1", "v2", "v3"]
+    display.figure_.canvas.draw()
+    plain = BlanketGraphDisplay.from_graph(make_graph(joined))
+    assert len(plain.ax_.lines) == 3
+
+
+def test_graph_display_from_estimator(data):
+    display = BlanketGraphDisplay.from_estimator(MarkovBlanketSelector("foci", max_features=1), data[0], rule="or")
+    assert display.graph.names == tuple(data[0].columns)
+
+
+def test_layout_of_a_path_is_a_line_and_of_a_square_a_square():
+    """Stress 0 is possible for a path: distances on the page are path lengths."""
+    path = np.eye(4, k=1) + np.eye(4, k=-1) > 0
+    places = stress_layout(path)
+    lengths = np.abs(np.subtract.outer(range(4), range(4)))
+    np.testing.assert_allclose(np.linalg.norm(places[:, None] - places, axis=2), lengths, atol=0.05)
+    square = np.roll(np.eye(4, dtype=bool), 1, axis=1)
+    square |= square.T
+    places = stress_layout(square)
+    sides = np.linalg.norm(places - np.roll(places, 1, axis=0), axis=1)
+    np.testing.assert_allclose(sides, sides[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_layout_without_edges_is_finite(d):
+    assert np.isfinite(stress_layout(np.zeros((d, d), dtype=bool))).all()

@@ -1,17 +1,13 @@
-"""Display classes: what a selection or a test found, as a picture.
-
-Displays follow scikit-learn's convention: ``__init__`` stores, ``plot`` draws and sets ``ax_`` and
-``figure_``, and ``from_path`` / ``from_estimator`` / ``from_result`` do both. matplotlib is imported when something
-is drawn, never before.
-"""
+"""The path of a forward selection."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
+
+from codec.plotting._axes import BEYOND, KEPT, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,13 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from codec._blanket import MarkovBlanketSelector
-    from codec._inference import CodecTestResult
     from codec._selection import SelectionPath
-
-__all__ = ["CalibrationDisplay", "NullDistributionDisplay", "SelectionPathDisplay"]
-
-KEPT, BEYOND = "#1f6f8b", "#b8b8b8"
-LABELS_PER_INCH = 6.0
 
 
 class SelectionPathDisplay:
@@ -110,7 +100,7 @@ class SelectionPathDisplay:
         """
         steps = np.arange(1, len(self.names) + 1)
         kept = steps <= self.n_kept
-        self.ax_ = _new_axes(len(steps)) if ax is None else ax
+        self.ax_ = new_axes(len(steps)) if ax is None else ax
         from matplotlib.cbook import normalize_kwargs  # spells out aliases such as c for color
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
@@ -219,153 +209,6 @@ class SelectionPathDisplay:
         return cls.from_path(estimator.path_, ax=ax, **kwargs)
 
 
-class NullDistributionDisplay:
-    """The null distribution of a test as a histogram, the observed value as a line.
-
-    Parameters
-    ----------
-    result : CodecTestResult
-        The result of :func:`codec.codec_test` with a method that makes copies of the data.
-
-    Attributes
-    ----------
-    ax_ : matplotlib.axes.Axes
-        The axes of the last :meth:`plot`.
-    figure_ : matplotlib.figure.Figure
-        The figure of the last :meth:`plot`.
-    line_ : matplotlib.lines.Line2D
-        The observed value.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from codec import codec_test
-    >>> from codec.plotting import NullDistributionDisplay
-    >>> z = np.random.default_rng(0).standard_normal(100)
-    >>> display = NullDistributionDisplay.from_result(codec_test(z**2, z, rng=0))
-    >>> display.ax_.get_xlabel()
-    'statistic under the null hypothesis'
-    """
-
-    ax_: Axes
-    figure_: Figure
-
-    def __init__(self, result: CodecTestResult) -> None:
-        if result.null_distribution is None:
-            raise ValueError("the asymptotic method makes no copies of the data: there is no distribution to draw.")
-        self.result = result
-
-    def plot(self, ax: Axes | None = None, *, bins: int = 30) -> NullDistributionDisplay:
-        """Draw the histogram.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, optional
-            Axes to draw on; a new figure when absent.
-        bins : int, default 30
-            Bins of the histogram.
-
-        Returns
-        -------
-        display : NullDistributionDisplay
-            The object itself.
-        """
-        self.ax_ = _new_axes(0) if ax is None else ax
-        self.figure_ = cast("Figure", self.ax_.figure)
-        result = self.result
-        label = f"{result.n_resamples} copies of the data"
-        self.ax_.hist(np.asarray(result.null_distribution), bins=bins, color=KEPT, alpha=0.35, label=label)
-        label = f"observed, p = {result.pvalue:.3g}"
-        self.line_ = self.ax_.axvline(result.statistic, color="0.2", linewidth=1.5, label=label)
-        self.ax_.set_xlabel("statistic under the null hypothesis")
-        self.ax_.set_ylabel("copies")
-        _finish(self.ax_)
-        return self
-
-    @classmethod
-    def from_result(cls, result: CodecTestResult, *, ax: Axes | None = None, **kwargs: Any) -> NullDistributionDisplay:
-        """Draw the result of :func:`codec.codec_test`; keywords go to :meth:`plot`."""
-        return cls(result).plot(ax, **kwargs)
-
-
-class CalibrationDisplay:
-    """P-values of many tests of true hypotheses against the uniform distribution (a QQ plot).
-
-    The band holds each ordered p-value of a valid test with 95 % probability (its distribution is a
-    beta distribution). Points below the diagonal mean that the test rejects too often.
-
-    Parameters
-    ----------
-    pvalues : array-like of shape (k,)
-        One p-value a data set, all made under the null hypothesis.
-
-    Attributes
-    ----------
-    pvalues : ndarray of shape (k,)
-        Ascending.
-    expected, low, high : ndarray of shape (k,)
-        Mean and 95 % limits of the ordered p-values of a valid test.
-    ax_ : matplotlib.axes.Axes
-        The axes of the last :meth:`plot`.
-    figure_ : matplotlib.figure.Figure
-        The figure of the last :meth:`plot`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from codec.plotting import CalibrationDisplay
-    >>> display = CalibrationDisplay(np.random.default_rng(0).random(50)).plot()
-    >>> bool(np.mean((display.low <= display.pvalues) & (display.pvalues <= display.high)) > 0.8)
-    True
-    """
-
-    ax_: Axes
-    figure_: Figure
-
-    def __init__(self, pvalues: Any) -> None:
-        from scipy.stats import beta
-
-        self.pvalues: NDArray[np.float64] = np.sort(np.asarray(pvalues, dtype=np.float64))
-        outside = ~((self.pvalues >= 0.0) & (self.pvalues <= 1.0))
-        if self.pvalues.ndim != 1 or self.pvalues.size == 0 or outside.any():
-            raise ValueError("pvalues must be a list of numbers between 0 and 1.")
-        k = self.pvalues.size
-        place = np.arange(1, k + 1)
-        self.expected = place / (k + 1)
-        self.low, self.high = (beta.ppf(q, place, k + 1 - place) for q in (0.025, 0.975))
-
-    def plot(self, ax: Axes | None = None) -> CalibrationDisplay:
-        """Draw the ordered p-values, the diagonal and its band.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, optional
-            Axes to draw on; a new figure when absent.
-
-        Returns
-        -------
-        display : CalibrationDisplay
-            The object itself.
-        """
-        self.ax_ = _new_axes(0) if ax is None else ax
-        self.figure_ = cast("Figure", self.ax_.figure)
-        self.ax_.fill_between(self.expected, self.low, self.high, color="0.88", label="95 % of valid tests")
-        self.ax_.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
-        self.ax_.plot(self.expected, self.pvalues, color=KEPT, linewidth=1.6, label=f"{self.pvalues.size} p-values")
-        self.ax_.set_xlabel("expected under the null hypothesis")
-        self.ax_.set_ylabel("p-value")
-        self.ax_.set_aspect("equal")
-        _finish(self.ax_)
-        return self
-
-
-def _finish(axes: Axes) -> None:
-    """Take away the frame, explain the colours."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, fontsize="small")
-
-
 def _steps_kept(conditional: NDArray[np.float64]) -> int:
     """Count the steps before the first whose conditional T is not positive (or not defined).
 
@@ -374,13 +217,3 @@ def _steps_kept(conditional: NDArray[np.float64]) -> int:
     """
     beyond = ~(conditional > 0.0)
     return int(np.argmax(beyond)) if beyond.any() else len(conditional)
-
-
-def _new_axes(n_steps: int) -> Axes:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'codec[plot]'") from error
-    width = max(5.6, math.ceil(2.0 + n_steps / LABELS_PER_INCH * 2.0))
-    _, axes = plt.subplots(figsize=(min(width, 16.0), 3.8), layout="constrained")
-    return axes

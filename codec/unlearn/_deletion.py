@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from html import escape
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 from torch import Tensor
+
+from codec.unlearn._certificate import Certificate
 
 NAN = float("nan")
 
@@ -76,7 +78,7 @@ class Deletion:
     iterations: int = 0
     distance: float = NAN
     timings: Mapping[str, float] = field(default_factory=dict)
-    certificate: Any = None
+    certificate: Certificate | None = None
     parameters: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
 
     def summary(self) -> dict[str, Any]:
@@ -108,6 +110,22 @@ class Deletion:
         scores = self.scores or (NAN,) * len(self.units)
         return pd.DataFrame({"unit": self.units, "label": self.labels, "score": scores})
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the parameters, as JSON can hold it."""
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "parameters"}
+        if self.certificate is not None:
+            content["certificate"] = {f.name: getattr(self.certificate, f.name) for f in fields(self.certificate)}
+        content["timings"] = dict(self.timings)
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`, also after JSON made lists of tuples."""
+        read = _tuples(content)
+        if read.get("certificate") is not None:
+            read["certificate"] = Certificate(**_tuples(read["certificate"]))
+        return cls(**read)
+
     def __str__(self) -> str:
         rows = [f"{key:<26}{_text(value)}" for key, value in self.summary().items()]
         return "\n".join(["Deletion", *rows])
@@ -117,6 +135,11 @@ class Deletion:
             f"<tr><th>{escape(key)}</th><td>{escape(_text(value))}</td></tr>" for key, value in self.summary().items()
         )
         return f"<table><caption>Deletion</caption><tbody>{rows}</tbody></table>"
+
+
+def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists, as JSON has them, back to tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
 
 
 def _text(value: Any) -> str:

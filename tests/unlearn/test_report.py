@@ -1,10 +1,12 @@
 """The record of a deletion and the page that shows many of them."""
 
 import dataclasses
+import json
 
 import matplotlib as mpl
 import pytest
 
+from codec.unlearn._certificate import Certificate
 from codec.unlearn._deletion import Deletion
 from codec.unlearn._report import Report, history_frame
 
@@ -28,6 +30,16 @@ ONE = Deletion(
 )
 
 
+BOUND = Certificate("a posteriori", 1e-3, 100, 2, proved=("distance to the retrained model <= 1e-3",))
+
+
+@pytest.mark.parametrize("certificate", [None, BOUND])
+def test_a_deletion_goes_through_json(certificate):
+    one = dataclasses.replace(ONE, certificate=certificate)
+    again = Deletion.from_dict(json.loads(json.dumps(one.to_dict())))
+    assert repr(again) == repr(one)  # not ==: a figure that is missing is nan
+
+
 def test_a_deletion_shows_itself():
     frame = ONE.to_frame()
     assert frame["label"].tolist() == ["fc[4]", "fc[0]"]
@@ -47,11 +59,11 @@ def test_history_has_the_same_columns_without_requests():
 
 
 def test_the_page_holds_table_plots_and_certificate(tmp_path):
-    certified = dataclasses.replace(ONE, id=2, certificate="bound <= 1e-3")
+    certified = dataclasses.replace(ONE, id=2, certificate=BOUND)
     report = Report((ONE, certified), title="Digits & more")
     page = report.to_html(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text() == page
-    for piece in ("Digits &amp; more", "data:image/png;base64,", "bound &lt;= 1e-3", "2 requests, 2 done, 2 samples"):
+    for piece in ("Digits &amp; more", "data:image/png;base64,", "&lt;= 1e-3", "2 requests, 2 done, 2 samples"):
         assert piece in page
     assert "http" not in page
     assert "captured_decrement" in report._repr_html_()

@@ -1,0 +1,311 @@
+"""The ledger: kill -9 at any moment loses and doubles nothing; damage is repaired or named."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+import torch
+
+from codec.unlearn import _ledger
+from codec.unlearn._ledger import Ledger, LedgerError, fingerprint
+
+N_REQUESTS = 12
+
+
+def start():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "layer.weight": torch.randn(20, 7, generator=generator),
+        "layer.bias": torch.randn(20, generator=generator),
+        "scale": torch.tensor(1.0 / 3.0, dtype=torch.float64),
+    }
+
+
+def deletion(state, k):
+    """Parameters after request k: some rows move by numbers that float32 rounds."""
+    after = {name: tensor.clone() for name, tensor in state.items()}
+    after["layer.weight"][[k, (3 * k + 1) % 20]] += torch.tensor(0.1 * (k + 1)) / 3
+    after["layer.bias"][k] *= 1.0 - 1e-6 * k
+    after["scale"] -= 1e-9 * k
+    return after
+
+
+def expected(n=N_REQUESTS):
+    state = start()
+    for k in range(n):
+        state = deletion(state, k)
+    return state
+
+
+def work(folder, n=N_REQUESTS):
+    """Open, go on where the ledger ends, stop after the last request."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # half a line, taken off
+        ledger = Ledger.open(folder, start())
+    with ledger:
+        state = ledger.replay(start())
+        done = {k for _, entry in ledger.standing() for k in entry["forgotten"]}
+        for k in range(n):
+            if k not in done:
+                after = deletion(state, k)
+                ledger.append({"kind": "deletion", "forgotten": [k]}, after, state)
+                state = after
+
+
+def identical(a, b):
+    return fingerprint(a) == fingerprint(b)
+
+
+def check_complete(folder, n=N_REQUESTS):
+    with Ledger.open(folder, start()) as ledger:
+        assert [entry["forgotten"] for entry in ledger.entries()] == [[k] for k in range(n)]
+        assert identical(ledger.replay(start()), expected(n))
+
+
+# --------------------------------------------------------------------------- crashes
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path):
+    rng, kills = random.Random(0), 0
+    began = time.perf_counter()
+    work(tmp_path / "measure")
+    whole = time.perf_counter() - began
+    for trial in range(30):
+        folder = tmp_path / str(trial % 6)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads: the child only writes files
+            child = os.fork()
+        if child == 0:
+            try:
+                work(folder)
+            finally:
+                os._exit(0)
+        time.sleep(rng.uniform(0.0, 0.5 * whole))
+        os.kill(child, signal.SIGKILL)
+        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert kills >= 8
+    for k in range(6):
+        work(tmp_path / str(k))
+        check_complete(tmp_path / str(k))
+
+
+class Crash(BaseException):
+    """The process ends here: nothing after this call happens."""
+
+
+def test_crash_at_every_single_call(tmp_path, monkeypatch):
+    # every write, fsync, rename and truncation of a whole run is once the last thing that happens,
+    # and every write is once done in part
+    names = ("write", "fsync", "replace", "ftruncate")
+    real = {name: getattr(os, name) for name in names}
+
+    def crash_after(limit, torn):
+        count = 0
+
+        def wrap(name):
+            def call(*arguments):
+                nonlocal count
+                count += 1
+                if count > limit:
+                    if torn and count == limit + 1 and name == "write":
+                        real["write"](arguments[0], arguments[1][: len(arguments[1]) // 2])
+                    raise Crash
+                return real[name](*arguments)
+
+            return call
+
+        for name in names:
+            monkeypatch.setattr(_ledger.os, name, wrap(name))
+
+    limit, ended = 0, False
+    while not ended:
+        for torn in (False, True):
+            folder = tmp_path / f"{limit}{torn}"
+            crash_after(limit, torn)
+            try:
+                work(folder, 3)
+                ended = True
+            except Crash:
+                pass
+            for name in names:
+                monkeypatch.setattr(_ledger.os, name, real[name])
+            work(folder, 3)
+            check_complete(folder, 3)
+        limit += 1
+    assert limit > 5 * 3  # a request: write, fsync, rename, fsync of the folder, write, fsync
+
+
+@pytest.mark.slow  # python -m pytest tests/unlearn/test_ledger.py -m slow
+def test_killed_processes(tmp_path):
+    program = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_ledger as t; t.work(sys.argv[1])"  # noqa: PTH120
+    )
+    rng = random.Random(1)
+    for _ in range(10):
+        child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+        time.sleep(rng.uniform(1.0, 4.0))
+        child.kill()
+        child.wait()
+    work(tmp_path)
+    check_complete(tmp_path)
+
+
+def test_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
+    with Ledger.open(tmp_path, start()) as ledger:
+        ledger.append({"k": 0})
+
+        def full(descriptor, content):
+            real(descriptor, content[:5])
+            raise OSError(28, "No space left on device")
+
+        real = os.write
+        monkeypatch.setattr(_ledger.os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            ledger.append({"k": 1})
+        monkeypatch.undo()
+        ledger.append({"k": 2})
+    with Ledger.open(tmp_path, start()) as ledger:
+        assert ledger.entries() == [{"k": 0}, {"k": 2}]
+
+
+# --------------------------------------------------------------------------- damage
+def lines(folder):
+    return (folder / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("damage", [lambda t: t[:-7], lambda t: t[:-1], lambda t: b"x" + t[1:], lambda t: t[:1]])
+def test_damaged_last_line_is_taken_off_and_told(tmp_path, damage):
+    work(tmp_path)
+    found = lines(tmp_path)
+    (tmp_path / "ledger.jsonl").write_bytes(b"".join(found[:-1]) + damage(found[-1]))
+    with pytest.warns(UserWarning, match=r"last line .*\(line 12, .* was taken off; its request has not happened"):
+        ledger = Ledger.open(tmp_path, start())
+    assert len(ledger.entries()) == N_REQUESTS - 1
+    ledger.close()
+    work(tmp_path)
+    check_complete(tmp_path)
+
+
+def edit(text):
+    found = json.loads(text)
+    found["entry"]["forgotten"] = [99]
+    return (json.dumps(found) + "\n").encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda found: [*found[:4], edit(found[4]), *found[5:]], 4),  # an entry was changed
+        (lambda found: [*found[:4], *found[5:]], 4),  # one was cut out
+        (lambda found: [*found[:4], found[5], found[4], *found[6:]], 4),  # two exchanged
+        (lambda found: [*found[:4], found[3], *found[4:]], 4),  # one doubled
+        (lambda found: [b"not json\n", *found[1:]], 0),
+    ],
+)
+def test_damage_elsewhere_is_an_error_that_says_where(tmp_path, change, place):
+    work(tmp_path)
+    before = b"".join(change(lines(tmp_path)))
+    (tmp_path / "ledger.jsonl").write_bytes(before)
+    with pytest.raises(LedgerError, match=f"line {place} of .* is damaged"):
+        Ledger.open(tmp_path)
+    assert (tmp_path / "ledger.jsonl").read_bytes() == before
+
+
+def test_damaged_or_missing_tensors_name_their_entry(tmp_path):
+    work(tmp_path)
+    path = sorted(tmp_path.glob("*.safetensors"))[5]
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with Ledger.open(tmp_path, start()) as ledger:
+        assert identical(ledger.replay(start(), 5), expected(5))
+        with pytest.raises(LedgerError, match="of entry 5 is damaged"):
+            ledger.replay(start())
+        path.unlink()
+        with pytest.raises(LedgerError, match="of entry 5 cannot be read"):
+            ledger.replay(start())
+
+
+def test_other_format_is_refused(tmp_path):
+    Ledger.open(tmp_path).close()
+    line = _ledger._Line(0, _ledger.START, {"format": 99, "parameters": None}, None)
+    (tmp_path / "ledger.jsonl").write_bytes(line.text())
+    with pytest.raises(LedgerError, match="has format 99; this version of codec reads format 1"):
+        Ledger.open(tmp_path)
+
+
+# --------------------------------------------------------------------------- use
+def test_only_changed_rows_are_stored(tmp_path):
+    before, after = start(), deletion(start(), 4)
+    with Ledger.open(tmp_path, before) as ledger:
+        ledger.append({}, after, before)
+        stored = ledger._tensors(ledger._lines[-1])
+    assert stored["rows:layer.weight"].tolist() == [4, 13]
+    assert stored["values:layer.weight"].shape == (2, 7)
+    assert stored["rows:layer.bias"].tolist() == [4]
+    assert stored["values:scale"].dtype == torch.float64
+
+
+def test_signs_of_zero_and_nan_are_kept_bit_for_bit(tmp_path):
+    before = {"w": torch.tensor([0.0, 1.0, float("nan")], dtype=torch.bfloat16)}
+    after = {"w": torch.tensor([-0.0, 1.0, float("nan")], dtype=torch.bfloat16)}
+    with Ledger.open(tmp_path, before) as ledger:
+        ledger.append({}, after, before)
+        found = ledger.replay(before)["w"]
+    assert torch.equal(found.view(torch.int16), after["w"].view(torch.int16))
+
+
+def test_replay_goes_back_and_changes_nothing_given(tmp_path):
+    work(tmp_path)
+    given = start()
+    with Ledger.open(tmp_path) as ledger:
+        for n in (0, 1, 7, N_REQUESTS):
+            assert identical(ledger.replay(given, n), expected(n))
+    assert identical(given, start())
+
+
+def test_rollback_is_an_entry(tmp_path):
+    before = start()
+    first, second = deletion(before, 0), deletion(deletion(before, 0), 1)
+    with Ledger.open(tmp_path, before) as ledger:
+        ledger.append({"forgotten": [5]}, first, before)
+        ledger.append({"forgotten": [6]}, second, first)
+        ledger.append({"undoes": 1}, first, second)
+        assert ledger.standing() == [(0, {"forgotten": [5]})]
+        for wrong in (1, 2, 7, -1, "0"):
+            with pytest.raises(ValueError, match="which is no standing entry"):
+                ledger.append({"undoes": wrong})
+    with Ledger.open(tmp_path, before) as ledger:
+        assert len(ledger.entries()) == 3
+        assert identical(ledger.replay(before), first)
+
+
+def test_refused(tmp_path):
+    work(tmp_path)
+    other = {**start(), "layer.bias": torch.zeros(20)}
+    with pytest.raises(LedgerError, match="began with other parameters"):
+        Ledger.open(tmp_path, other)
+    ledger = Ledger.open(tmp_path)
+    with pytest.raises(LedgerError, match="began with other parameters"):
+        ledger.replay(other)
+    with pytest.raises(LedgerError, match=r"has .* open; close it first"):
+        Ledger.open(tmp_path)
+    with pytest.raises(ValueError, match="entry cannot be written as JSON"):
+        ledger.append({"x": torch.zeros(2)})
+    assert len(ledger.entries()) == N_REQUESTS
+    ledger.close()
+    with pytest.raises(LedgerError, match="this ledger is closed"):
+        ledger.append({})
+
+
+def test_parameters_that_do_not_fit(tmp_path):
+    with Ledger.open(tmp_path) as ledger:  # begun without parameters: nothing to compare with
+        ledger.append({}, {"w": torch.ones(3, 2)}, {"w": torch.zeros(3, 2)})
+        for wrong in ({"v": torch.zeros(3, 2)}, {"w": torch.zeros(2, 2)}, {"w": torch.zeros(3, 2).double()}):
+            with pytest.raises(LedgerError, match="entry 0 changes 'w', which these parameters do not have"):
+                ledger.replay(wrong)

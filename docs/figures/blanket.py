@@ -1,0 +1,109 @@
+"""Write the tables and draw the figure of the page on selectors from the results of `bench_blanket.py`.
+
+``make figures`` runs this. It measures nothing: every number is in ``benchmarks/results/bench_blanket.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+DOCS = Path(__file__).parents[1]
+RESULT = DOCS.parent / "benchmarks" / "results" / "bench_blanket.json"
+COLOURS = {
+    "codec": "#1f6f8b", "foci": "#8fb8c6", "forest": "#d1652a", "boruta": "#e3a583",
+    "mutual information, true k": "#8c979f", "mrmr, true k": "#c4cacf",
+}  # fmt: skip
+HEADS = {"foci": "plain FOCI"}
+KNOWN = ("networks", "models", "bullseye", "modular", "mixed", "madelon")
+CHOSEN = ("all columns", "codec", "forest", "mutual information, 20", "mrmr, 20", "boruta")
+
+
+def pick(report, parts, methods):
+    """Rows in their stored order, and the methods that have results there."""
+    cells = [c for c in report["cells"].values() if c["part"] in parts and c["method"] in methods]
+    rows = list(dict.fromkeys((c["part"], c["name"]) for c in cells))
+    present = [m for m in methods if any(c["method"] == m for c in cells)]
+    return rows, present, {(c["part"], c["name"], c["method"]): c["summary"] for c in cells}
+
+
+def table(head, rows):
+    """A list-table of reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in [head, *rows]:
+        lines += [f"   {'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row)]
+    return "\n".join(lines) + "\n"
+
+
+def with_error(pair):
+    mean, error = pair
+    return f"{mean:.2f}" if np.isnan(error) else f"{mean:.2f} ± {error:.2f}"
+
+
+def truth_table(report):
+    rows, methods, cells = pick(report, KNOWN, tuple(COLOURS))
+    lines = [
+        [f"{part}: {name}", *(with_error(c["f1"]) if (c := cells.get((part, name, m))) else "–" for m in methods)]  # noqa: RUF001
+        for part, name in rows
+    ]
+    return table(["data", *(HEADS.get(m, m) for m in methods)], lines)
+
+
+def noise_table(report):
+    rows, methods, cells = pick(report, ("noise",), ("codec", "codec, no screen", "foci", "forest"))
+    lines = [
+        [name, *("{:.3f} [{:.3f}, {:.3f}]".format(*c["non-empty"]) if (c := cells.get((part, name, m))) else "–" for m in methods)]  # noqa: RUF001
+        for part, name in rows
+    ]  # fmt: skip
+    return table(["columns", *(HEADS.get(m, m) for m in methods)], lines)
+
+
+def real_table(report):
+    rows, methods, cells = pick(report, ("tables",), CHOSEN)
+    lines = [
+        [name, *(f"{c['score'][0]:.3f} ({c['selected'][0]:.0f})" if (c := cells.get((part, name, m))) else "–" for m in methods)]  # noqa: RUF001
+        for part, name in rows
+    ]  # fmt: skip
+    return table(["table", *methods], lines)
+
+
+def machine_line(report):
+    """Where the numbers come from, in a line."""
+    e = report["environment"]
+    packages = ", ".join(f"{name} {e['packages'][name]}" for name in ("numpy", "scipy", "scikit-learn"))
+    return f"Measured {e['date']}: {e['cpu']}, Python {e['python']}; {packages}.\n"
+
+
+def draw_truth(report):
+    """F1 of every method on every kind of data, with standard errors."""
+    rows, methods, cells = pick(report, KNOWN[:-1], tuple(COLOURS))
+    figure, axis = plt.subplots(figsize=(8.4, 0.52 * len(rows) + 1.2), layout="constrained")
+    offsets = np.linspace(-0.3, 0.3, len(methods))
+    for method, offset in zip(methods, offsets, strict=True):
+        points = [(i, cells[(*row, method)]["f1"]) for i, row in enumerate(rows) if (*row, method) in cells]
+        places = np.array([i for i, _ in points]) + offset
+        values, errors = np.nan_to_num(np.array([pair for _, pair in points])).T
+        axis.errorbar(
+            values, places, xerr=errors, fmt="o", color=COLOURS[method], markersize=5, label=HEADS.get(method, method)
+        )
+    axis.set_yticks(range(len(rows)), [f"{part}: {name}" for part, name in rows])
+    axis.set(xlim=(0, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel="F1 against the true blanket")
+    axis.grid(axis="x", color="#d9dee1", linewidth=0.6)
+    axis.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, fontsize=9)
+    return figure
+
+
+TABLES = {"truth": truth_table, "noise": noise_table, "real": real_table, "machine": machine_line}
+
+if __name__ == "__main__":
+    stored = json.loads(RESULT.read_text())
+    for name, write in TABLES.items():
+        (DOCS / "tables" / f"blanket_{name}.inc").write_text(write(stored))
+    draw_truth(stored).savefig(DOCS / "_static" / "blanket_truth.png", dpi=150)
+    print("wrote the figure and tables of the selectors")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -156,3 +157,12 @@ def test_downstream_score(work):
     assert work.downstream(train, [0], test) > 0.95
     assert work.downstream(train, [], test) == 0.5
     assert work.downstream(work.Task(X[:150], X[:150, 0]), [], (X[150:], X[150:, 0])) == 0.0
+
+
+def test_tables_of_the_page_are_those_of_the_results(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    page = runpy.run_path(str(FOLDER.parent / "docs" / "figures" / "blanket.py"))
+    report = json.loads((FOLDER / "results" / "bench_blanket.json").read_text())
+    for name, write in page["TABLES"].items():
+        stored = (FOLDER.parent / "docs" / "tables" / f"blanket_{name}.inc").read_text()
+        assert stored == write(report), f"{name}: run `make figures`"

@@ -122,6 +122,7 @@ class Curvature:
         if subsample is not None and not 1 <= subsample <= self.n:
             raise ValueError(f"subsample is {subsample}; it must lie in 1..{self.n}, the retained samples.")
         self.products = Products(problem, params, slices.parameters)
+        self.linearisation = linearisation
         self.subsample = subsample
         self._ids = self.retain_ids
         if subsample is not None:

@@ -1,0 +1,340 @@
+"""The step that takes samples out of a trained model.
+
+Trained networks are not stationary, so a Newton step on the retained samples' gradient mostly goes on
+training. The default step is the one on what the deletion changed, the difference gradient
+``grad F_R(w0) - grad F_S(w0) = (m grad F_S - sum_U grad f) / (n - m)``, taken once, damped, from the anchor w0
+for the set of all forgotten samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from codec.unlearn._curvature import Curvature, linearise
+from codec.unlearn._linearisation import Linearisation
+from codec.unlearn._problem import Problem
+from codec.unlearn._products import Products
+from codec.unlearn._slices import Slices
+from codec.unlearn._solve import Solution
+
+METHODS = (
+    "difference",
+    "gradient",
+    "chained",
+    "sekhari",
+    "certified_removal",
+    "gradient_ascent",
+    "paper_step",
+)
+MULTIPLES = (3.0, 6.0, 12.0, 24.0, 48.0, 96.0)  # of the weight decay: the dampings that 'auto' tries, in this order
+LEAST_DECAY = 1e-4  # stands for a smaller weight decay in 'auto'
+REPAIR = 12.0  # damping of the repair, in weight decays
+
+Guard = Callable[[Mapping[str, Tensor]], float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change of the parameters of some units.
+
+    Attributes
+    ----------
+    delta : Tensor, (size,)
+        What to add to the slices; zero where the step was refused.
+    damping : float
+        mu of ``(H_R + mu I)^-1``.
+    step_length : float
+        Factor of the step, at most 1.
+    decrement : float
+        ``1/2 g^T (H_R + mu I)^-1 g``, the predicted decrease.
+    iterations : int
+        Products with the curvature.
+    accepted : bool
+    reason : str
+        Why, in words; negative curvature that was met is told here.
+    retain_objective : (float, float)
+        Mean loss of the retained samples plus weight decay, before and after.
+    guard : (float, float) or None
+        Validation score before and after.
+    """
+
+    delta: Tensor
+    damping: float
+    step_length: float
+    decrement: float
+    iterations: int
+    accepted: bool
+    reason: str
+    retain_objective: tuple[float, float]
+    guard: tuple[float, float] | None = None
+
+
+def deletion_step(
+    problem: Problem,
+    params: Mapping[str, Tensor],
+    forgotten: Sequence[int] | Tensor,
+    slices: Slices,
+    *,
+    method: str = "difference",
+    curvature: str = "ggn",
+    linearisation: Linearisation | None = None,
+    damping: float | str = "auto",
+    whole_gradient: Tensor | None = None,
+    losses: Tensor | None = None,
+    already: Sequence[int] | Tensor = (),
+    x0: Tensor | None = None,
+    tol: float = 0.1,
+    max_iter: int = 100,
+    max_rise: float = 0.5,
+    guard: Guard | None = None,
+    max_drop: float = 0.01,
+    repair: bool = False,
+) -> Step:
+    """One damped step that takes samples out.
+
+    Parameters
+    ----------
+    problem : Problem
+    params : dict of str to Tensor
+        Where the step starts: the anchor.
+    forgotten : ids
+        Every sample to take out of the model that ``params`` is.
+    slices : Slices
+        Parameters that may change.
+    method : str, default 'difference'
+        'difference': the difference gradient. 'gradient': the retained samples' gradient, for convex models.
+        'chained': the difference gradient at parameters from which ``already`` was taken out. 'sekhari': the
+        forgotten samples' gradient alone, which takes ``grad F_S = 0`` for granted. 'certified_removal': the same
+        with the forgotten samples' curvature. 'gradient_ascent': no curvature. 'paper_step': the released code's
+        rank-one secant, for comparison only.
+    curvature : str, default 'ggn'
+        Kind of `Curvature`.
+    linearisation : Linearisation, optional
+    damping : float or 'auto', default 'auto'
+        'auto': the first of 3, 6, 12, ... 96 times the weight decay (of 1e-4 where that is less) at which the
+        retained objective rises by no more than ``max_rise`` of itself and the guard holds.
+    whole_gradient : Tensor, (size,), optional
+        Mean gradient of all samples but ``already``, with weight decay; computed if not given.
+    losses : Tensor (n,), optional
+        Loss of every sample at ``params``; computed if not given.
+    already : ids
+        Samples that ``params`` is without.
+    x0 : Tensor, optional
+        Last request's ``delta``: where conjugate gradients start.
+    tol, max_iter
+        Of conjugate gradients.
+    max_rise : float, default 0.5
+        Most relative rise of the retained objective.
+    guard : callable, optional
+        Validation score of parameters, larger is better.
+    max_drop : float, default 0.01
+        Most that the score may fall.
+    repair : bool, default False
+        Follow with a second damped step, on the retained samples' gradient, linearised anew where the first ended.
+
+    Returns
+    -------
+    Step
+
+    Raises
+    ------
+    ValueError
+        Unknown method, nothing forgotten or nothing retained, or a damping that is no positive number.
+    """
+    work = _Work(problem, params, forgotten, already, slices, losses)
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; it must be one of {', '.join(map(repr, METHODS))}.")
+    kept = work.forgotten if method == "certified_removal" else work.retained
+    operator = Curvature(problem, params, kept, slices, curvature, linearisation=linearisation)
+    b = work.right_side(operator, method, whole_gradient)
+    best: Step | None = None
+    for mu in _dampings(damping, problem.weight_decay):
+        solution = _direction(work, operator, b, method, mu, x0, tol, max_iter)
+        best = work.judge(solution, b, max_rise, guard, max_drop)
+        if best.accepted:
+            return work.repaired(best, curvature, guard, max_drop) if repair else best
+        x0 = solution.x
+    if best is None:
+        raise ValueError("damping offers no candidate.")
+    return replace(best, delta=torch.zeros_like(best.delta))
+
+
+def newton_steps(
+    problem: Problem,
+    params: Mapping[str, Tensor],
+    forgotten: Sequence[int] | Tensor,
+    slices: Slices,
+    *,
+    n_steps: int = 1,
+    curvature: str = "ggn",
+    tol: float = 1e-8,
+    max_iter: int = 500,
+) -> Tensor:
+    """Change of the slices after exact Newton steps on the retained objective, for convex models.
+
+    Each step takes gradient and curvature anew; no damping beyond the weight decay.
+    """
+    work = _Work(problem, params, forgotten, (), slices, torch.zeros(problem.n))
+    moved, total = dict(params), None
+    for _ in range(n_steps):
+        operator = Curvature(problem, moved, work.retained, slices, curvature)
+        delta = operator.solve(-operator.gradient(work.retained), tol=tol, max_iter=max_iter).x
+        moved = slices.add(moved, delta)
+        total = delta if total is None else total + delta
+    if total is None:
+        raise ValueError("n_steps must be at least 1.")
+    return total
+
+
+def captured_decrement(operator: Curvature, g: Tensor, part: Sequence[int] | Tensor, tol: float = 1e-3) -> float:
+    """Share of the full Newton decrease ``1/2 g^T H^-1 g`` that a step on some units alone has, in [0, 1].
+
+    Parameters
+    ----------
+    operator : Curvature
+        On all the units.
+    g : Tensor, (size,)
+        Gradient on all the units.
+    part : ids of units, ascending
+    tol : float, default 1e-3
+        Of both solutions.
+    """
+    whole = float(g @ operator.solve(g, tol=tol, max_iter=1000).x)
+    if whole <= 0.0:
+        return 1.0
+    few = Slices(operator.slices.units, part)
+    linearisation = operator.linearisation
+    restricted = Curvature(
+        operator.problem, operator.params, operator.retain_ids, few, operator.kind, linearisation=linearisation
+    )
+    g_part = few.gather(operator.slices.scatter(g))
+    return min(1.0, float(g_part @ restricted.solve(g_part, tol=tol, max_iter=1000).x) / whole)
+
+
+def gradient_norm_units(slices: Slices, g: Tensor, n_units: int) -> Tensor:
+    """The units with the largest gradients, ascending: the budget's plain alternative."""
+    sums = slices.unit_sums(g.square())
+    places = sums.topk(min(n_units, len(sums))).indices.sort().values.cpu()
+    return places if slices.selected is None else slices.selected[places]
+
+
+class _Work:
+    """What every method needs of one request."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        params: Mapping[str, Tensor],
+        forgotten: Sequence[int] | Tensor,
+        already: Sequence[int] | Tensor,
+        slices: Slices,
+        losses: Tensor | None,
+    ) -> None:
+        self.problem, self.params, self.slices = problem, dict(params), slices
+        gone = torch.as_tensor(already, dtype=torch.long)
+        present = torch.ones(problem.n, dtype=torch.bool)
+        present[gone] = False
+        self.forgotten = torch.as_tensor(forgotten, dtype=torch.long).unique()
+        if not len(self.forgotten) or not bool(present[self.forgotten].all()):
+            raise ValueError("forgotten must be samples that are still in the model, at least one.")
+        self.everyone = present.nonzero()[:, 0]
+        present[self.forgotten] = False
+        self.retained = present.nonzero()[:, 0]
+        if not len(self.retained):
+            raise ValueError("forgotten holds every sample: nothing would be retained.")
+        known = problem.sample_losses(params, self.retained) if losses is None else losses[self.retained]
+        self.before = float(known.mean()) + problem.regularizer(params)
+
+    def right_side(self, operator: Curvature, method: str, whole: Tensor | None) -> Tensor:
+        """Minus the gradient that the step goes along; the forgotten samples' weight decay is in it."""
+        m, n = len(self.forgotten), len(self.everyone)
+        gone = operator.gradient(self.forgotten)
+        if method in {"sekhari", "certified_removal", "gradient_ascent", "paper_step"}:
+            return gone * (m / (n - m))
+        every = operator.gradient(self.everyone) if whole is None else whole
+        if method == "gradient":
+            return (m * gone - n * every) / (n - m)
+        return (gone - every) * (m / (n - m))
+
+    def objective(self, params: Mapping[str, Tensor]) -> float:
+        """Mean loss of the retained samples plus weight decay."""
+        losses = self.problem.sample_losses(params, self.retained)
+        return float(losses.mean()) + self.problem.regularizer(params)
+
+    def judge(self, found: Solution, b: Tensor, max_rise: float, guard: Guard | None, max_drop: float) -> Step:
+        """The step, accepted if the retained objective and the guard allow it."""
+        moved = self.slices.add(self.params, found.x)
+        after = self.objective(moved)
+        scores = None if guard is None else (guard(self.params), guard(moved))
+        risen = not after <= self.before * (1.0 + max_rise)  # also where it is not a number
+        fallen = scores is not None and not scores[1] >= scores[0] - max_drop
+        reasons = [f"retained objective {self.before:.4g} -> {after:.4g}"]
+        if risen:
+            reasons.append(f"more than the allowed rise of {max_rise:.0%}")
+        if scores is not None and fallen:
+            reasons.append(f"guard {scores[0]:.4g} -> {scores[1]:.4g}, more than the allowed drop of {max_drop:.4g}")
+        if found.negative_curvature < 0.0:
+            reasons.append(
+                f"negative curvature {found.negative_curvature:.3g} met, damping raised to {found.damping:.3g}"
+            )
+        decrement = 0.5 * float(b @ found.x)
+        ok, text = not (risen or fallen), "; ".join(reasons)
+        return Step(found.x, found.damping, 1.0, decrement, found.iterations, ok, text, (self.before, after), scores)
+
+    def repaired(self, step: Step, kind: str, guard: Guard | None, max_drop: float) -> Step:
+        """A second step on the retained gradient from where the first ended, kept if it lowers their objective."""
+        problem, moved = self.problem, self.slices.add(self.params, step.delta)
+        whole = linearise(problem, moved, kind) if kind in {"ggn", "fisher", "empirical_fisher"} else None
+        operator = Curvature(problem, moved, self.retained, self.slices, kind, linearisation=whole)
+        mu = REPAIR * max(problem.weight_decay, LEAST_DECAY)
+        found = operator.solve(-operator.gradient(self.retained), mu, tol=0.2)
+        after = self.objective(self.slices.add(moved, found.x))
+        score = None if guard is None else guard(self.slices.add(moved, found.x))
+        worse = score is not None and step.guard is not None and not score >= step.guard[0] - max_drop
+        if worse or not after <= step.retain_objective[1]:
+            return replace(step, reason=f"{step.reason}; repair left out, it did not help")
+        return replace(
+            step,
+            delta=step.delta + found.x,
+            iterations=step.iterations + found.iterations,
+            reason=f"{step.reason}; repaired to {after:.4g} at damping {mu:.3g}",
+            retain_objective=(self.before, after),
+            guard=None if step.guard is None or score is None else (step.guard[0], score),
+        )
+
+
+def _direction(
+    work: _Work, operator: Curvature, b: Tensor, method: str, mu: float, x0: Tensor | None, tol: float, max_iter: int
+) -> Solution:
+    least = mu + work.problem.weight_decay
+    if method == "gradient_ascent":
+        return Solution(b / least, 0, 0.0, mu, method="ascent")
+    if method == "paper_step":
+        return Solution(_rank_one(work, b, least), 0, 0.0, mu, method="secant")
+    return operator.solve(b, mu, x0=x0, tol=tol, max_iter=max_iter)
+
+
+def _rank_one(work: _Work, b: Tensor, damping: float) -> Tensor:
+    """``(y y^T / ||s||_1 + damping I)^-1 b``, y the change of the forgotten gradient along s (Sherman-Morrison)."""
+    slices, problem = work.slices, work.problem
+    ends = []
+    for h in (0.0, 1e-3):
+        there = Products(problem, slices.add(work.params, b, h), slices.parameters)
+        ends.append(slices.gather(there.mean_gradient(work.forgotten)))
+    y, length = ends[1] - ends[0], float(1e-3 * b.abs().sum())
+    if length == 0.0:
+        return torch.zeros_like(b)
+    bent: Tensor = (b - y * ((y @ b) / (damping * length + y @ y))) / damping
+    return bent
+
+
+def _dampings(damping: float | str, weight_decay: float) -> tuple[float, ...]:
+    if damping == "auto":
+        return tuple(c * max(weight_decay, LEAST_DECAY) for c in MULTIPLES)
+    if isinstance(damping, str) or not damping >= 0.0:
+        raise ValueError(f"damping is {damping!r}; it must be 'auto' or a number of 0 or more.")
+    return (float(damping),)

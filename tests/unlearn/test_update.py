@@ -1,0 +1,145 @@
+"""Deletion steps against closed forms and retraining."""
+
+import pytest
+import torch
+from torch import nn
+
+from codec.unlearn._curvature import Curvature, linearise
+from codec.unlearn._problem import Problem
+from codec.unlearn._slices import Slices
+from codec.unlearn._units import find_units
+from codec.unlearn._update import METHODS, captured_decrement, deletion_step, gradient_norm_units, newton_steps
+
+
+def ridge(decay=0.1, n=40):
+    """A ridge regression at its optimum, with the optimum without some samples, by the normal equations."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(n, 4, dtype=torch.float64, generator=generator)
+    y = x @ torch.randn(4, 2, dtype=torch.float64, generator=generator) + torch.randn(
+        n, 2, dtype=torch.float64, generator=generator
+    )
+
+    def solve(rows):
+        # mean over the two outputs of squared errors + decay/2 ||w||^2: X'X w / n + decay w = X'y / n
+        a = torch.cat([x[rows], torch.ones(len(rows), 1, dtype=x.dtype)], dim=1)
+        return torch.linalg.solve(
+            a.T @ a / len(rows) + decay * torch.eye(5, dtype=x.dtype), a.T @ y[rows] / len(rows)
+        ).T
+
+    model = nn.Linear(4, 2).double()
+    best = solve(torch.arange(n))
+    with torch.no_grad():
+        model.weight.copy_(best[:, :-1])
+        model.bias.copy_(best[:, -1])
+    return Problem(model, "mse", (x, y), weight_decay=decay), solve
+
+
+def as_matrix(params):
+    return torch.cat([params["weight"], params["bias"][:, None]], dim=1)
+
+
+@pytest.mark.parametrize("method", ["difference", "gradient"])
+def test_one_undamped_step_is_ridge_retraining(method):
+    problem, solve = ridge()
+    slices, params = Slices(find_units(problem.model)), problem.parameters()
+    gone = torch.tensor([2, 7, 30])
+    kept = torch.tensor([i for i in range(problem.n) if i not in {2, 7, 30}])
+    step = deletion_step(problem, params, gone, slices, method=method, damping=0.0)
+    assert step.accepted
+    assert float((as_matrix(slices.add(params, step.delta)) - solve(kept)).norm()) <= 1e-10
+    again = newton_steps(problem, params, gone, slices)
+    assert float((as_matrix(slices.add(params, again)) - solve(kept)).norm()) <= 1e-10
+
+
+def test_the_forgotten_samples_weight_decay_is_in_the_step():
+    """At a stationary point Sekhari's form is exact too, but only with m lambda w."""
+    problem, solve = ridge(decay=0.5)
+    slices, params = Slices(find_units(problem.model)), problem.parameters()
+    step = deletion_step(problem, params, [5], slices, method="sekhari", damping=0.0)
+    kept = torch.tensor([i for i in range(problem.n) if i != 5])
+    assert float((as_matrix(slices.add(params, step.delta)) - solve(kept)).norm()) <= 1e-10
+
+
+def network(n=60, decay=0.01):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 5, dtype=torch.float64, generator=generator)
+    y = (x[:, 0] > 0).long()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    return Problem(model, "cross_entropy", (x, y), weight_decay=decay)
+
+
+def test_difference_step_solves_its_system_and_is_not_gradient_ascent():
+    problem = network()
+    params, slices = problem.parameters(), Slices(find_units(problem.model))
+    gone, kept = torch.arange(5), torch.arange(5, 60)
+    curvature = Curvature(problem, params, kept, slices)
+    wanted = curvature.gradient(torch.arange(60)) - curvature.gradient(kept)
+    step = deletion_step(problem, params, gone, slices, damping=0.05, tol=1e-9, max_rise=10.0)
+    exact = torch.linalg.solve(curvature.dense() + 0.05 * torch.eye(slices.size, dtype=wanted.dtype), wanted)
+    torch.testing.assert_close(step.delta, exact, rtol=1e-6, atol=1e-9)
+    ascent = deletion_step(problem, params, gone, slices, method="gradient_ascent", damping=0.05, max_rise=10.0)
+    assert float(torch.cosine_similarity(step.delta, ascent.delta, dim=0)) < 0.95
+    assert step.decrement == pytest.approx(0.5 * float(wanted @ exact), rel=1e-6)
+
+
+def test_captured_decrement_is_the_ratio_of_dense_solutions():
+    problem = network()
+    params, slices = problem.parameters(), Slices(find_units(problem.model))
+    curvature = Curvature(
+        problem, params, torch.arange(5, 60), slices, linearisation=linearise(problem, params, tolerance=0.0)
+    )
+    g = curvature.gradient(torch.arange(5))
+    units = gradient_norm_units(slices, g, 3)
+    norms = slices.unit_sums(g.square())
+    assert set(units.tolist()) == set(norms.argsort(descending=True)[:3].tolist())
+    few, h = Slices(slices.units, units), curvature.dense()
+    mask = slices.gather(
+        few.scatter(torch.ones(few.size, dtype=g.dtype))
+        | {k: torch.zeros_like(v) for k, v in params.items() if k not in few.parameters}
+    ).bool()
+    part = g[mask] @ torch.linalg.solve(h[mask][:, mask], g[mask])
+    assert captured_decrement(curvature, g, units) == pytest.approx(
+        float(part / (g @ torch.linalg.solve(h, g))), rel=1e-4
+    )
+
+
+def test_a_step_that_hurts_is_refused_and_leaves_everything_as_it_was():
+    problem = network()
+    params, slices = problem.parameters(), Slices(find_units(problem.model))
+    before = {k: v.clone() for k, v in params.items()}
+    step = deletion_step(problem, params, [0, 1], slices, guard=lambda p: 1.0 if p is before else 0.0, max_rise=-0.9)
+    assert not step.accepted
+    assert "allowed rise" in step.reason
+    assert not step.delta.any()
+    assert all(torch.equal(before[k], problem.parameters()[k]) for k in before)
+
+
+def test_repair_lowers_the_retained_objective():
+    problem = network()
+    params, slices = problem.parameters(), Slices(find_units(problem.model))
+    plain = deletion_step(problem, params, range(8), slices, damping=0.05, max_rise=10.0)
+    mended = deletion_step(problem, params, range(8), slices, damping=0.05, max_rise=10.0, repair=True)
+    assert mended.retain_objective[1] < plain.retain_objective[1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_a_finite_step(method):
+    problem = network()
+    slices = Slices(find_units(problem.model), [0, 3, 6])
+    step = deletion_step(problem, problem.parameters(), [3, 4], slices, method=method, damping=0.1, max_rise=100.0)
+    assert step.delta.shape == (slices.size,)
+    assert torch.isfinite(step.delta).all()
+    assert step.delta.any()
+
+
+def test_bad_requests_are_refused():
+    problem = network()
+    slices, params = Slices(find_units(problem.model)), problem.parameters()
+    for ids, match in (([], "at least one"), (range(60), "every sample")):
+        with pytest.raises(ValueError, match=match):
+            deletion_step(problem, params, torch.tensor(list(ids), dtype=torch.long), slices)
+    with pytest.raises(ValueError, match="method is"):
+        deletion_step(problem, params, [0], slices, method="magic")
+    with pytest.raises(ValueError, match="damping is"):
+        deletion_step(problem, params, [0], slices, damping=-1.0)

@@ -238,7 +238,7 @@ class _Work:
         gone = torch.as_tensor(already, dtype=torch.long)
         present = torch.ones(problem.n, dtype=torch.bool)
         present[gone] = False
-        self.forgotten = torch.as_tensor(forgotten, dtype=torch.long).unique()
+        self.forgotten = torch.as_tensor(sorted(set(torch.as_tensor(forgotten).tolist())), dtype=torch.long)
         if not len(self.forgotten) or not bool(present[self.forgotten].all()):
             raise ValueError("forgotten must be samples that are still in the model, at least one.")
         self.everyone = present.nonzero()[:, 0]

@@ -1,0 +1,361 @@
+"""Baselines that edit the weights in one go: noise, dampening, Newton steps; and the record of any baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec._validation import as_generator
+from codec.unlearn._curvature import Curvature, linearise
+from codec.unlearn._deletion import Deletion
+from codec.unlearn._problem import Problem
+from codec.unlearn._products import Products
+from codec.unlearn._requests import Request, fresh_ids, others, read_ids
+from codec.unlearn._slices import Slices
+from codec.unlearn._training import State, seed_of
+from codec.unlearn._units import Units, find_units
+
+Choice = tuple[Units, Tensor, tuple[float, ...]]
+
+
+# --------------------------------------------------------------------------- editing weights
+def fisher_forgetting(
+    problem: Problem,
+    ids: Request,
+    *,
+    alpha: float = 3e-6,
+    power: float = 0.5,
+    most: float = 1e3,
+    random_state: Any = None,
+) -> Deletion:
+    """Add noise where the retained samples do not feel it.
+
+    Parameters
+    ----------
+    problem : Problem
+    ids : int, sequence of int, mask or Subset
+        Samples to forget.
+    alpha : float, default 3e-6
+        Variance of the noise at Fisher information 1.
+    power : float, default 0.5
+        The deviation is ``sqrt(alpha) F^-power``: 1/2 in the authors' code; 1/4 in the paper, with
+        ``alpha = sqrt(lambda sigma_h^2)``.
+    most : float, default 1000
+        Largest 1 / F.
+    random_state : None, int or Generator
+        Of the noise.
+
+    Returns
+    -------
+    Deletion
+
+    References
+    ----------
+    .. [1] Golatkar, Achille, Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020, section 4.1:
+       ``S(w) = w + (lambda sigma_h^2)^(1/4) F^(-1/4) n``, F the diagonal Fisher information of the retained
+       samples with expected labels.
+    """
+    generator = torch.Generator().manual_seed(seed_of(random_state))
+
+    def run(forget: Tensor, retain: Tensor) -> State:
+        del forget
+        slices = _all_parameters(problem)
+        fisher = _importance(problem, slices, retain, "fisher")
+        noise = torch.randn(slices.size, generator=generator, dtype=fisher.dtype).to(fisher.device)
+        # S(w) = w + (lambda sigma_h^2)^(1/4) F^(-1/4) n
+        step = alpha**0.5 * (fisher + 1e-8).reciprocal().clamp(max=most) ** power * noise
+        return slices.add(problem.parameters(), step)
+
+    return record_baseline(problem, ids, "fisher_forgetting", run)
+
+
+def selective_synaptic_dampening(
+    problem: Problem, ids: Request, *, alpha: float = 10.0, dampening: float = 1.0
+) -> Deletion:
+    """SSD: shrink the parameters that matter far more to the forgotten samples than to all.
+
+    Parameters
+    ----------
+    problem : Problem
+    ids : int, sequence of int, mask or Subset
+        Samples to forget.
+    alpha : float, default 10
+        A parameter is chosen when it matters alpha times as much to the forgotten samples.
+    dampening : float, default 1
+        lambda: how little a chosen parameter is left.
+
+    Returns
+    -------
+    Deletion
+
+    References
+    ----------
+    .. [1] Foster, Schoepf, Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic
+       Dampening", AAAI 2024, equations 5 and 6. Importances are mean squares of sample gradients.
+    """
+
+    def run(forget: Tensor, retain: Tensor) -> State:
+        slices = _all_parameters(problem)
+        of_all = _importance(problem, slices, torch.cat([forget, retain]).sort().values, "empirical_fisher")
+        of_forgotten = _importance(problem, slices, forget, "empirical_fisher")
+        # theta_i = beta theta_i where I_U,i > alpha I_D,i   (5);  beta = min(lambda I_D,i / I_U,i, 1)   (6)
+        beta = (dampening * of_all / of_forgotten.clamp(min=torch.finfo(of_all.dtype).tiny)).clamp(max=1.0)
+        kept = torch.where(of_forgotten > alpha * of_all, beta, 1.0)
+        params = problem.parameters()
+        return slices.add(params, (kept - 1.0) * slices.gather(params))
+
+    return record_baseline(problem, ids, "selective_synaptic_dampening", run)
+
+
+# --------------------------------------------------------------------------- Newton steps
+def newton(
+    problem: Problem,
+    ids: Request,
+    *,
+    damping: float = 0.0,
+    gradient: str = "difference",
+    curvature: str = "ggn",
+    tol: float = 1e-3,
+    max_iter: int = 200,
+) -> Deletion:
+    """One Newton step on all parameters.
+
+    Parameters
+    ----------
+    problem : Problem
+    ids : int, sequence of int, mask or Subset
+        Samples to forget.
+    damping : float, default 0
+        mu; networks need it (some six times the weight decay).
+    gradient : {'difference', 'retain'}, default 'difference'
+        ``grad F_R - grad F_S``, which forgets and does not go on training; or ``grad F_R``, the textbook's. They
+        are the same at an optimum.
+    curvature : str, default 'ggn'
+        As in `Curvature`.
+    tol, max_iter
+        Of conjugate gradients.
+
+    Returns
+    -------
+    Deletion
+
+    References
+    ----------
+    .. [1] Sekhari, Acharya, Kamath, Suresh, "Remember What You Want to Forget", NeurIPS 2021, algorithm 1.
+    """
+    return _step_on(problem, ids, "newton", "all", None, damping, gradient, curvature, tol, max_iter)
+
+
+def kfac(problem: Problem, ids: Request, *, damping: float = 0.0, gradient: str = "difference") -> Deletion:
+    """One Newton step on all parameters with Kronecker-factored curvature; damping as in `newton`.
+
+    References
+    ----------
+    .. [1] Martens, Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", ICML 2015.
+    """
+    return _step_on(problem, ids, "kfac", "all", None, damping, gradient, "kfac", 1e-3, 200)
+
+
+def random_units(
+    problem: Problem,
+    ids: Request,
+    *,
+    n_units: int,
+    units: Units | None = None,
+    random_state: Any = None,
+    damping: float = 0.0,
+    gradient: str = "difference",
+    curvature: str = "ggn",
+) -> Deletion:
+    """The Newton step on units drawn at random; other arguments as in `newton`."""
+    every = units or find_units(problem.model)
+    _check_budget(n_units, every)
+    rng = as_generator(random_state, "random_state")
+    chosen = torch.as_tensor(np.sort(rng.choice(every.n_units, n_units, replace=False)))
+    return _step_on(
+        problem, ids, "newton", "random", lambda _: (every, chosen, ()), damping, gradient, curvature, 1e-3, 200
+    )
+
+
+def gradient_norm_units(
+    problem: Problem,
+    ids: Request,
+    *,
+    n_units: int,
+    units: Units | None = None,
+    damping: float = 0.0,
+    gradient: str = "difference",
+    curvature: str = "ggn",
+) -> Deletion:
+    """The Newton step on the units with the largest gradients of the forgotten samples' loss.
+
+    Other arguments as in `newton`.
+    """
+    every = units or find_units(problem.model)
+    _check_budget(n_units, every)
+
+    def choose(forget: Tensor) -> Choice:
+        slices = Slices(every, torch.arange(every.n_units))
+        products = Products(problem, problem.parameters(), slices.parameters)
+        norms = slices.unit_sums(slices.gather(products.mean_gradient(forget)).square()).sqrt()
+        best = norms.argsort(descending=True, stable=True)[:n_units].sort().values
+        return every, best.cpu(), tuple(norms[best].tolist())
+
+    return _step_on(problem, ids, "newton", "gradient_norm", choose, damping, gradient, curvature, 1e-3, 200)
+
+
+def paper_step(
+    problem: Problem,
+    ids: Request,
+    *,
+    units: Units | None = None,
+    selected: Tensor | None = None,
+    damping: float = 0.01,
+    earlier: State | None = None,
+) -> Deletion:
+    """The step that the released code of the method's paper takes, for comparison only.
+
+    Its Hessian is the rank-one ``y y^T / ||s||_1`` of a difference of gradients y over a difference of
+    parameters s, and the sample's own Hessian is exactly zero, so that the step is next to
+    ``gradient / (damping (n - 1))``: gradient ascent. One sample after the other, as in its experiments.
+
+    Parameters
+    ----------
+    problem : Problem
+    ids : int, sequence of int, mask or Subset
+        Samples to forget, in order.
+    units, selected : Units and LongTensor, optional
+        Change these units alone. Default: all parameters.
+    damping : float, default 0.01
+        Its ``l2_reg``.
+    earlier : dict of str to Tensor, optional
+        Parameters one epoch before the end of training, for y and s. Default: the end point of one step of
+        gradient descent on the training loss with rate 0.001, as its code has for a sample.
+
+    Returns
+    -------
+    Deletion
+
+    References
+    ----------
+    .. [1] Mehta, Pal, Singh, Ravi, "Deep Unlearning via Randomized Conditionally Independent Hessians", CVPR
+       2022, equation 5, as released.
+    """
+    every = units or find_units(problem.model, unsupported="skip")
+    slices = Slices(every, selected)
+
+    def run(forget: Tensor, retain: Tensor) -> State:
+        params: dict[str, Tensor] = problem.parameters()
+        y, s = _secant(problem, params, slices, earlier)
+        n = len(forget) + len(retain)
+        scale = n / (n - 1) / float(s.abs().sum())  # H = (n H_S - H_z) / (n - 1), H_z = 0
+        for i in forget:
+            g = slices.gather(Products(problem, params, slices.parameters).mean_gradient(i[None]))
+            # (scale y y^T + damping I)^-1 g, by Sherman and Morrison
+            inner = scale * (y @ g) / (damping + scale * (y @ y))
+            params = slices.add(params, (g - inner * y) / damping, 1 / (n - 1))
+        return params
+
+    return record_baseline(problem, ids, "paper_step", run, selector="all" if selected is None else "given")
+
+
+# --------------------------------------------------------------------------- shared
+def _step_on(
+    problem: Problem,
+    ids: Request,
+    method: str,
+    selector: str,
+    choose: Callable[[Tensor], Choice] | None,
+    damping: float,
+    gradient: str,
+    curvature: str,
+    tol: float,
+    max_iter: int,
+) -> Deletion:
+    """``w - (H_R + mu I)^-1 g`` on the slices of the chosen units."""
+    if gradient not in {"difference", "retain"}:
+        raise ValueError(f"gradient must be 'difference' or 'retain', got {gradient!r}.")
+    report: dict[str, Any] = {"selector": selector, "damping": damping, "step_length": 1.0}
+
+    def run(forget: Tensor, retain: Tensor) -> State:
+        params = problem.parameters()
+        slices = _all_parameters(problem)
+        if choose is not None:
+            every, chosen, scores = choose(forget)
+            slices = Slices(every, chosen)
+            report.update(units=tuple(chosen.tolist()), labels=every.labels(chosen), scores=scores)
+        fast = linearise(problem, params, "ggn") if curvature in {"ggn", "kfac"} else None
+        local = Curvature(problem, params, retain, slices, curvature, linearisation=fast)
+        g = local.gradient(retain)
+        if gradient == "difference":
+            g = g - local.gradient(torch.arange(problem.n))
+        found = local.solve(g, damping, tol=tol, max_iter=max_iter)
+        report.update(damping=found.damping, iterations=found.iterations)
+        return slices.add(params, found.x, -1.0)
+
+    return record_baseline(problem, ids, method, run, report=report)
+
+
+def record_baseline(
+    problem: Problem,
+    ids: Request,
+    method: str,
+    run: Callable[[Tensor, Tensor], State],
+    *,
+    selector: str = "all",
+    report: Mapping[str, Any] | None = None,
+) -> Deletion:
+    """Run a method and write down what it did; only its own time counts."""
+    wanted = fresh_ids(read_ids(ids, problem.n), (), problem.n, "raise")
+    forget, retain = torch.tensor(wanted), others(wanted, problem.n)
+    start = time.process_time()
+    after = run(forget, retain)
+    seconds = time.process_time() - start
+    before = problem.parameters()
+    losses = [problem.sample_losses(state).cpu() for state in (before, after)]
+    moved = sum(float((after[name] - before[name]).square().sum()) for name in problem.names)
+    return Deletion(
+        **{
+            "id": 0,
+            "forgotten": tuple(wanted),
+            "method": method,
+            "selector": selector,
+            "accepted": True,
+            "reason": "a baseline takes its step unconditionally",
+            "retain_loss": (float(losses[0][retain].mean()), float(losses[1][retain].mean())),
+            "forget_loss": (float(losses[0][forget].mean()), float(losses[1][forget].mean())),
+            "distance": moved**0.5,
+            "timings": {method: seconds},
+            "parameters": after,
+            **(report or {}),
+        }
+    )
+
+
+def _all_parameters(problem: Problem) -> Slices:
+    return Slices(find_units(problem.model, unsupported="skip"))
+
+
+def _importance(problem: Problem, slices: Slices, ids: Tensor, kind: str) -> Tensor:
+    """Mean over samples of the squares of their gradients, without weight decay."""
+    local = Curvature(problem, problem.parameters(), ids, slices, kind)
+    return local.diagonal() - problem.weight_decay
+
+
+def _secant(problem: Problem, params: State, slices: Slices, earlier: State | None) -> tuple[Tensor, Tensor]:
+    """Differences of the training gradient and of the parameters between two points."""
+    everyone = torch.arange(problem.n)
+    here = slices.gather(Products(problem, params, slices.parameters).mean_gradient(everyone))
+    other = slices.add(params, here, -1e-3) if earlier is None else earlier
+    there = slices.gather(Products(problem, other, slices.parameters).mean_gradient(everyone))
+    return here - there, slices.gather(params) - slices.gather(other)
+
+
+def _check_budget(n_units: int, units: Units) -> None:
+    if not 1 <= n_units <= units.n_units:
+        raise ValueError(f"n_units is {n_units}; the model has 1..{units.n_units}.")

@@ -1,0 +1,238 @@
+"""Training loops: how a baseline changes a copy of the model, the same for every seed and every machine state."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from codec._forward import show_progress
+from codec._validation import as_generator
+from codec.unlearn._problem import Batch, Problem
+
+State = Mapping[str, Tensor]
+Objective = Callable[[Batch], Tensor]
+MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes
+    ----------
+    epochs : int
+    lr : float
+        Learning rate at the start.
+    batch_size : int or None
+        None: all samples in every step.
+    optimizer : {'sgd', 'adam'} or callable
+        A callable makes a torch optimiser of a list of parameters; it carries its own weight decay.
+    momentum : float
+        Of SGD.
+    schedule : {'constant', 'cosine'} or tuple of int
+        The learning rate over time; a tuple names the epochs after which it is divided by ten.
+    weight_decay : float or None
+        None: that of the problem.
+    """
+
+    epochs: int = 10
+    lr: float = 0.01
+    batch_size: int | None = 256
+    optimizer: str | MakeOptimizer = "sgd"
+    momentum: float = 0.9
+    schedule: str | tuple[int, ...] = "constant"
+    weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or (self.batch_size is not None and self.batch_size < 1) or not self.lr > 0.0:
+            raise ValueError(f"epochs must be 0 or more, batch_size at least 1 and lr positive, got {self}.")
+        if not callable(self.optimizer) and self.optimizer not in {"sgd", "adam"}:
+            raise ValueError(f"optimizer must be 'sgd', 'adam' or a callable, got {self.optimizer!r}.")
+        if isinstance(self.schedule, str) and self.schedule not in {"constant", "cosine"}:
+            raise ValueError(f"schedule must be 'constant', 'cosine' or epochs, got {self.schedule!r}.")
+
+    def make_optimizer(self, parameters: list[nn.Parameter], weight_decay: float) -> Optimizer:
+        """The optimiser of these parameters."""
+        if callable(self.optimizer):
+            return self.optimizer(parameters)
+        decay = weight_decay if self.weight_decay is None else self.weight_decay
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=self.lr, weight_decay=decay)
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=decay)
+
+    def factor(self, time: float) -> float:
+        """Share of the learning rate at a time in epochs."""
+        if self.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * time / self.epochs))
+        if isinstance(self.schedule, tuple):
+            return float(0.1 ** sum(time >= epoch for epoch in self.schedule))
+        return 1.0
+
+
+class Pass(NamedTuple):
+    """Once through some samples.
+
+    ``in_whole_order``: as one pass through all n samples with the others left out of their batches, so that
+    two trainings that differ in a few samples and not in their seed see the rest in the same order.
+    """
+
+    ids: Tensor
+    objective: Objective
+    batch_size: int | None
+    in_whole_order: bool = False
+
+
+def train(
+    work: Problem,
+    recipe: Recipe,
+    passes: Callable[[int], Sequence[Pass]],
+    seed: int,
+    *,
+    after_step: Callable[[], None] | None = None,
+    method: str = "train",
+    verbose: bool = False,
+) -> None:
+    """Train the model of ``work`` in place; ``passes(epoch)`` says what an epoch is."""
+    order = torch.Generator().manual_seed(seed)
+    parameters = dict(work.model.named_parameters())
+    optimizer = recipe.make_optimizer([parameters[name] for name in work.names], work.weight_decay)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    with training_mode(work, seed), show_progress(method, verbose, "epochs") as advance:
+        for epoch in range(recipe.epochs):
+            every = [(p, ids) for p in passes(epoch) for ids in _batches(work.n, p, order)]
+            for step, (p, ids) in enumerate(every):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * recipe.factor(epoch + step / len(every))
+                _step(optimizer, p.objective, Batch(ids, *work.fetch(ids)))
+                if after_step is not None:
+                    after_step()
+            advance(1.0 / recipe.epochs)
+
+
+def _batches(n: int, p: Pass, generator: torch.Generator) -> list[Tensor]:
+    """Ids of the batches of one pass, in random order; in order where all samples make one batch."""
+    if p.batch_size is None:
+        return [p.ids]
+    if not p.in_whole_order:
+        return list(torch.split(p.ids[torch.randperm(len(p.ids), generator=generator)], p.batch_size))
+    wanted = torch.zeros(n, dtype=torch.bool)
+    wanted[p.ids] = True
+    whole = torch.split(torch.randperm(n, generator=generator), p.batch_size)
+    return [kept for kept in (ids[wanted[ids]] for ids in whole) if len(kept)]
+
+
+def _step(optimizer: Optimizer, objective: Objective, batch: Batch) -> None:
+    def closure() -> float:
+        optimizer.zero_grad()
+        value = objective(batch)
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+
+    optimizer.step(closure)
+
+
+@contextmanager
+def training_mode(work: Problem, seed: int) -> Iterator[None]:
+    """Dropout on, running statistics free to move; the global random state is as before afterwards."""
+    with _seeded(work.device, seed):
+        work.model.train()
+        try:
+            yield
+        finally:
+            work.model.eval()
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def working_copy(problem: Problem) -> Problem:
+    """The problem with a model of its own."""
+    work = copy.copy(problem)
+    work.model = copy.deepcopy(problem.model)
+    return work
+
+
+def loss_of(work: Problem) -> Objective:
+    """Mean loss of a batch at the model's own parameters."""
+    return lambda batch: work.losses(work.outputs({}, batch.inputs), batch.targets).mean()
+
+
+def changed_state(work: Problem, problem: Problem) -> dict[str, Tensor]:
+    """Trainable parameters after training, and the buffers that training has moved."""
+    before = dict(problem.model.named_buffers())
+    moved = {name: b for name, b in work.model.named_buffers() if not torch.equal(b, before[name])}
+    return {name: value.detach().clone() for name, value in {**work.parameters(), **moved}.items()}
+
+
+def seed_of(random_state: Any) -> int:
+    """One seed for torch of a seed, a Generator or None."""
+    return int(as_generator(random_state, "random_state").integers(2**63))
+
+
+# --------------------------------------------------------------------------- a new beginning
+def reset(model: nn.Module, seed: int) -> None:
+    """Draw the trainable parameters anew, by each module's own ``reset_parameters``.
+
+    Raises
+    ------
+    ValueError
+        Some modules have trainable parameters and no such method.
+    """
+    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    modules = {
+        name: m for name, m in model.named_modules() if any(p.requires_grad for p in m.parameters(recurse=False))
+    }
+    methods = {name: _reset_method(module) for name, module in modules.items()}
+    without = [name or type(modules[name]).__name__ for name, method in methods.items() if method is None]
+    if without:
+        raise ValueError(
+            f"{', '.join(without)} have no reset_parameters(); pass initial=, the state_dict of a fresh model."
+        )
+    with _seeded(next(model.parameters()).device, seed), torch.no_grad():
+        for method in methods.values():
+            if method is not None:
+                method()
+        every = dict(model.named_parameters())
+        for name, value in frozen.items():
+            every[name].copy_(value)
+
+
+def _reset_method(module: nn.Module) -> Callable[[], None] | None:
+    found = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    return found if callable(found) else None
+
+
+def fresh_copy(problem: Problem, initial: Mapping[str, Tensor] | None, seed: int) -> Problem:
+    """The problem with an untrained model of its own."""
+    work = working_copy(problem)
+    if initial is None:
+        reset(work.model, seed)
+    else:
+        work.model.load_state_dict(initial)
+    return work
+
+
+def wrong_labels(problem: Problem, ids: Tensor, seed: int) -> dict[int, Tensor]:
+    """For each sample a label drawn uniformly from all but its own."""
+    found = [batch.targets for batch in problem.batches(ids)]
+    if not all(isinstance(part, Tensor) and not part.is_floating_point() for part in found):
+        raise ValueError("random labels need integer class targets; this problem has none.")
+    targets = torch.cat(found)
+    with torch.no_grad():
+        n_classes = problem.outputs(problem.parameters(), problem.fetch(ids[:1])[0]).shape[-1]
+    shift = torch.as_tensor(np.random.default_rng(seed).integers(1, n_classes, size=tuple(targets.shape)))
+    wrong = (targets + shift.to(targets.device)) % n_classes
+    return dict(zip(ids.tolist(), wrong, strict=True))

@@ -1,0 +1,455 @@
+"""Each baseline where the right answer is known: closed forms, one step by hand, limits."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from codec.unlearn import baselines
+from codec.unlearn._problem import Problem
+from codec.unlearn._training import Recipe, reset
+from codec.unlearn._units import find_units
+
+DECAY = 0.1
+IDS = [3, 7, 20]
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+X, Y = normal(40, 3), torch.arange(40) % 3
+RETAIN = torch.tensor([i for i in range(40) if i not in IDS])
+FORGET = torch.tensor(IDS)
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def classifier(model=None, **options):
+    return Problem(model or net(), "cross_entropy", (X, Y), weight_decay=DECAY, **options)
+
+
+def ridge_solution(ids):
+    """Minimum of mean (x w - y)^2 + DECAY / 2 ||w||^2."""
+    x, y = X[ids], TARGET[ids]
+    return torch.linalg.solve(2 * x.T @ x / len(ids) + DECAY * torch.eye(3).double(), 2 * x.T @ y / len(ids)).T
+
+
+TARGET = X @ normal(3, 2, seed=1) + 0.1 * normal(40, 2, seed=2)
+
+
+def ridge():
+    model = nn.Linear(3, 2, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(ridge_solution(range(40)))
+    return Problem(model, lambda o, t: (o - t).square().sum(1), (X, TARGET), weight_decay=DECAY)
+
+
+def loss_gradient(model, ids, targets=None):
+    """Mean gradient of the cross entropy, by autograd on the module itself."""
+    loss = cross_entropy(model(X[ids]), Y[ids] if targets is None else targets)
+    return dict(zip(dict(model.named_parameters()), torch.autograd.grad(loss, list(model.parameters())), strict=True))
+
+
+def once(**options):
+    """One plain step of gradient descent on all samples of a pass."""
+    return Recipe(**{"epochs": 1, "lr": 0.1, "batch_size": None, "momentum": 0.0, **options})
+
+
+def check_step(deletion, model, gradient, rate=0.1, decay=DECAY):
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(deletion.parameters[name], p.detach() - rate * (gradient[name] + decay * p.detach()))
+
+
+# --------------------------------------------------------------------------- closed forms
+@pytest.mark.parametrize("gradient", ["difference", "retain"])
+def test_newton_on_ridge_is_retraining(gradient):
+    deletion = baselines.newton(ridge(), IDS, gradient=gradient, curvature="hessian")
+    torch.testing.assert_close(deletion.parameters["weight"], ridge_solution(RETAIN), rtol=0, atol=1e-10)
+    assert deletion.iterations >= 0
+    assert deletion.damping == 0.0
+
+
+def test_retraining_ridge_reaches_the_closed_form():
+    recipe = Recipe(epochs=400, lr=0.05, batch_size=None, momentum=0.9)
+    deletion = baselines.retrain(ridge(), IDS, recipe, random_state=0)
+    torch.testing.assert_close(deletion.parameters["weight"], ridge_solution(RETAIN), rtol=0, atol=1e-8)
+
+
+def test_fine_tuning_ridge_reaches_the_closed_form():
+    recipe = Recipe(epochs=400, lr=0.05, batch_size=None, momentum=0.9)
+    deletion = baselines.fine_tune(ridge(), IDS, recipe)
+    torch.testing.assert_close(deletion.parameters["weight"], ridge_solution(RETAIN), rtol=0, atol=1e-8)
+    assert deletion.forget_loss[1] > deletion.forget_loss[0]
+
+
+def test_kfac_is_the_kronecker_product_on_one_layer_of_ridge():
+    # One linear layer and squared error: the curvature is 2 I (x) E[x x^T], exactly Kronecker.
+    deletion = baselines.kfac(ridge(), IDS)
+    torch.testing.assert_close(deletion.parameters["weight"], ridge_solution(RETAIN), rtol=0, atol=1e-6)
+
+
+def test_damping_makes_newton_a_small_gradient_step():
+    problem, big = ridge(), 1e8
+    deletion = baselines.newton(problem, IDS, damping=big, gradient="retain", curvature="hessian", tol=1e-12)
+    w = problem.parameters()["weight"]
+    residual = X[RETAIN] @ w.T - TARGET[RETAIN]
+    gradient = 2 * residual.T @ X[RETAIN] / len(RETAIN) + DECAY * w
+    torch.testing.assert_close((deletion.parameters["weight"] - w) * big, -gradient, rtol=1e-5, atol=1e-9)
+
+
+# --------------------------------------------------------------------------- one step by hand
+def test_one_step_of_fine_tuning():
+    model = net()
+    check_step(baselines.fine_tune(classifier(model), IDS, once()), model, loss_gradient(model, RETAIN))
+
+
+def test_one_step_of_ascent():
+    model = net()
+    gradient = {k: -g for k, g in loss_gradient(model, FORGET).items()}
+    deletion = baselines.gradient_ascent(classifier(model), IDS, once())
+    check_step(deletion, model, gradient)
+    assert deletion.forget_loss[1] > deletion.forget_loss[0]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.7, 1.0])
+def test_one_step_of_neg_grad_plus(beta):
+    model = net()
+    of_retain, of_forget = loss_gradient(model, RETAIN), loss_gradient(model, FORGET)
+    gradient = {k: beta * of_retain[k] - (1 - beta) * of_forget[k] for k in of_retain}
+    check_step(baselines.neg_grad_plus(classifier(model), IDS, once(), beta=beta), model, gradient)
+
+
+def test_random_labels_are_wrong_and_uniform():
+    from codec.unlearn._training import wrong_labels
+
+    drawn = [wrong_labels(classifier(), torch.arange(40), seed) for seed in range(50)]
+    found = torch.tensor([[int(labels[i]) for i in range(40)] for labels in drawn])
+    assert (found != Y).all()
+    share = ((found - Y) % 3 == 1).double().mean()
+    assert abs(share - 0.5) < 4 * (0.25 / found.numel()) ** 0.5
+
+
+def test_one_step_of_random_labels():
+    from codec.unlearn._training import seed_of, wrong_labels
+
+    model = net()
+    problem = classifier(model)
+    wrong = wrong_labels(problem, FORGET, seed_of(5))
+    targets = Y.clone()
+    for i, label in wrong.items():
+        targets[i] = label
+    recipe = once(optimizer="sgd")
+    check_step(
+        baselines.random_labels(problem, IDS, recipe, random_state=5),
+        model,
+        loss_gradient(model, torch.arange(40), targets),
+    )
+
+
+def test_salun_moves_the_salient_parameters_alone():
+    model = net()
+    deletion = baselines.salun(classifier(model), IDS, Recipe(epochs=2, lr=0.1, batch_size=8), threshold=0.5)
+    gradient = loss_gradient(model, FORGET)
+    sizes = torch.cat([g.abs().flatten() for g in gradient.values()])
+    gamma = sizes.sort().values[len(sizes) // 2]
+    for name, p in model.named_parameters():
+        moved = deletion.parameters[name] != p.detach()
+        assert torch.equal(moved, gradient[name].abs() >= gamma)
+
+
+def test_salun_without_a_threshold_and_without_retained_loss_is_one_step_on_wrong_labels():
+    from codec.unlearn._training import seed_of, wrong_labels
+
+    model = net()
+    problem = classifier(model)
+    wrong = wrong_labels(problem, FORGET, seed_of(2))
+    targets = torch.stack([wrong[i] for i in IDS])
+    rate = 0.1
+    expected = {}
+    gradient = loss_gradient(model, FORGET, targets)
+    for name, p in model.named_parameters():  # the second step, of weight alpha = 0, only decays
+        first = p.detach() - rate * (gradient[name] + DECAY * p.detach())
+        expected[name] = first - rate * DECAY * first
+    deletion = baselines.salun(problem, IDS, once(), threshold=0.0, alpha=0.0, random_state=2)
+    for name, value in expected.items():
+        torch.testing.assert_close(deletion.parameters[name], value)
+
+
+def kl(teacher, student, temperature=1.0):
+    logs = [log_softmax(o / temperature, 1) for o in (student, teacher)]
+    return kl_div(logs[0], logs[1], log_target=True, reduction="batchmean")
+
+
+def test_scrub_begins_at_rest_and_then_obeys_the_loss():
+    # At the teacher the distance has no slope: the first pass over U moves by weight decay alone, and the
+    # pass over R is a step on gamma times the loss plus alpha times the distance to the first point.
+    model = net()
+    recipe = once(optimizer="sgd")
+    deletion = baselines.scrub(
+        classifier(model), IDS, recipe, alpha=0.5, gamma=2.0, temperature=2.0, forget_batch_size=3
+    )
+    student = net()
+    with torch.no_grad():
+        for p in student.parameters():
+            p.mul_(1 - 0.1 * DECAY)
+    teacher = model(X[RETAIN]).detach()
+    out = student(X[RETAIN])
+    loss = 0.5 * 4 * kl(teacher, out, 2.0) + 2 * cross_entropy(out, Y[RETAIN])
+    gradient = torch.autograd.grad(loss, list(student.parameters()))
+    for (name, p), g in zip(student.named_parameters(), gradient, strict=True):
+        torch.testing.assert_close(deletion.parameters[name], p.detach() - 0.1 * (g + DECAY * p.detach()))
+
+
+def test_one_step_of_bad_teaching():
+    model, stranger = net(), net(seed=9)
+    deletion = baselines.bad_teacher(
+        classifier(model), IDS, once(optimizer="sgd"), retain_share=1.0, initial=stranger.state_dict()
+    )
+    # the competent teacher is the model itself: no slope on R; the mean is over all 40 samples
+    loss = kl(stranger(X[FORGET]).detach(), model(X[FORGET])) * len(IDS) / 40
+    gradient = dict(zip(dict(model.named_parameters()), torch.autograd.grad(loss, model.parameters()), strict=True))
+    check_step(deletion, model, gradient)
+
+
+def test_fisher_noise_has_the_published_deviation():
+    # Softmax regression at w = 0: F = E_x E_y [(p_c - 1(y = c))^2 x_j^2] = (2/9) E x_j^2 for three classes
+    model = nn.Linear(3, 3, bias=False).double()
+    nn.init.zeros_(model.weight)
+    problem = classifier(model)
+    for power in (0.5, 0.25):
+        draws = torch.stack(
+            [
+                baselines.fisher_forgetting(problem, IDS, alpha=1e-4, power=power, random_state=s).parameters["weight"]
+                for s in range(150)
+            ]
+        )
+        expected = 1e-2 * (2 / 9 * X[RETAIN].square().mean(0)) ** -power
+        spread = draws.reshape(-1, 3).square().mean(0).sqrt()
+        np.testing.assert_allclose(spread, expected, rtol=4 / (2 * 450) ** 0.5)
+        assert abs(draws.mean()) < 4 * expected.max() / draws.numel() ** 0.5
+
+
+def test_fisher_noise_without_variance_is_nothing():
+    problem = classifier()
+    deletion = baselines.fisher_forgetting(problem, IDS, alpha=0.0)
+    assert deletion.distance == 0.0
+
+
+def test_dampening_by_hand():
+    model = net()
+    squares = {k: torch.zeros(40, *p.shape).double() for k, p in model.named_parameters()}
+    for i in range(40):
+        for k, g in loss_gradient(model, [i]).items():
+            squares[k][i] = g.square()
+    alpha, dampening = 1.2, 0.9
+    deletion = baselines.selective_synaptic_dampening(classifier(model), IDS, alpha=alpha, dampening=dampening)
+    chosen = 0
+    for k, p in model.named_parameters():
+        of_all, of_forgotten = squares[k].mean(0), squares[k][IDS].mean(0)
+        picked = of_forgotten > alpha * of_all
+        expected = torch.where(picked, (dampening * of_all / of_forgotten).clamp(max=1) * p, p).detach()
+        torch.testing.assert_close(deletion.parameters[k], expected)
+        chosen += int(picked.sum())
+    assert 0 < chosen < 38
+
+
+def test_dampening_of_nothing():
+    assert baselines.selective_synaptic_dampening(classifier(), IDS, alpha=1e9).distance == 0.0
+
+
+# --------------------------------------------------------------------------- units
+def test_all_units_at_random_are_the_newton_step():
+    problem = classifier()
+    full = baselines.newton(problem, IDS, damping=0.1, tol=1e-10)
+    units = find_units(problem.model)
+    sub = baselines.random_units(problem, IDS, n_units=units.n_units, damping=0.1)
+    for name, value in full.parameters.items():
+        torch.testing.assert_close(sub.parameters[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_units_with_the_largest_gradients_are_changed():
+    model = net()
+    gradient = loss_gradient(model, FORGET)
+    norms = torch.cat(
+        [(gradient[f"{i}.weight"].square().sum(1) + gradient[f"{i}.bias"].square()).sqrt() for i in (0, 2)]
+    )
+    deletion = baselines.gradient_norm_units(classifier(model), IDS, n_units=3, damping=0.1)
+    assert set(deletion.units) == set(norms.topk(3).indices.tolist())
+    np.testing.assert_allclose(deletion.scores, norms[list(deletion.units)].tolist())
+    moved = torch.cat([(deletion.parameters[f"{i}.weight"] != model[i].weight).any(1) for i in (0, 2)])
+    assert moved.nonzero()[:, 0].tolist() == list(deletion.units)
+    assert deletion.labels == find_units(model).labels(deletion.units)
+
+
+def test_random_units_are_uniform():
+    counts = np.zeros(8)
+    for seed in range(60):
+        counts[list(baselines.random_units(classifier(), IDS, n_units=2, damping=1.0, random_state=seed).units)] += 1
+    assert counts.sum() == 120
+    assert np.abs(counts - 15).max() < 4 * (60 * 0.25 * 0.75) ** 0.5
+
+
+# --------------------------------------------------------------------------- the paper's step
+def test_the_papers_step_is_the_dense_solution_of_its_formula():
+    model, earlier = net(), net(seed=1)
+    state = {k: p.detach() for k, p in earlier.named_parameters()}
+    deletion = baselines.paper_step(classifier(model), [5], damping=0.01, earlier=state)
+
+    def flat(d):
+        return torch.cat([d[k].reshape(-1) for k in dict(model.named_parameters())])
+
+    everyone = torch.arange(40)
+    y = flat(loss_gradient(model, everyone)) - flat(loss_gradient(earlier, everyone))
+    w = flat({k: p.detach() for k, p in model.named_parameters()})
+    hessian = torch.outer(y, y) / (w - flat(state)).abs().sum()
+    combined = 40 / 39 * hessian + 0.01 * torch.eye(len(y)).double()
+    step = torch.linalg.solve(combined, flat(loss_gradient(model, [5]))) / 39
+    torch.testing.assert_close(flat(deletion.parameters), w + step)
+
+
+def test_the_papers_step_is_ascent():
+    model = net()
+    deletion = baselines.paper_step(classifier(model), [5])
+    step = torch.cat([(deletion.parameters[k] - p.detach()).flatten() for k, p in model.named_parameters()])
+    gradient = torch.cat([g.flatten() for g in loss_gradient(model, [5]).values()])
+    assert torch.cosine_similarity(step, gradient, dim=0) > 0.999
+
+
+# --------------------------------------------------------------------------- what all share
+SHORT = Recipe(epochs=2, lr=0.05, batch_size=8)
+ALL = {
+    "retrain": lambda p, seed: baselines.retrain(p, IDS, SHORT, random_state=seed),
+    "fine_tune": lambda p, seed: baselines.fine_tune(p, IDS, SHORT, random_state=seed),
+    "gradient_ascent": lambda p, seed: baselines.gradient_ascent(p, IDS, SHORT, random_state=seed),
+    "neg_grad_plus": lambda p, seed: baselines.neg_grad_plus(p, IDS, SHORT, random_state=seed),
+    "random_labels": lambda p, seed: baselines.random_labels(p, IDS, SHORT, random_state=seed),
+    "salun": lambda p, seed: baselines.salun(p, IDS, SHORT, random_state=seed),
+    "scrub": lambda p, seed: baselines.scrub(p, IDS, SHORT, random_state=seed),
+    "bad_teacher": lambda p, seed: baselines.bad_teacher(p, IDS, SHORT, random_state=seed),
+    "fisher_forgetting": lambda p, seed: baselines.fisher_forgetting(p, IDS, random_state=seed),
+    "selective_synaptic_dampening": lambda p, _: baselines.selective_synaptic_dampening(p, IDS, alpha=1.0),
+    "newton": lambda p, _: baselines.newton(p, IDS, damping=0.1),
+    "kfac": lambda p, _: baselines.kfac(p, IDS, damping=0.1),
+    "random_units": lambda p, seed: baselines.random_units(p, IDS, n_units=3, damping=0.1, random_state=seed),
+    "gradient_norm_units": lambda p, _: baselines.gradient_norm_units(p, IDS, n_units=3, damping=0.1),
+    "paper_step": lambda p, _: baselines.paper_step(p, IDS),
+}
+
+
+def test_every_public_baseline_is_tested():
+    assert set(ALL) == set(baselines.__all__) - {"Recipe"}
+
+
+def dropout_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Dropout(0.3), nn.Linear(5, 3)).double()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_models_and_random_states_are_as_before_and_seeds_decide(name):
+    problem = classifier(dropout_net())
+    before = {k: v.clone() for k, v in problem.model.state_dict().items()}
+    state = torch.get_rng_state()
+    first, second = ALL[name](problem, 1), ALL[name](problem, 1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in problem.model.state_dict().items())
+    assert not problem.model.training
+    assert all(torch.equal(v, second.parameters[k]) for k, v in first.parameters.items())
+    assert set(first.parameters) == set(problem.names)
+    assert first.forgotten == tuple(IDS)
+    assert first.accepted
+    assert first.certificate is None
+    assert first.distance > 0
+    losses = problem.sample_losses(first.parameters)
+    assert first.forget_loss[1] == pytest.approx(float(losses[IDS].mean()))
+    assert first.retain_loss[1] == pytest.approx(float(losses[RETAIN].mean()))
+
+
+def test_running_statistics_move_with_training_and_come_back_in_the_result():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    problem = classifier(model)
+    deletion = baselines.fine_tune(problem, IDS, SHORT)
+    assert "1.running_mean" in deletion.parameters
+    assert torch.equal(problem.model[1].running_mean, torch.zeros(5).double())
+    assert problem.sample_losses(deletion.parameters).isfinite().all()
+
+
+def test_retraining_sees_the_others_in_the_order_of_the_whole():
+    problem = classifier()
+    seen = []
+    fetch = problem.fetch
+    problem.fetch = lambda ids: (seen.append(torch.as_tensor(ids).tolist()), fetch(ids))[1]
+    for ids in ([3], [7]):
+        baselines.retrain(problem, ids, Recipe(epochs=1, batch_size=8), random_state=0)
+    orders = [
+        [i for batch in part for i in batch if i not in (3, 7)]
+        for part in (seen[: len(seen) // 2], seen[len(seen) // 2 :])
+    ]
+    assert orders[0] == orders[1]
+
+
+def test_retraining_needs_a_beginning():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
+
+        def forward(self, x):
+            return x @ self.weight
+
+    with pytest.raises(ValueError, match="pass initial="):
+        baselines.retrain(classifier(Bare()), IDS, SHORT)
+    fresh = {"weight": torch.zeros(3, 3, dtype=torch.float64)}
+    assert baselines.retrain(classifier(Bare()), IDS, SHORT, initial=fresh, random_state=0).distance > 0
+
+
+def test_resetting_leaves_frozen_parameters():
+    model = net()
+    model[0].bias.requires_grad_(False)
+    before = {k: p.detach().clone() for k, p in model.named_parameters()}
+    reset(model, 3)
+    assert {k for k, p in model.named_parameters() if torch.equal(p, before[k])} == {"0.bias"}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: baselines.neg_grad_plus(p, IDS, beta=2.0), "beta"),
+        (lambda p: baselines.salun(p, IDS, threshold=-1.0), "threshold"),
+        (lambda p: baselines.bad_teacher(p, IDS, retain_share=3.0), "retain_share"),
+        (lambda p: baselines.newton(p, IDS, gradient="sum"), "gradient"),
+        (lambda p: baselines.random_units(p, IDS, n_units=0), "n_units"),
+        (lambda p: baselines.fine_tune(p, []), "empty"),
+        (lambda p: baselines.fine_tune(p, range(40)), "all 40"),
+        (lambda _p: Recipe(lr=0.0), "lr"),
+        (lambda _p: Recipe(optimizer="lion"), "optimizer"),
+        (lambda _p: Recipe(schedule="linear"), "schedule"),
+    ],
+)
+def test_bad_arguments_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(classifier())
+
+
+def test_random_labels_need_classes():
+    with pytest.raises(ValueError, match="integer class targets"):
+        baselines.random_labels(ridge(), IDS)
+
+
+def test_schedules():
+    cosine, steps = Recipe(epochs=4, schedule="cosine"), Recipe(epochs=4, schedule=(2, 3))
+    assert [cosine.factor(t) for t in (0, 2)] == pytest.approx([1.0, 0.5])
+    assert [steps.factor(t) for t in (0, 2, 3.5)] == pytest.approx([1.0, 0.1, 0.01])
+
+
+def test_an_optimiser_of_ones_own():
+    problem = classifier()
+    recipe = Recipe(epochs=1, batch_size=None, optimizer=lambda ps: torch.optim.LBFGS(ps, max_iter=50))
+    deletion = baselines.fine_tune(problem, IDS, recipe)
+    assert deletion.retain_loss[1] < deletion.retain_loss[0]

@@ -9,6 +9,7 @@ from torch import nn
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._problem import Problem
 from codec.unlearn._slices import Slices
+from codec.unlearn._solve import solve_cg, solve_dense
 from codec.unlearn._units import find_units
 
 
@@ -262,3 +263,76 @@ def test_linearised_chain_equals_automatic_differentiation(name, kind, every):
     exact = torch.linalg.solve(slow.dense() + 0.1 * torch.eye(len(b), dtype=b.dtype), b)
     torch.testing.assert_close(found.x, exact, rtol=1e-6, atol=1e-8)
     assert found.converged
+
+
+# -------------------------------------------------------------------- blocks and solvers
+def test_diagonal_and_dense_agree_with_products():
+    problem = make_problem()
+    for kind in ("ggn", "empirical_fisher", "hessian"):
+        curvature = Curvature(problem, problem.parameters(), RETAIN, slices_of(problem), kind)
+        torch.testing.assert_close(curvature.diagonal(), curvature.dense().diagonal(), rtol=1e-9, atol=1e-12)
+
+
+def test_forgotten_samples_own_curvature_is_gone():
+    problem = make_problem()
+    params, slices = problem.parameters(), slices_of(problem)
+    every = Curvature(problem, params, torch.arange(9), slices).dense()
+    gone = Curvature(problem, params, [2, 5], slices).dense()
+    kept = Curvature(problem, params, RETAIN, slices).dense()
+    torch.testing.assert_close(9 * every, 2 * gone + 7 * kept)
+
+
+def test_identical_layers_keep_their_own_gradients():
+    """The released code keyed gradients by the text of the module: equal layers collided."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+    data = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1])
+    problem = Problem(model, "cross_entropy", data, weight_decay=0.0)
+    slices = Slices(find_units(problem.model))
+    found = slices.scatter(Curvature(problem, problem.parameters(), [0], slices).gradient(torch.arange(6)))
+    nn.functional.cross_entropy(model(data[0]), data[1]).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)
+
+
+@pytest.mark.parametrize("solver", ["cg", "cholesky"])
+def test_negative_curvature_is_seen_said_and_lifted(solver):
+    values = torch.tensor([3.0, 1.0, -0.5], dtype=torch.float64)
+    matrix, b = torch.diag(values), torch.ones(3, dtype=torch.float64)
+    solve = solve_dense(matrix, b) if solver == "cholesky" else solve_cg(lambda v: matrix @ v, b, tol=1e-10)
+    assert solve.negative_curvature < 0.0
+    assert solve.damping > 0.5
+    torch.testing.assert_close((matrix + solve.damping * torch.eye(3)) @ solve.x, b)
+
+
+@pytest.mark.parametrize("preconditioner", [None, "jacobi", "dense", "kfac"])
+def test_preconditioners_change_the_way_not_the_answer(preconditioner):
+    problem = make_problem()
+    curvature = Curvature(problem, problem.parameters(), RETAIN, slices_of(problem))
+    b = direction(curvature.slices.size)
+    found = curvature.solve(b, 0.02, method="cg", preconditioner=preconditioner, tol=1e-10, max_iter=500)
+    torch.testing.assert_close(curvature.product(found.x) + 0.02 * found.x, b, rtol=1e-6, atol=1e-7)
+
+
+def test_kronecker_curvature_solves_its_own_products_and_refuses_what_it_does_not_know():
+    problem = make_problem()
+    curvature = Curvature(problem, problem.parameters(), RETAIN, slices_of(problem), "kfac")
+    b = direction(curvature.slices.size)
+    x = curvature.solve(b, 0.1).x
+    torch.testing.assert_close(curvature.product(x) + 0.1 * x, b)
+    norms = make_problem("CNN, GroupNorm")
+    with pytest.raises(ValueError, match=r"1\.weight"):
+        Curvature(norms, norms.parameters(), RETAIN, slices_of(norms, 0), "kfac")
+
+
+def test_a_subsample_of_the_curvature_says_what_it_misses():
+    problem = make_problem()
+    slices = slices_of(problem)
+    generator = torch.Generator().manual_seed(0)
+    curvature = Curvature(problem, problem.parameters(), RETAIN, slices, subsample=2, generator=generator)
+    b = direction(slices.size)
+    found = curvature.solve(b, 0.01)
+    full = Curvature(problem, problem.parameters(), RETAIN, slices).dense()
+    wanted = float(((full - curvature.dense()) @ found.x).norm() / b.norm())
+    assert found.subsample_error == pytest.approx(wanted, rel=1e-6)
+    assert wanted > 0.0

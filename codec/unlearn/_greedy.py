@@ -1,0 +1,224 @@
+"""Joint forward selection of units on the decrement of a quadratic model.
+
+The Newton step on the units P lowers the model by ``1/2 g_P^T (H_PP + mu I)^-1 g_P``. Greedy selection adds
+the unit that raises it most: with the Kronecker-factored curvature exactly and in milliseconds, with the
+exact curvature by the residual of the step so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codec.unlearn._kfac import Factor
+from codec.unlearn._slices import Slices
+from codec.unlearn._units import Units
+
+TAIL = 1e-4  # directions of the inputs with less curvature than this share of the damping have none
+FLOOR = 1e-6  # of the damping: what rounding may leave of a conditional variance
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's factors in the principal directions of its inputs.
+
+    Attributes
+    ----------
+    weight, bias : str
+        Names of its parameters.
+    first : int
+        Number of its first unit.
+    basis : Tensor (width, r)
+        Directions with curvature.
+    values : Tensor (r,)
+        Their share, largest first.
+    outputs : Tensor (rows, rows)
+        Curvature between the rows, a mean over samples.
+    """
+
+    weight: str
+    bias: str
+    first: int
+    basis: Tensor
+    values: Tensor
+    outputs: Tensor
+
+
+class KfacGreedy:
+    """Greedy selection on ``B (x) A + damping I``, layer by layer.
+
+    Parameters
+    ----------
+    units : Units
+    factors : sequence of Factor
+        K-FAC of the layers; their outputs are sums over ``n`` samples. Layers without are left out.
+    n : int
+        Samples behind the factors.
+    damping : float
+        Weight decay and damping together.
+
+    Notes
+    -----
+    In the directions that diagonalise A = V diag(a) V^T the model falls apart into one problem of rows for
+    each direction, ``(a_j B_PP + damping I)^-1``. Adding a unit is one column of the Cholesky factor of each;
+    a unit's gain is its squared residual over its conditional variance, summed over the directions.
+    """
+
+    def __init__(self, units: Units, factors: Sequence[Factor], n: int, damping: float) -> None:
+        if not damping > 0.0:
+            raise ValueError(f"damping is {damping}; joint selection needs a positive one.")
+        self.damping = float(damping)
+        self.n_units = units.n_units
+        first = {
+            part.parameter: offset
+            for offset, layer in zip(units.offsets, units.layers, strict=False)
+            for part in layer.parts
+            if part.dim == 0 and part.groups == 1 and part.rows.shape[1] == 1
+        }
+        self.layers = [self._layer(f, first[f.weight], n) for f in factors if f.weight in first]
+        if not self.layers:
+            raise ValueError("K-FAC knows no layer of this model (Linear, Conv2d); pass selector='gradient_norm'.")
+
+    def _layer(self, factor: Factor, first: int, n: int) -> Layer:
+        basis, values = factor.basis()
+        outputs = factor.outputs / n
+        alive = values * outputs.diagonal().max() > TAIL * self.damping
+        return Layer(factor.weight, factor.bias, first, basis[:, alive], values[alive], outputs)
+
+    def select(self, gradient: Mapping[str, Tensor], max_units: int) -> tuple[Tensor, Tensor]:
+        """Units in the order in which they enter, and what each adds to ``g^T (H + mu I)^-1 g``.
+
+        Parameters
+        ----------
+        gradient : dict of str to Tensor
+            Right-hand side of the step, by parameter name.
+        max_units : int
+        """
+        parts = [_Rows(layer, gradient, self.damping) for layer in self.layers]
+        chosen: list[int] = []
+        gains: list[float] = []
+        for _ in range(min(max_units, sum(len(part.gain) for part in parts))):
+            part = max(parts, key=lambda one: float(one.gain.max()))
+            row = int(part.gain.argmax())
+            chosen.append(part.first + row)
+            gains.append(float(part.gain[row]))
+            part.add(row)
+        return torch.tensor(chosen, dtype=torch.long), torch.tensor(gains)
+
+
+class _Rows:
+    """The rows of one layer that are still outside, given those inside."""
+
+    def __init__(self, layer: Layer, gradient: Mapping[str, Tensor], damping: float) -> None:
+        matrix = gradient[layer.weight].flatten(1)
+        if layer.bias:
+            matrix = torch.cat([matrix, gradient[layer.bias][:, None]], dim=1)
+        self.first, self.damping = layer.first, damping
+        self.outputs = layer.outputs.double()
+        self.values = layer.values.double()[:, None]
+        within = matrix @ layer.basis
+        # What lies outside the directions has the curvature ``damping`` alone: no row touches another there.
+        self.outside = (matrix.square().sum(1) - within.square().sum(1)).clamp_min(0.0).double() / damping
+        self.residual = within.T.double()  # (directions, rows)
+        self.variance = self.values * self.outputs.diagonal() + damping
+        self.columns: list[Tensor] = []
+        self.inside = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
+        self.gain = self._gain()
+
+    def _gain(self) -> Tensor:
+        gain = (self.residual.square() / self.variance).sum(0) + self.outside
+        return gain.masked_fill(self.inside, -torch.inf)
+
+    def add(self, row: int) -> None:
+        """One more column of the Cholesky factor, for every direction."""
+        column = self.values * self.outputs[row]
+        column[:, row] += self.damping
+        for before in self.columns:
+            column -= before * before[:, row, None]
+        column /= self.variance[:, row, None].sqrt()
+        step = self.residual[:, row, None] / self.variance[:, row, None].sqrt()
+        self.residual = self.residual - column * step
+        self.variance = (self.variance - column.square()).clamp_min(FLOOR * self.damping)
+        self.columns.append(column)
+        self.inside[row] = True
+        self.gain = self._gain()
+
+
+def residual_greedy(
+    product: Callable[[Tensor], Tensor],
+    gradient: Tensor,
+    slices: Slices,
+    max_units: int,
+    *,
+    per_round: int = 1,
+    iterations: int = 10,
+    tolerance: float = 1e-2,
+) -> tuple[Tensor, Tensor]:
+    """Add the unit with the largest residual of the step on the units so far, and solve again.
+
+    Parameters
+    ----------
+    product : callable
+        ``(H + mu I) v`` on the flat vector of all units.
+    gradient : Tensor (slices.size,)
+        Right-hand side.
+    slices : Slices
+        The flat vector of all units.
+    max_units : int
+    per_round : int, default 1
+        Units that enter before the step is solved again.
+    iterations, tolerance
+        Of the conjugate gradients of each round, started at the step so far.
+
+    Returns
+    -------
+    units : LongTensor (max_units,)
+        In the order in which they entered.
+    scores : Tensor (max_units,)
+        Norm of each unit's residual when it entered.
+    """
+    owner = slices.owners().to(gradient.device)
+    step, residual = torch.zeros_like(gradient), gradient
+    inside = torch.zeros(slices.n_selected + 1, dtype=torch.bool, device=gradient.device)
+    units: list[int] = []
+    scores: list[float] = []
+    while len(units) < min(max_units, slices.n_selected):
+        size = slices.unit_sums(residual.square()).sqrt().masked_fill(inside[:-1], -1.0)
+        best = size.topk(min(per_round, max_units - len(units)))
+        units += best.indices.tolist()
+        scores += best.values.tolist()
+        inside[best.indices] = True
+        if len(units) < max_units:
+            step, residual = _solve_inside(product, gradient, step, residual, inside[owner], iterations, tolerance)
+    return torch.tensor(units, dtype=torch.long), torch.tensor(scores)
+
+
+def _solve_inside(
+    product: Callable[[Tensor], Tensor],
+    gradient: Tensor,
+    step: Tensor,
+    residual: Tensor,
+    inside: Tensor,
+    iterations: int,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """Conjugate gradients on the entries inside; the step and the residual of all entries."""
+    error = residual * inside
+    direction, size = error.clone(), error.dot(error)
+    goal = tolerance**2 * (gradient * inside).square().sum()
+    for _ in range(iterations):
+        if size <= goal:
+            break
+        image = product(direction)
+        curvature = direction.dot(image)
+        if curvature <= 0.0:  # an indefinite curvature: the step so far stands
+            break
+        length = size / curvature
+        step, residual = step + length * direction, residual - length * image
+        error = residual * inside
+        size, before = error.dot(error), size
+        direction = error + size / before * direction
+    return step, residual

@@ -1,0 +1,343 @@
+"""Which units are chosen: against the statistics core, brute force and dense algebra."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from codec import foci, lfoci
+from codec._neighbors import candidate_sums, lay_columns, make_response
+from codec._validation import read_table
+from codec.unlearn._greedy import KfacGreedy, residual_greedy
+from codec.unlearn._kfac import Factor
+from codec.unlearn._nearest import DeviceSums, sums_by_levels, sums_by_sorting
+from codec.unlearn._record import Record
+from codec.unlearn._search import Evidence, default_budget, search
+from codec.unlearn._slices import Slices
+from codec.unlearn._units import find_units
+
+CPU = torch.device("cpu")
+
+
+def data(n=300, p=12, seed=0):
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((n, p)) @ rng.standard_normal((p, p))
+    return A, A[:, 0] * A[:, 1] + np.sin(A[:, 2]) + 0.1 * rng.standard_normal(n)
+
+
+def model():
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+def recording(A, y, units):
+    rows = torch.zeros(len(y), dtype=torch.long)
+    return Record(torch.tensor(A), torch.tensor(y), rows, "custom", "mean", units.labels(range(units.n_units)))
+
+
+def evidence(A=None, y=None, norms=None, **more):
+    units = find_units(model())
+    if A is None:
+        A, y = data()
+    norms = torch.arange(units.n_units, 0.0, -1.0) if norms is None else torch.as_tensor(norms)
+    return Evidence(units, norms, record=lambda: recording(A, y, units), **more)
+
+
+# --------------------------------------------------------------------------- neighbours on a device
+def laid(columns, y):
+    response = make_response(np.asarray(y, float), nominal=False)
+    scale = np.linspace(0.5, 2.0, columns.shape[1])
+    return lay_columns(read_table(columns, "X"), scale, response), response
+
+
+def columns_with(kind, n=40, p=7):
+    rng = np.random.default_rng(5)
+    if kind == "no ties":
+        return rng.standard_normal((n, p)), rng.standard_normal(n)
+    if kind == "ties":
+        return rng.integers(0, 4, (n, p)), rng.integers(0, 5, n)
+    columns = rng.standard_normal((n, p))
+    columns[::3] = columns[0]  # rows at no distance
+    return columns, rng.integers(0, 3, n)
+
+
+@pytest.mark.parametrize("kind", ["no ties", "ties", "twins"])
+@pytest.mark.parametrize("k", [1, 3, 39])
+@pytest.mark.parametrize("base", [[], [4, 2]])
+@pytest.mark.parametrize("fused", [False, None])
+def test_sums_are_those_of_the_core(kind, k, base, fused, monkeypatch):
+    if fused is None:  # the pass that is compiled on CUDA, as plain torch
+        monkeypatch.setattr("codec.unlearn._nearest.sums_by_sorting", sums_by_levels)
+    points, response = laid(*columns_with(kind))
+    candidates = [j for j in range(7) if j not in base]
+    expected = candidate_sums(points, response, base, candidates, k)
+    for memory in (2**28, 2**12):  # at once, and in small tiles
+        found = DeviceSums(CPU, memory_limit=memory, fused=fused)(points, response, base, candidates, k)
+        assert found == expected
+
+
+def test_tiles_keep_to_the_memory_limit():
+    seen = []
+
+    def spy(near, columns, *rest):
+        seen.append(len(columns) * near.numel())
+        return sums_by_sorting(near, columns, *rest)
+
+    points, response = laid(*columns_with("no ties"))
+    limit = 2**15
+    finder = DeviceSums(CPU, memory_limit=limit)
+    finder._pass = lambda: spy
+    finder(points, response, [0], [1, 2, 3, 4, 5, 6], 3)
+    assert sum(seen) == 6 * 40 * 40
+    assert max(seen) * 8 * 4 <= limit
+
+
+@pytest.mark.parametrize("k", [1, 10])
+def test_picks_at_n_1000_are_those_of_the_core(k):
+    A, y = data(1000, 12)
+    noised = A + 1e-2 * A.std(0) * np.random.default_rng(1).standard_normal(A.shape)
+    units = find_units(nn.Linear(2, 12))
+    given = Evidence(units, torch.ones(12), record=lambda: recording(noised, y, units))
+    options = {"selector": "lfoci", "scope": "all", "screen": None, "max_units": 3, "n_neighbors": k}
+    expected = foci(noised, y, stop=False, max_features=3, n_neighbors=k)
+    host = search(given, **options)
+    device = search(given, **options, find=DeviceSums(CPU))
+    single = search(given, **options, find=DeviceSums(CPU, torch.float32))
+    assert host.units.tolist() == expected.order.tolist()
+    assert device.units.tolist() == expected.order.tolist()
+    assert single.units.tolist() == expected.order.tolist()  # no float32 ties in these data
+    np.testing.assert_allclose(host.scores, expected.conditional, rtol=1e-6)
+    assert torch.equal(host.scores, device.scores)
+
+
+def test_noise_is_that_of_lfoci():
+    A, y = data()
+    A = np.round(A)  # ties: L-FOCI adds noise
+    given = evidence(A, y)
+    options = {"selector": "lfoci", "scope": "all", "screen": None, "max_units": 5}
+    expected = lfoci(A, y, stop=False, max_features=5, n_neighbors=10, rng=np.random.default_rng(3))
+    for find in (None, DeviceSums(CPU)):
+        found = search(given, **options, find=find, generator=np.random.default_rng(3))
+        assert found.units.tolist() == expected.order.tolist()
+
+
+@pytest.mark.slow  # python -m pytest -m slow tests/unlearn/test_search.py: compiling takes a minute
+def test_the_compiled_pass_gives_the_same():
+    points, response = laid(*columns_with("no ties"))
+    expected = candidate_sums(points, response, [4, 2], [0, 1, 3], 3)
+    assert DeviceSums(CPU, fused=True)(points, response, [4, 2], [0, 1, 3], 3) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("fused", [False, True])
+def test_picks_on_a_device(fused):
+    A, y = data(1000, 30)
+    points, response = laid(A, y)
+    expected = candidate_sums(points, response, [4], [0, 1, 2], 1)
+    assert DeviceSums(torch.device("cuda"), fused=fused)(points, response, [4], [0, 1, 2], 1) == expected
+
+
+def test_nominal_columns_are_refused():
+    points, response = laid(*columns_with("no ties"))
+    points.nominal[2] = True
+    with pytest.raises(ValueError, match="nominal"):
+        DeviceSums(CPU)(points, response, [], [1, 2], 1)
+
+
+# --------------------------------------------------------------------------- L-FOCI by layer
+def test_screen_then_lfoci_in_each_layer():
+    A, y = data()
+    norms = torch.tensor([9.0, 8, 7, 6, 5, 0, 0, 0, 9, 8, 1, 0])  # eight and four units
+    given = evidence(A, y, norms)
+    found = search(given, max_units=5, screen=7, generator=np.random.default_rng(0))
+    # The screen lets 0-4 and 8, 9 through; of its first five, 0, 1, 2 and 8, 9.
+    first = foci(A[:, [0, 1, 2, 3, 4]], y, stop=False, max_features=3, n_neighbors=10).order
+    second = foci(A[:, [8, 9]], y, stop=False, max_features=2, n_neighbors=10).order
+    assert found.units.tolist() == [*first.tolist(), *(8 + second).tolist()]
+    assert found.labels[-1].startswith("2[")
+    assert "7 of 12 units by gradient norm; custom" in found.method
+    assert list(found.to_frame().columns) == ["unit", "label", "score"]
+    assert found.labels[0] in found._repr_html_()
+
+
+def test_the_screen_can_be_the_kfac_models():
+    A, y = data()
+    given = evidence(A, y, kfac=lambda k: (torch.tensor([3, 9, 4, 8, 1])[:k], torch.ones(k)))
+    found = search(given, max_units=4)
+    assert sorted(found.units.tolist()[:2]) <= [1, 4]
+    assert set(found.units.tolist()) <= {3, 9, 4, 8, 1}
+    assert "5 of 12 units by K-FAC decrement" in found.method
+    more = search(given, max_units=6, screen=7, scope="all")  # K-FAC names five: the gradient norm adds 0 and 2
+    assert set(more.units.tolist()) <= {3, 9, 4, 8, 1, 0, 2}
+    plain = search(given, max_units=4, screen_by="gradient_norm")
+    assert set(plain.units.tolist()) <= {0, 1, 2, 3, 4}
+
+
+def test_no_screen_offers_every_unit():
+    A, y = data()
+    found = search(evidence(A, y, np.zeros(12)), max_units=3, screen=None, scope="all")
+    assert found.units.tolist() == foci(A, y, stop=False, max_features=3, n_neighbors=10).order.tolist()
+    assert "no screen" in found.method
+
+
+def test_one_seed_gives_one_ranking():
+    given = evidence(np.round(data()[0]), data()[1])
+    first, second = (search(given, max_units=6, generator=np.random.default_rng(7)) for _ in range(2))
+    assert torch.equal(first.units, second.units)
+    assert torch.equal(first.scores, second.scores)
+
+
+def test_units_that_never_vary_come_last():
+    A, y = data()
+    A[:, :7] = 0.0  # dead, or not recorded
+    found = search(evidence(A, y), max_units=8, screen=None, scope="layer")
+    assert found.units.tolist() == [7, 0, 1, 2, 3, 4, 5, 6]  # what varies, then by gradient norm
+    assert found.scores[1:].isnan().all()
+
+
+def test_a_loss_that_never_varies_leaves_the_gradient_norm():
+    A, _ = data()
+    found = search(evidence(A, np.zeros(300)), max_units=3)
+    assert found.units.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="nothing to choose from"):
+        search(evidence(A, np.zeros(300)), selector="lfoci-pooled")
+
+
+# --------------------------------------------------------------------------- the other selectors
+def test_pooled_is_foci_with_one_neighbour_and_early_stop():
+    A, y = data()
+    expected = foci(A, y, n_neighbors=1).order.tolist()
+    assert search(evidence(A, y), selector="lfoci-pooled").units.tolist() == expected
+    assert search(evidence(A, y), selector="first-pick").units.tolist() == expected[:1]
+    assert search(evidence(A, y), selector="lfoci-pooled", max_units=2).units.tolist() == expected[:2]
+
+
+def test_pooled_chooses_at_least_one():
+    rng = np.random.default_rng(6)
+    A, y = rng.standard_normal((60, 12)), rng.standard_normal(60)
+    A = np.repeat(A[:, :1], 12, axis=1) if foci(A, y).order.size else A
+    found = search(evidence(A, y), selector="lfoci-pooled")
+    assert len(found) >= 1
+
+
+def test_simple_selectors():
+    norms = np.array([1.0, 5, 5, 2, 0, 0, 0, 0, 7, 0, 0, 0])
+    given = evidence(norms=norms)
+    assert search(given, selector="gradient_norm", max_units=3).units.tolist() == [8, 1, 2]
+    assert search(given, selector="all").units.tolist() == list(range(12))
+    drawn = search(given, selector="random", max_units=4, generator=np.random.default_rng(0))
+    assert len(set(drawn.units.tolist())) == 4
+    assert search(given, selector=lambda e, k: e.gradient_norms.argsort()[-k:], max_units=2).units.tolist() == [2, 8]
+    assert default_budget(12) == 12
+    assert default_budget(110) == 20
+    assert default_budget(26560) == 162
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"selector": "best"}, "selector must be one of"),
+        ({"scope": "block"}, "scope must be"),
+        ({"max_units": 0}, "max_units is 0"),
+        ({"screen": -1}, "screen is -1"),
+        ({"screen_by": "size"}, "screen_by must be"),
+        ({"n_neighbors": 0}, "n_neighbors is 0"),
+        ({"selector": "kfac_greedy"}, "needs evidence"),
+        ({"screen_by": "kfac_greedy"}, "needs evidence"),
+        ({"selector": lambda _e, _k: []}, "at least one"),
+        ({"selector": lambda _e, _k: [1, 1]}, "distinct"),
+        ({"selector": lambda _e, _k: [12]}, "outside 0..11"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        search(evidence(), **options)
+
+
+# --------------------------------------------------------------------------- greedy on the decrement
+def kronecker_case(seed=0):
+    """Two linear layers with random factors, a gradient, and the dense curvature of all units."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3)).double()
+    units = find_units(net)
+    half = [torch.randn(9, d, dtype=torch.float64) for d in (4, 6, 7, 3)]
+    a1, b1, a2, b2 = (h.T @ h / 9 for h in half)
+    factors = [Factor("0.weight", "", a1, 5 * b1), Factor("2.weight", "2.bias", a2, 5 * b2)]
+    gradient = {name: torch.randn_like(p) for name, p in net.named_parameters()}
+    return units, factors, gradient, [(b1, a1), (b2, a2)]
+
+
+def decrement(units_, gradient, pairs, damping):
+    """g_P^T (H_PP + mu I)^-1 g_P by dense algebra."""
+    total = 0.0
+    rows = [gradient["0.weight"], torch.cat([gradient["2.weight"], gradient["2.bias"][:, None]], 1)]
+    for matrix, (b, a), offset in zip(rows, pairs, (0, 6), strict=True):
+        inside = [u - offset for u in units_ if 0 <= u - offset < len(matrix)]
+        if inside:
+            g = matrix[inside].reshape(-1)
+            H = torch.kron(b[inside][:, inside], a) + damping * torch.eye(len(g), dtype=g.dtype)
+            total += float(g @ torch.linalg.solve(H, g))
+    return total
+
+
+@pytest.mark.parametrize("damping", [0.01, 1.0])
+def test_kfac_greedy_is_brute_force_forward_selection(damping):
+    units, factors, gradient, pairs = kronecker_case()
+    found, gains = KfacGreedy(units, factors, 5, damping).select(gradient, 9)
+    chosen = []
+    for _ in range(9):
+        left = [u for u in range(9) if u not in chosen]
+        chosen.append(max(left, key=lambda u: decrement([*chosen, u], gradient, pairs, damping)))
+    assert found.tolist() == chosen
+    for k in range(1, 10):
+        assert float(gains[:k].sum()) == pytest.approx(decrement(chosen[:k], gradient, pairs, damping), rel=1e-4)
+
+
+def test_kfac_greedy_serves_convolutions():
+    net = nn.Conv2d(2, 3, 2)
+    a = torch.eye(9) + 0.5
+    greedy = KfacGreedy(find_units(net), [Factor("weight", "bias", a, torch.eye(3))], 1, 0.1)
+    gradient = {"weight": torch.zeros(3, 2, 2, 2), "bias": torch.tensor([0.0, 2.0, 1.0])}
+    units, gains = greedy.select(gradient, 2)
+    assert units.tolist() == [1, 2]
+    inverse = torch.linalg.inv(a + 0.1 * torch.eye(9))[8, 8]  # rows are independent: B is the identity
+    torch.testing.assert_close(gains, torch.tensor([4.0, 1.0], dtype=torch.float64).float() * inverse)
+
+
+def test_kfac_greedy_refuses():
+    units, factors, _, _ = kronecker_case()
+    with pytest.raises(ValueError, match="damping"):
+        KfacGreedy(units, factors, 5, 0.0)
+    with pytest.raises(ValueError, match="no layer"):
+        KfacGreedy(units, [], 5, 0.1)
+
+
+def residual_case():
+    units = find_units(nn.Linear(3, 6, bias=False).double())
+    half = torch.randn(40, 18, dtype=torch.float64)
+    H = half.T @ half / 40 + 0.1 * torch.eye(18, dtype=torch.float64)
+    return Slices(units), H, torch.randn(18, dtype=torch.float64)
+
+
+def test_residual_greedy_by_dense_algebra():
+    slices, H, g = residual_case()
+    found, scores = residual_greedy(lambda v: H @ v, g, slices, 5, iterations=100, tolerance=1e-10)
+    chosen, residual = [], g
+    for unit, score in zip(found.tolist(), scores.tolist(), strict=True):
+        size = residual.view(6, 3).norm(dim=1)
+        size[chosen] = -1.0
+        assert unit == int(size.argmax())
+        assert score == pytest.approx(float(size[unit]))
+        chosen.append(unit)
+        inside = torch.tensor([3 * u + i for u in chosen for i in range(3)])
+        residual = g - H[:, inside] @ torch.linalg.solve(H[inside][:, inside], g[inside])
+
+
+def test_residual_greedy_in_rounds_and_with_negative_curvature():
+    slices, H, g = residual_case()
+    found, _ = residual_greedy(lambda v: H @ v, g, slices, 5, per_round=2)
+    assert len(set(found.tolist())) == 5
+    top = g.view(6, 3).norm(dim=1).argsort(descending=True)[:2]
+    assert found.tolist()[:2] == top.tolist()
+    against, _ = residual_greedy(lambda v: -v, g, slices, 6)  # no step is taken: the gradient norm decides
+    assert against.tolist() == g.view(6, 3).norm(dim=1).argsort(descending=True).tolist()

@@ -5,4 +5,25 @@ try:
 except ImportError as error:
     raise ImportError("codec.unlearn needs torch and safetensors: pip install 'codec[unlearn]'") from error
 
+from codec.unlearn._certificate import Certificate
+from codec.unlearn._deletion import Deletion
+from codec.unlearn._ledger import Ledger, LedgerError
+from codec.unlearn._problem import Problem
+from codec.unlearn._report import Report
+from codec.unlearn._units import Units, UnsupportedModuleError, find_units
+from codec.unlearn._unlearner import Unlearner
+
 del _torch
+
+__all__ = [
+    "Certificate",
+    "Deletion",
+    "Ledger",
+    "LedgerError",
+    "Problem",
+    "Report",
+    "Units",
+    "Unlearner",
+    "UnsupportedModuleError",
+    "find_units",
+]

@@ -1,0 +1,49 @@
+"""A place in parameter space where several requests start, and what they share there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from codec.unlearn._curvature import linearise
+from codec.unlearn._greedy import KfacGreedy
+from codec.unlearn._kfac import kronecker_factors
+from codec.unlearn._linearisation import Linearisation
+from codec.unlearn._problem import Parameters, Problem
+from codec.unlearn._products import GAUSS_NEWTON, Products
+from codec.unlearn._slices import Slices
+from codec.unlearn._units import Units
+
+
+class Point:
+    """Everything about a point that later requests share: gradients, losses, and the linearised model."""
+
+    def __init__(self, problem: Problem, point: Parameters, ids: Tensor, kind: str) -> None:
+        self.problem, self.point, self.n, self.kind = problem, point, len(ids), kind
+        self._products = Products(problem, point)
+        self.gradient = self.mean_gradient(ids)
+        self.losses = problem.sample_losses(point)
+
+    def mean_gradient(self, ids: Sequence[int] | Tensor) -> Parameters:
+        """Mean of ``grad f`` over samples, regulariser included."""
+        found = self._products.mean_gradient(torch.as_tensor(ids, dtype=torch.long))
+        return {k: g + self.problem.weight_decay * self.point[k] for k, g in found.items()}
+
+    def right_side(self, slices: Slices, ids: Sequence[int]) -> Tensor:
+        """``grad F_S - grad F_R`` on the slices: what forgetting the ids changes."""
+        m = len(ids)
+        return slices.gather(self.mean_gradient(ids)).sub(slices.gather(self.gradient)) * (m / (self.n - m))
+
+    @cached_property
+    def linear(self) -> Linearisation | None:
+        """The model linearised at the point, where it is a chain of layers."""
+        return linearise(self.problem, self.point, self.kind) if self.kind in GAUSS_NEWTON else None
+
+    def kfac_greedy(self, units: Units, gradient: Parameters, kept: Tensor, max_units: int) -> tuple[Tensor, Tensor]:
+        """Units chosen together on the decrement of the K-FAC model."""
+        factors = kronecker_factors(self.problem, self.point, kept, self.problem.names)
+        greedy = KfacGreedy(units, factors, len(kept), self.problem.weight_decay)
+        return greedy.select(gradient, max_units)

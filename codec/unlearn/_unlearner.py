@@ -1,0 +1,690 @@
+"""Deletion of training samples from a trained model: the one file that knows the order of the steps."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from codec._validation import check_option
+from codec.unlearn._certificate import Accountant, Certificate, certify
+from codec.unlearn._curvature import Curvature
+from codec.unlearn._deletion import NAN, Deletion
+from codec.unlearn._ledger import Ledger
+from codec.unlearn._point import Point
+from codec.unlearn._problem import Loss, Parameters, Problem
+from codec.unlearn._products import Products
+from codec.unlearn._record import record
+from codec.unlearn._report import Report, history_frame
+from codec.unlearn._requests import fresh_ids, ids_of_class, others, read_ids
+from codec.unlearn._search import Evidence, Ranking, Scope, Selector, search
+from codec.unlearn._slices import Slices
+from codec.unlearn._units import Units, find_units
+from codec.unlearn._update import METHODS, Step, captured_decrement, deletion_step, gradient_norm_units, newton_steps
+
+Guard = Callable[[nn.Module], float]
+
+
+class Unlearner:
+    """Delete training samples from a trained model by a Newton step on the units that carry them.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained model. It is copied and never changed.
+    loss, train_data
+        As in :class:`codec.unlearn.Problem`.
+    weight_decay : float
+        lambda of the objective that the model was trained on.
+    units : 'auto' or Units, default 'auto'
+        Cut of the model into units, see :func:`codec.unlearn.find_units`.
+    selector : str or callable, default 'lfoci'
+        Who chooses the units: 'lfoci', 'lfoci-pooled' (as the paper has it), 'first-pick', 'gradient_norm',
+        'random', 'all', or a callable.
+    scope : {'layer', 'all'}, default 'layer'
+        One pool of candidates for each layer, or one for all; of 'lfoci' alone.
+    perturb : str or callable, default 'auto'
+        How the inputs are perturbed while activations are recorded.
+    n_perturbations : int, default 300
+        Perturbed copies in all.
+    max_units : int, optional
+        Most units of a request. Default: 20, or the root of their number if that is more.
+    curvature : {'ggn', 'hessian', 'fisher', 'empirical_fisher', 'kfac', 'secant'}, default 'ggn'
+        Curvature of the retained samples.
+    damping : 'auto' or float, default 'auto'
+        mu of ``(H_R + mu I)^-1``; 'auto': the first of 3, 6, 12, ... 96 times weight decay at which the retained
+        objective rises by at most half and the guard holds.
+    update : str, default 'difference'
+        What is solved for, see :func:`codec.unlearn._update.deletion_step`. Most take one step from the anchor
+        for everything forgotten since; 'gradient' and 'chained' step on from where the model is.
+    n_steps : int, default 1
+        Newton steps of ``update='gradient'`` where ``convex=True``.
+    convex : bool, default False
+        You state that the loss is convex in the parameters. Then deletions carry a certificate, and copies can
+        be released with noise; needs weight decay.
+    guard : callable(model) -> float, optional
+        Validation score, higher is better, on data of its own. A request that lowers it by more than
+        ``guard_drop`` is refused.
+    guard_drop : float, default 0.02
+    captured : bool, default True
+        Whether deletions report the captured decrement, which takes two further solutions.
+    tolerance : float, default 0.1
+        Of conjugate gradients, relative; a request starts at the solution of the one before.
+    budget : float, default 0.05
+        Share of the samples that may be forgotten before the model is anchored anew where it stands.
+    ledger : path, optional
+        Folder in which every request is kept as it is done; made anew.
+    output, target_key, device, batch_size
+        As in :class:`codec.unlearn.Problem`.
+    random_state : int, optional
+        Seed of every random choice. Request k has its own stream, so that a resumed run draws the same.
+
+    Attributes
+    ----------
+    problem : Problem
+    units : Units
+    forgotten : tuple of int
+        Samples forgotten so far.
+    deletions : tuple of Deletion
+        Every request, refused ones too.
+    pending : tuple of tuple of int
+        Requests handed in and not yet done.
+
+    Notes
+    -----
+    With the difference gradient [1]_ the model moves by ``-(H_R + mu I)^-1 [grad F_R - grad F_S]``, which is
+    nothing when nothing is forgotten, and the same whatever the order of the requests. For networks no bound is
+    known: the result is empirical, to be measured beside a retrained model. Deleting a few random samples moves
+    a network less than training it again from another seed does.
+
+    References
+    ----------
+    .. [1] R. Mehta, S. Pal, V. Singh, S. N. Ravi, "Deep Unlearning via Randomized Conditionally Independent
+       Hessians", CVPR 2022, :arxiv:`2204.07655`. The paper's step uses the gradient of the forgotten sample
+       alone; see the theory page for what was changed and why.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Unlearner
+    >>> _ = torch.manual_seed(0)
+    >>> X, y = torch.randn(60, 4), torch.randint(3, (60,))
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    >>> unlearner = Unlearner(model, "cross_entropy", (X, y), weight_decay=0.01, selector="all", random_state=0)
+    >>> deletion = unlearner.forget([3, 7])
+    >>> deletion.accepted, unlearner.forgotten
+    (True, (3, 7))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        train_data: Any,
+        *,
+        weight_decay: float,
+        units: str | Units = "auto",
+        selector: Selector = "lfoci",
+        scope: Scope = "layer",
+        perturb: Any = "auto",
+        n_perturbations: int = 300,
+        max_units: int | None = None,
+        curvature: str = "ggn",
+        damping: str | float = "auto",
+        update: str = "difference",
+        n_steps: int = 1,
+        convex: bool = False,
+        guard: Guard | None = None,
+        guard_drop: float = 0.02,
+        captured: bool = True,
+        tolerance: float = 0.1,
+        budget: float = 0.05,
+        ledger: str | Path | None = None,
+        output: Callable[[Any], Tensor] | None = None,
+        target_key: str = "labels",
+        device: torch.device | str | None = None,
+        batch_size: int = 1024,
+        random_state: int | None = None,
+    ) -> None:
+        check_option(update, "update", METHODS)
+        if n_steps < 1 or (n_steps > 1 and not (update == "gradient" and convex)):
+            raise ValueError(f"n_steps is {n_steps}; it must be 1, or more with update='gradient' and convex=True.")
+        if convex and weight_decay <= 0.0:
+            raise ValueError("convex=True needs weight_decay above 0: no bound holds without strong convexity.")
+        if not 0.0 < budget < 1.0:
+            raise ValueError(f"budget is {budget}; it must lie between 0 and 1.")
+        self.problem = Problem(
+            model,
+            loss,
+            train_data,
+            weight_decay=weight_decay,
+            output=output,
+            target_key=target_key,
+            device=device,
+            batch_size=batch_size,
+        )
+        self.units = units if isinstance(units, Units) else find_units(self.problem.model)
+        self.selector, self.scope, self.perturb, self.max_units = selector, scope, perturb, max_units
+        self.n_perturbations, self.curvature, self.damping = n_perturbations, curvature, damping
+        self.update, self.n_steps, self.convex, self.budget = update, n_steps, convex, budget
+        self.guard, self.guard_drop, self.captured = guard, guard_drop, captured
+        self.tolerance = tolerance
+        self._anchored = update not in {"gradient", "chained"}
+        self._entropy = np.random.SeedSequence(random_state).entropy
+        self._start = _clone(self.problem.parameters())
+        self._weights = _clone(self._start)
+        self._deletions: list[Deletion] = []
+        self._pending: list[tuple[int, ...]] = []
+        self._standing: list[int] = []  # numbers of the requests that were done and not rolled back
+        self._anchors: list[tuple[int, Parameters]] = [(0, self._weights)]  # requests before it, and the weights
+        self._accountant = Accountant()
+        self._prepared: Point | None = None
+        self._ledger: Ledger | None = None
+        if ledger is not None:
+            self._ledger = Ledger.open(ledger, self._start)
+            if self._ledger.entries():
+                self._ledger.close()
+                raise ValueError(f"ledger {str(ledger)!r} holds requests already; continue it with Unlearner.resume.")
+            self._ledger.append({"kind": "start", "entropy": str(self._entropy)})
+
+    # ------------------------------------------------------------------------ what is seen from outside
+    @property
+    def model(self) -> nn.Module:
+        """A copy of the model as it is now, in evaluation mode."""
+        model = copy.deepcopy(self.problem.model)
+        _write(model, self._weights)
+        return model
+
+    @property
+    def parameters(self) -> Parameters:
+        """Copies of the trainable parameters as they are now, by name."""
+        return _clone(self._weights)
+
+    @property
+    def forgotten(self) -> tuple[int, ...]:
+        """Samples forgotten so far, in order."""
+        return tuple(i for k in self._standing for i in self._by_number(k).forgotten)
+
+    @property
+    def deletions(self) -> tuple[Deletion, ...]:
+        """Every request so far."""
+        return tuple(self._deletions)
+
+    @property
+    def pending(self) -> tuple[tuple[int, ...], ...]:
+        """Requests that wait for :meth:`run`."""
+        return tuple(self._pending)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row a request."""
+        return history_frame(self._deletions)
+
+    def report(self, title: str = "Deletions") -> Report:
+        """Tables and plots of all requests; ``.to_html(path)`` writes a page."""
+        return Report(self.deletions, title)
+
+    # ------------------------------------------------------------------------ requests
+    def submit(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> tuple[int, ...]:
+        """Hand in a request that :meth:`run` will do; with a ledger it is on disk when this returns.
+
+        The parameters are those of :meth:`forget`. Returns the ids that wait.
+        """
+        waiting = [i for request in self._pending for i in request]
+        fresh = self._read(ids, target, repeated, [*self.forgotten, *waiting])
+        if fresh:
+            if self._ledger is not None:
+                self._ledger.append({"kind": "submitted", "ids": list(fresh)})
+            self._pending.append(fresh)
+        return fresh
+
+    def run(self) -> tuple[Deletion, ...]:
+        """Do the waiting requests in the order in which they came."""
+        done = []
+        while self._pending:
+            done.append(self._forget(self._pending[0], waited=True))
+            self._pending.pop(0)
+        return tuple(done)
+
+    def forget(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> Deletion:
+        """Delete samples: one call, one request.
+
+        Parameters
+        ----------
+        ids : int, sequence of int, boolean mask, Tensor or Subset, optional
+            Training samples, numbered from 0.
+        target : int, optional
+            Instead of ids: all samples of a class.
+        repeated : {'raise', 'ignore'}, default 'raise'
+            What to do with ids that are forgotten already or asked for twice.
+
+        Returns
+        -------
+        Deletion
+            ``accepted`` tells whether the model was changed.
+
+        Raises
+        ------
+        ValueError, IndexError, TypeError
+            No ids, unknown ids, repeated ids, or nothing would be left. The model and the ledger are as before.
+        """
+        fresh = self._read(ids, target, repeated, self.forgotten)
+        if not fresh:
+            raise ValueError("every one of the ids is forgotten already: there is nothing to do.")
+        return self._forget(fresh)
+
+    def _read(self, ids: Any, target: int | None, repeated: str, gone: Sequence[int]) -> tuple[int, ...]:
+        if (ids is None) == (target is None):
+            raise ValueError("pass either ids or target.")
+        asked = ids_of_class(self.problem, target, gone) if target is not None else read_ids(ids, self.problem.n)
+        return tuple(fresh_ids(asked, gone, self.problem.n, repeated))
+
+    def _forget(self, ids: tuple[int, ...], *, waited: bool = False) -> Deletion:
+        """One request from selection to ledger; nothing of the state changes before the ledger has it."""
+        number = len(self._deletions) + 1
+        timer = _Timer()
+        draws = np.random.default_rng(np.random.SeedSequence(self._entropy, spawn_key=(number,)))
+        prepared = self._prepare(timer)
+        gone = [*self._since_anchor(), *ids]
+        with timer("select"):
+            ranking = self._rank(prepared, ids, draws)
+        units = None if self.selector == "all" else self._touched(ranking.units)
+        slices = Slices(self.units, units)
+        with timer("solve"):
+            step = self._solve(prepared, slices, gone)
+        weights = _clone(slices.add(prepared.point, step.delta)) if step.accepted else self._weights
+        accepted = step.accepted and all(bool(torch.isfinite(w).all()) for w in weights.values())
+        with timer("measure"):
+            measured = self._measure(prepared, ids, weights, ranking, gone)
+        deletion = Deletion(
+            id=number,
+            forgotten=ids,
+            method=f"{self.update}, {self.curvature}",
+            selector=ranking.method,
+            accepted=accepted,
+            reason=step.reason if accepted else f"refused: {step.reason}",
+            units=() if self.selector == "all" else tuple(ranking.units.tolist()),
+            labels=() if self.selector == "all" else ranking.labels,
+            scores=() if self.selector == "all" else tuple(ranking.scores.tolist()),
+            guard=step.guard,
+            damping=step.damping,
+            step_length=step.step_length,
+            iterations=step.iterations,
+            certificate=self._certificate(weights, [*self.forgotten, *ids]) if accepted and self.convex else None,
+            timings=timer.seconds,
+            **measured,
+        )
+        self._enter(deletion, weights if accepted else self._weights, waited)
+        return deletion
+
+    def _enter(self, deletion: Deletion, weights: Parameters, waited: bool) -> None:
+        if self._ledger is not None:
+            entry = {"kind": "deletion", "waited": waited, "deletion": deletion.to_dict()}
+            self._ledger.append(entry, weights if deletion.accepted else None, self._weights)
+        self._take(deletion, weights)
+
+    def _take(self, deletion: Deletion, weights: Parameters) -> None:
+        """Make a request part of the state."""
+        self._deletions.append(deletion)
+        if deletion.accepted:
+            self._standing.append(deletion.id)
+            self._weights = weights
+
+    # ------------------------------------------------------------------------ steps of a request
+    def _prepare(self, timer: _Timer, *, renew: bool = True) -> Point:
+        """What stays the same while the anchor stays; a new anchor when the budget is spent."""
+        spent = len(self._since_anchor()) > self.budget * self._n_at_anchor() and self._anchored
+        if renew and spent:
+            if self._ledger is not None:
+                self._ledger.append({"kind": "anchor", "requests": len(self._standing)})
+            self._anchors.append((len(self._standing), self._weights))
+            self._prepared = None
+        if self._prepared is None or not self._anchored:
+            with timer("prepare"):
+                point = self._anchors[-1][1] if self._anchored else self._weights
+                self._prepared = Point(
+                    self.problem, point, others(self._before_anchor(), self.problem.n), self.curvature
+                )
+        return self._prepared
+
+    def _rank(self, prepared: Point, ids: Sequence[int], draws: np.random.Generator) -> Ranking:
+        everything = Slices(self.units)
+        b = prepared.right_side(everything, ids)
+        norms = everything.unit_sums(b.square()).sqrt()
+        inputs, targets = self.problem.fetch(list(ids))
+        kept = others([*self.forgotten, *ids], self.problem.n)
+        recorded = partial(
+            record,
+            self.problem,
+            self.units,
+            inputs,
+            targets,
+            perturb=self.perturb,
+            n_perturbations=self.n_perturbations,
+            params=self._weights,
+            reference=kept,
+            generator=draws,
+        )
+        evidence = Evidence(
+            self.units, norms, recorded, partial(prepared.kfac_greedy, self.units, everything.scatter(b), kept)
+        )
+        return search(evidence, selector=self.selector, max_units=self.max_units, scope=self.scope, generator=draws)
+
+    def _touched(self, units: Tensor) -> Tensor:
+        """Units of every standing request since the anchor, and these."""
+        first = self._anchors[-1][0] if self._anchored else len(self._standing)
+        before = [u for k in self._standing[first:] for u in self._by_number(k).units]
+        return torch.tensor(sorted({*before, *units.tolist()}), dtype=torch.long)
+
+    def _solve(self, prepared: Point, slices: Slices, gone: Sequence[int]) -> Step:
+        """The step for all samples forgotten since the point it starts from."""
+        before = self._before_anchor()
+        if self.update == "gradient" and self.convex:
+            return self._newton(slices, [*before, *gone])
+        fitting = prepared.point if self._anchored else None
+        return deletion_step(
+            self.problem,
+            prepared.point,
+            gone,
+            slices,
+            method=self.update,
+            curvature=self.curvature,
+            linearisation=prepared.linear,
+            damping=self.damping,
+            whole_gradient=slices.gather(prepared.gradient),
+            losses=prepared.losses,
+            already=before,
+            x0=None if fitting is None else slices.gather(self._weights) - slices.gather(fitting),
+            guard=None if self.guard is None else self._guarded,
+            max_drop=self.guard_drop,
+            tol=self.tolerance,
+        )
+
+    def _guarded(self, params: Mapping[str, Tensor]) -> float:
+        """The caller's score of a model with these parameters."""
+        return float(self.guard(self._with(params))) if self.guard is not None else NAN
+
+    def _newton(self, slices: Slices, gone: Sequence[int]) -> Step:
+        """Undamped Newton steps on the retained objective from where the model is."""
+        kept = others(gone, self.problem.n)
+        delta = newton_steps(self.problem, self._weights, gone, slices, n_steps=self.n_steps, curvature=self.curvature)
+        moved = slices.add(self._weights, delta)
+        before, after = (
+            float(self.problem.sample_losses(w, kept).mean()) + self.problem.regularizer(w)
+            for w in (self._weights, moved)
+        )
+        said = f"retained objective {before:.6g} -> {after:.6g} in {self.n_steps} Newton steps"
+        slack = 1e-6 * abs(before)  # of rounding
+        return Step(delta, 0.0, 1.0, before - after, 0, after <= before + slack, said, (before, after))
+
+    def _measure(
+        self, prepared: Point, ids: Sequence[int], weights: Parameters, ranking: Ranking, gone: Sequence[int]
+    ) -> dict[str, Any]:
+        """Losses before and after, and what share of the full Newton decrease the units have."""
+        kept = others([*self._before_anchor(), *gone], self.problem.n)
+        before, after = (self.problem.sample_losses(w) for w in (self._weights, weights))
+        chosen = torch.as_tensor(ids)
+        moved = sum(float((weights[k] - self._weights[k]).square().sum()) for k in weights) ** 0.5
+        captured, by_norm = self._captured(prepared, ranking, gone, kept)
+        return {
+            "retain_loss": (float(before[kept].mean()), float(after[kept].mean())),
+            "forget_loss": (float(before[chosen].mean()), float(after[chosen].mean())),
+            "distance": moved,
+            "captured_decrement": captured,
+            "captured_by_gradient_norm": by_norm,
+        }
+
+    def _captured(self, prepared: Point, ranking: Ranking, gone: Sequence[int], kept: Tensor) -> tuple[float, float]:
+        """Captured decrement of the units changed since the anchor, and of as many with the largest gradients."""
+        if self.selector == "all":
+            return 1.0, 1.0
+        if not self.captured or self.curvature == "secant":
+            return NAN, NAN
+        everything = Slices(self.units)
+        b = prepared.right_side(everything, gone)
+        chosen = self._touched(ranking.units)
+        largest = gradient_norm_units(everything, b, len(chosen))
+        whole = Curvature(self.problem, prepared.point, kept, everything, self.curvature, linearisation=prepared.linear)
+        return captured_decrement(whole, b, chosen, tol=0.02), captured_decrement(whole, b, largest, tol=0.02)
+
+    def _certificate(self, weights: Parameters, gone: Sequence[int]) -> Certificate:
+        """A posteriori, from the gradient measured over the retained samples in double precision."""
+        kept = others(gone, self.problem.n)
+        norm = _norm(_mean_gradient(self.problem, weights, kept))
+        eps = torch.finfo(next(iter(weights.values())).dtype).eps
+        size = sum(w.numel() for w in weights.values())
+        rounding = eps * (size**0.5 + norm)
+        return certify(
+            self.problem.n, len(gone), weight_decay=self.problem.weight_decay, gradient_norm=norm, rounding=rounding
+        )
+
+    # ------------------------------------------------------------------------ undo
+    def rollback(self, id: int | None = None) -> None:  # noqa: A002 - as in `Deletion.id`
+        """Take back a request: its samples count as training samples again.
+
+        The model is solved anew from the anchor for the requests that remain, as if this one had never come;
+        without any request left, the anchor's own weights are back, bit for bit.
+
+        Parameters
+        ----------
+        id : int, optional
+            Number of the request. Default: the last one that stands.
+
+        Raises
+        ------
+        ValueError
+            No such request stands, or the model was anchored anew after it.
+        """
+        if not self._standing:
+            raise ValueError("no request stands: there is nothing to take back.")
+        number = self._standing[-1] if id is None else id
+        if number not in self._standing:
+            raise ValueError(f"id is {number}; the requests that stand are {self._standing}.")
+        if self._standing.index(number) < self._anchors[-1][0] or not self._anchored:
+            raise ValueError(
+                f"request {number} cannot be taken back alone: the model was anchored anew after it. Begin again with "
+                "the trained model, or use a larger budget."
+            )
+        kept = [k for k in self._standing if k != number]
+        weights = self._solved(kept)
+        if self._ledger is not None:
+            self._ledger.append({"kind": "rollback", "request": number}, weights, self._weights)
+        self._standing, self._weights = kept, weights
+
+    def _solved(self, standing: list[int]) -> Parameters:
+        """Weights for a set of requests, from the anchor."""
+        first, anchor = self._anchors[-1]
+        rest = standing[first:]
+        if not rest:
+            return _clone(anchor)
+        prepared = self._prepare(_Timer(), renew=False)
+        gone = [i for k in rest for i in self._by_number(k).forgotten]
+        units = {u for k in rest for u in self._by_number(k).units}
+        slices = Slices(self.units, None if self.selector == "all" else torch.tensor(sorted(units)))
+        step = self._solve(prepared, slices, gone)
+        if not step.accepted:
+            raise ValueError(f"the requests that would remain are refused together: {step.reason}")
+        return _clone(slices.add(prepared.point, step.delta))
+
+    # ------------------------------------------------------------------------ disk
+    def save(self, folder: str | Path) -> None:
+        """Write the history and the weights into a new ledger that :meth:`resume` reads."""
+        with Ledger.open(folder, self._start) as ledger:
+            if ledger.entries():
+                raise ValueError(f"folder {str(folder)!r} holds a ledger already; pass another folder.")
+            ledger.append({"kind": "start", "entropy": str(self._entropy)})
+            for deletion in self._deletions:
+                ledger.append({"kind": "deletion", "waited": False, "deletion": deletion.to_dict()})
+            for number in [d.id for d in self._deletions if d.accepted and d.id not in self._standing]:
+                ledger.append({"kind": "rollback", "request": number})
+            for request in self._pending:
+                ledger.append({"kind": "submitted", "ids": list(request)})
+            requests, anchor = self._anchors[-1]
+            ledger.append({"kind": "anchor", "requests": requests}, anchor, self._start)
+            ledger.append({"kind": "weights"}, self._weights, anchor)
+
+    @classmethod
+    def resume(cls, folder: str | Path, model: nn.Module, loss: Loss, train_data: Any, **options: Any) -> Self:
+        """Continue from a folder: the same weights, bit for bit, and every request that was handed in.
+
+        Parameters
+        ----------
+        folder : path
+            Of ``ledger=`` or :meth:`save`.
+        model, loss, train_data, **options
+            As they were given to the class; the model as it was before its first deletion.
+
+        Returns
+        -------
+        Unlearner
+            Its ledger goes on in the folder.
+
+        Raises
+        ------
+        LedgerError
+            The folder is damaged, in use, or belongs to another model.
+        """
+        made = cls(model, loss, train_data, **options)
+        ledger = Ledger.open(folder, made._start)
+        entries = ledger.entries()
+        if not entries or entries[0].get("kind") != "start":
+            ledger.close()
+            raise ValueError(f"folder {str(folder)!r} holds no unlearner; begin one with ledger={str(folder)!r}.")
+        made._entropy = int(entries[0]["entropy"])
+        for place, entry in enumerate(entries):
+            made._replay(entry, partial(ledger.replay, made._start, place + 1))
+        made._weights = ledger.replay(made._start)
+        made._ledger = ledger
+        return made
+
+    def _replay(self, entry: Mapping[str, Any], weights: Callable[[], Parameters]) -> None:
+        kind = entry["kind"]
+        if kind == "submitted":
+            self._pending.append(tuple(entry["ids"]))
+        elif kind == "rollback":
+            self._standing.remove(entry["request"])
+        elif kind == "anchor":
+            self._anchors = [(entry["requests"], weights())]
+        elif kind == "deletion":
+            deletion = Deletion.from_dict(entry["deletion"])
+            if entry["waited"]:
+                self._pending.remove(deletion.forgotten)
+            self._take(deletion, self._weights)
+
+    def close(self) -> None:
+        """Let other processes open the ledger."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    # ------------------------------------------------------------------------ release
+    def release(self, epsilon: float, delta: float, *, bound: float, random_state: int | None = None) -> nn.Module:
+        """A copy with noise on all trainable parameters, (epsilon, delta)-indistinguishable from a retrained one.
+
+        Parameters
+        ----------
+        epsilon, delta : float
+            The guarantee of this copy; several copies add up, see :attr:`accountant`.
+        bound : float
+            Distance to the retrained model that you fixed beforehand; the noise is made for it. The release is
+            refused unless the certificate meets it.
+        random_state : int, optional
+            Seed of the noise. Keep it secret.
+
+        Returns
+        -------
+        nn.Module
+            The unlearner's own weights stay free of noise.
+
+        Raises
+        ------
+        ValueError
+            No bound holds for this model, or it is above ``bound``.
+        """
+        if not self.convex:
+            raise ValueError(
+                "no release: no bound on the distance to a retrained model is known for a loss that is not convex in "
+                "the parameters. Noise without a bound protects nothing."
+            )
+        certificate = self._certificate(self._weights, self.forgotten)
+        if certificate.bound is None or certificate.bound > bound:
+            raise ValueError(
+                f"no release: the certificate's bound is {certificate.bound:.3g}, above the {bound:.3g} that the noise "
+                "would be made for; take another Newton step (n_steps), or retrain."
+            )
+        sigma = self._accountant.add(epsilon, delta, sensitivity=bound).sigma
+        generator = torch.Generator().manual_seed(int(np.random.default_rng(random_state).integers(2**63 - 1)))
+        noisy = {
+            name: w + sigma * torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w)
+            for name, w in self._weights.items()
+        }
+        return self._with(noisy)
+
+    @property
+    def accountant(self) -> Accountant:
+        """Privacy spent by the releases so far."""
+        return self._accountant
+
+    # ------------------------------------------------------------------------ details
+    def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        model = copy.deepcopy(self.problem.model)
+        _write(model, weights)
+        return model
+
+    def _by_number(self, number: int) -> Deletion:
+        return self._deletions[number - 1]
+
+    def _before_anchor(self) -> list[int]:
+        first = self._anchors[-1][0] if self._anchored else len(self._standing)
+        return [i for k in self._standing[:first] for i in self._by_number(k).forgotten]
+
+    def _since_anchor(self) -> list[int]:
+        first = self._anchors[-1][0] if self._anchored else len(self._standing)
+        return [i for k in self._standing[first:] for i in self._by_number(k).forgotten]
+
+    def _n_at_anchor(self) -> int:
+        return self.problem.n - len(self._before_anchor())
+
+
+class _Timer:
+    """CPU seconds by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
+
+
+def _clone(params: Mapping[str, Tensor]) -> Parameters:
+    return {name: value.detach().clone() for name, value in params.items()}
+
+
+def _write(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put values into a model of ours."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
+
+
+def _mean_gradient(problem: Problem, weights: Parameters, ids: Tensor) -> Parameters:
+    found = Products(problem, weights).mean_gradient(ids)
+    return {k: g + problem.weight_decay * weights[k] for k, g in found.items()}
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> float:
+    return float(sum(float(t.double().square().sum()) for t in tensors.values()) ** 0.5)

@@ -1,0 +1,287 @@
+"""Requests from the call to the weights: exact where retraining is exact, and nothing lost on the way."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from codec.unlearn import Unlearner
+
+N, D, Q = 60, 4, 2
+
+
+@pytest.fixture
+def ridge():
+    """Linear model at the minimiser of mean squared error plus weight decay, in double precision."""
+    generator = torch.Generator().manual_seed(1)
+    X = torch.randn(N, D, generator=generator, dtype=torch.float64)
+    Y = X @ torch.randn(D, Q, generator=generator, dtype=torch.float64) + torch.randn(
+        N, Q, generator=generator, dtype=torch.float64
+    )
+    return solved(X, Y), X, Y
+
+
+def solved(X, Y, weight_decay=0.1):
+    """Closed form: F = 1/(n Q) ||X W - Y||^2 + weight_decay / 2 ||W||^2, bias included."""
+    X1 = torch.cat([X, torch.ones(len(X), 1, dtype=X.dtype)], 1)
+    H = 2.0 * X1.T @ X1 / (len(X) * Q) + weight_decay * torch.eye(D + 1, dtype=X.dtype)
+    W = torch.linalg.solve(H, 2.0 * X1.T @ Y / (len(X) * Q))
+    model = nn.Linear(D, Q).double()
+    with torch.no_grad():
+        model.weight.copy_(W[:D].T)
+        model.bias.copy_(W[D])
+    return model
+
+
+def net(n=80, seed=0):
+    torch.manual_seed(seed)
+    X, y = torch.randn(n, 5), torch.randint(3, (n,))
+    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02, weight_decay=0.0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (
+            nn.functional.cross_entropy(model(X), y) + 0.005 * sum(p.square().sum() for p in model.parameters())
+        ).backward()
+        optimizer.step()
+    return model, X, y
+
+
+def unlearner(model, X, y, **options):
+    settings = {"weight_decay": 0.01, "selector": "all", "random_state": 0, **options}
+    return Unlearner(model, "cross_entropy", (X, y), **settings)
+
+
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("update", ["gradient", "difference", "sekhari"])
+def test_ridge_with_all_units_is_retraining(ridge, update):
+    model, X, Y = ridge
+    ours = Unlearner(model, "mse", (X, Y), weight_decay=0.1, selector="all", update=update, damping=0.0, convex=True)
+    ids = [3, 17, 40]
+    deletion = ours.forget(ids)
+    keep = [i for i in range(N) if i not in ids]
+    again = solved(X[keep], Y[keep])
+    found = ours.model
+    torch.testing.assert_close(found.weight, again.weight, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.bias, again.bias, rtol=0, atol=1e-10)
+    assert deletion.accepted
+    assert deletion.certificate.kind == "a posteriori"
+    distance = torch.cat([(found.weight - again.weight).flatten(), found.bias - again.bias]).norm()
+    assert distance.item() <= deletion.certificate.bound
+
+
+def test_the_order_of_requests_does_not_matter(ridge):
+    model, X, Y = ridge
+    options = {"weight_decay": 0.1, "selector": "all", "damping": 0.0}
+    one, two = (Unlearner(model, "mse", (X, Y), **options) for _ in range(2))
+    one.forget([1, 2])
+    one.forget(9)
+    two.forget([9, 1])
+    two.forget(2)
+    torch.testing.assert_close(one.parameters, two.parameters, rtol=0, atol=1e-12)
+
+
+def test_the_callers_model_is_never_changed():
+    model, X, y = net()
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    ours = unlearner(model, X, y)
+    ours.forget([0, 1])
+    with torch.no_grad():
+        ours.model[0].weight.zero_()  # a copy, too
+    assert model.training
+    assert same(before, model.state_dict())
+    assert not same(before, ours.model.state_dict())
+
+
+@pytest.mark.parametrize("selector", ["lfoci", "lfoci-pooled", "first-pick", "gradient_norm", "kfac_greedy", "random"])
+def test_only_the_chosen_units_change(selector):
+    model, X, y = net()
+    ours = unlearner(model, X, y, selector=selector, max_units=4, n_perturbations=100)
+    deletion = ours.forget([5, 6, 7])
+    assert deletion.accepted
+    assert 1 <= len(deletion.units) <= 4
+    assert 0.0 < deletion.captured_decrement <= 1.0
+    assert 0.0 < deletion.captured_by_gradient_norm <= 1.0
+    first = {u for u in deletion.units if u < 16}
+    moved = (ours.model[0].weight != model[0].weight).any(1).nonzero().flatten().tolist()
+    assert set(moved) <= first
+    moved = (ours.model[2].weight != model[2].weight).any(1).nonzero().flatten().tolist()
+    assert set(moved) <= {u - 16 for u in deletion.units if u >= 16}
+
+
+def test_forget_loss_rises_and_retain_loss_stays():
+    model, X, y = net()
+    losses = nn.functional.cross_entropy(model(X), y, reduction="none")
+    hardest = losses.argsort(descending=True)[:4].tolist()
+    deletion = unlearner(model, X, y).forget(hardest)
+    assert deletion.forget_loss[1] > deletion.forget_loss[0]
+    assert deletion.retain_loss[1] < deletion.retain_loss[0] + 0.02
+    expected = losses[hardest].mean().item()
+    assert deletion.forget_loss[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_class_a_mask_and_repeated_ids():
+    model, X, y = net()
+    ours = unlearner(model, X, y)
+    deletion = ours.forget(target=2)
+    assert set(deletion.forgotten) == set(np.flatnonzero(y.numpy() == 2))
+    with pytest.raises(ValueError, match="forgotten already"):
+        ours.forget(deletion.forgotten[0])
+    other = int(np.flatnonzero(y.numpy() == 1)[0])
+    assert ours.forget([deletion.forgotten[0], other], repeated="ignore").forgotten == (other,)
+    with pytest.raises(ValueError, match="either ids or target"):
+        ours.forget()
+
+
+def test_bad_requests_leave_everything_as_it_was():
+    model, X, y = net()
+    ours = unlearner(model, X, y)
+    before = ours.parameters
+    for request in ([], [99], range(80), [0, 0], [0.5]):
+        with pytest.raises((ValueError, IndexError, TypeError)):
+            ours.forget(request)
+    assert same(before, ours.parameters)
+    assert ours.deletions == ()
+    assert ours.history.empty
+
+
+def test_the_guard_refuses():
+    model, X, y = net()
+    ours = unlearner(model, X, y, guard=lambda m: 0.9 if same(m.state_dict(), model.state_dict()) else 0.5)
+    before = ours.parameters
+    deletion = ours.forget([1])
+    assert not deletion.accepted
+    assert deletion.guard == (0.9, 0.5)
+    assert "refused" in deletion.reason
+    assert "guard 0.9 -> 0.5" in deletion.reason
+    assert same(before, ours.parameters)
+    assert ours.forgotten == ()
+
+
+def test_rollback_is_as_if_the_request_had_never_come():
+    model, X, y = net()
+    ours, other = (unlearner(model, X, y, tolerance=1e-4) for _ in range(2))
+    start = ours.parameters
+    ours.forget([1, 2])
+    ours.forget([3])
+    other.forget([3])
+    ours.rollback(1)
+    assert ours.forgotten == (3,)
+    for name, value in other.parameters.items():  # both to the tolerance of the solver
+        moved = (value - start[name]).norm()
+        assert float((ours.parameters[name] - value).norm()) <= 0.01 * float(moved)
+    ours.rollback()
+    assert same(start, ours.parameters)
+    with pytest.raises(ValueError, match="nothing to take back"):
+        ours.rollback()
+
+
+def test_requests_queue_and_survive_in_the_ledger(tmp_path):
+    model, X, y = net()
+    folder = tmp_path / "ledger"
+    ours = unlearner(model, X, y, ledger=folder, selector="gradient_norm", max_units=5)
+    ours.submit([1, 2])
+    ours.submit(7)
+    with pytest.raises(ValueError, match="asked for twice"):
+        ours.submit(7)
+    ours.run()
+    ours.forget(target=1)
+    ours.rollback(1)
+    ours.submit([11])
+    ours.close()
+    again = Unlearner.resume(
+        folder, model, "cross_entropy", (X, y), weight_decay=0.01, selector="gradient_norm", max_units=5
+    )
+    assert same(ours.parameters, again.parameters)
+    assert again.forgotten == ours.forgotten
+    assert again.pending == ((11,),)
+    assert [d.units for d in again.deletions] == [d.units for d in ours.deletions]
+    a, b = ours_after(ours), again.run()[0]
+    assert a.units == b.units
+    assert same(ours.parameters, again.parameters)
+    again.close()
+    with pytest.raises(ValueError, match=r"Unlearner\.resume"):
+        unlearner(model, X, y, ledger=folder)
+
+
+def ours_after(ours):
+    """The same request without the ledger, which another process holds by now."""
+    ours._ledger = None
+    return ours.run()[0]
+
+
+def test_save_and_resume(tmp_path):
+    model, X, y = net()
+    ours = unlearner(model, X, y, budget=0.02)
+    for ids in ([1, 2], [3], [4]):  # the second spends the budget: the model is anchored anew
+        ours.forget(ids)
+    ours.save(tmp_path / "copy")
+    again = Unlearner.resume(
+        tmp_path / "copy", model, "cross_entropy", (X, y), weight_decay=0.01, selector="all", budget=0.02
+    )
+    assert same(ours.parameters, again.parameters)
+    assert ours.forget([9]).distance == again.forget([9]).distance
+    again.close()
+
+
+def test_the_same_seed_gives_the_same_weights():
+    model, X, y = net()
+    one, two = (unlearner(model, X, y, selector="lfoci", max_units=4, n_perturbations=60) for _ in range(2))
+    for ours in (one, two):
+        ours.forget([3, 4])
+    assert one.deletions[0].units == two.deletions[0].units
+    assert same(one.parameters, two.parameters)
+
+
+def test_release_needs_a_bound(ridge):
+    model, X, y = net()
+    with pytest.raises(ValueError, match="no bound"):
+        unlearner(model, X, y).release(1.0, 1e-5, bound=1.0)
+    linear, A, B = ridge
+    ours = Unlearner(
+        linear, "mse", (A, B), weight_decay=0.1, selector="all", update="gradient", damping=0.0, convex=True
+    )
+    ours.forget([0])
+    with pytest.raises(ValueError, match="above the 1e-30"):
+        ours.release(1.0, 1e-5, bound=1e-30)
+    noisy = [ours.release(1.0, 1e-5, bound=1e-6, random_state=k).weight.detach() for k in range(200)]
+    spread = (torch.stack(noisy) - ours.model.weight.detach()).flatten().std()
+    assert float(spread) == pytest.approx(3.73e-6, rel=0.06)  # 1,600 draws: six standard errors are .106 of sigma
+    assert len(ours.accountant.releases) == 200
+    assert ours.accountant.epsilon(1e-5) > 1.0
+
+
+def test_a_report_and_a_history():
+    model, X, y = net()
+    ours = unlearner(model, X, y)
+    ours.forget([1])
+    assert "1 requests, 1 done" in ours.report().to_html()
+    assert ours.history["accepted"].tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"update": "newton"}, "update"),
+        ({"n_steps": 2}, "n_steps"),
+        ({"budget": 0.0}, "budget"),
+        ({"convex": True, "weight_decay": 0.0}, "weight_decay"),
+    ],
+)
+def test_options_are_checked(options, message):
+    model, X, y = net()
+    with pytest.raises(ValueError, match=message):
+        unlearner(model, X, y, **options)
+
+
+def test_no_warning_on_the_way():
+    model, X, y = net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unlearner(model, X, y, selector="lfoci", n_perturbations=50).forget([1])

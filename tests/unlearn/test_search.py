@@ -120,6 +120,7 @@ def test_noise_is_that_of_lfoci():
         assert found.units.tolist() == expected.order.tolist()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch.compile itself
 @pytest.mark.slow  # python -m pytest -m slow tests/unlearn/test_search.py: compiling takes a minute
 def test_the_compiled_pass_gives_the_same():
     points, response = laid(*columns_with("no ties"))
@@ -127,6 +128,7 @@ def test_the_compiled_pass_gives_the_same():
     assert DeviceSums(CPU, fused=True)(points, response, [4, 2], [0, 1, 3], 3) == expected
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch.compile itself
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("fused", [False, True])

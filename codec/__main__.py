@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import difflib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import sys
@@ -274,6 +275,7 @@ def run_demo(args: argparse.Namespace) -> None:
     selector = MarkovBlanketSelector(n_neighbors=10, verbose=sys.stderr.isatty())
     print(format_path(selector.fit(X, y).path_), end="\n\n", flush=True)
     _show_scores(X, y)
+    _show_unlearning()
     print(
         f"""
 What next
@@ -282,6 +284,16 @@ What next
   in Python        from codec import MarkovBlanketSelector
                    make_pipeline(StandardScaler(), MarkovBlanketSelector(n_neighbors=10), KNeighborsClassifier())"""
     )
+
+
+def _show_unlearning() -> None:
+    """Deletion from a small network, where torch is installed."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("safetensors") is None:
+        print("\nWith torch installed (pip install 'codec[unlearn]'), a deletion from a small network is shown here.")
+        return
+    from codec.unlearn._demo import text
+
+    print("\n" + text(), flush=True)
 
 
 def _compile(X: pd.DataFrame, y: pd.Series[Any]) -> None:

@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from codec.unlearn._curvature import linearise
-from codec.unlearn._greedy import KfacGreedy
+from codec.unlearn._curvature import Curvature, linearise
+from codec.unlearn._greedy import KfacGreedy, residual_greedy
 from codec.unlearn._kfac import kronecker_factors
 from codec.unlearn._linearisation import Linearisation
 from codec.unlearn._problem import Parameters, Problem
@@ -47,3 +47,8 @@ class Point:
         factors = kronecker_factors(self.problem, self.point, kept, self.problem.names)
         greedy = KfacGreedy(units, factors, len(kept), self.problem.weight_decay)
         return greedy.select(gradient, max_units)
+
+    def residual_greedy(self, slices: Slices, b: Tensor, kept: Tensor, max_units: int) -> tuple[Tensor, Tensor]:
+        """Units chosen one after the other by the residual of the step on those before."""
+        curvature = Curvature(self.problem, self.point, kept, slices, self.kind, linearisation=self.linear)
+        return residual_greedy(curvature.product, b, slices, max_units)

@@ -26,7 +26,7 @@ from codec.unlearn._products import Products
 from codec.unlearn._record import record
 from codec.unlearn._report import Report, history_frame
 from codec.unlearn._requests import fresh_ids, ids_of_class, others, read_ids
-from codec.unlearn._search import Evidence, Ranking, Scope, Selector, search
+from codec.unlearn._search import Evidence, Ranking, Scope, Screen, Selector, search
 from codec.unlearn._slices import Slices
 from codec.unlearn._units import Units, find_units
 from codec.unlearn._update import METHODS, Step, captured_decrement, deletion_step, gradient_norm_units, newton_steps
@@ -49,7 +49,7 @@ class Unlearner:
         Cut of the model into units, see :func:`codec.unlearn.find_units`.
     selector : str or callable, default 'lfoci'
         Who chooses the units: 'lfoci', 'lfoci-pooled' (as the paper has it), 'first-pick', 'gradient_norm',
-        'random', 'all', or a callable.
+        'kfac_greedy', 'greedy_decrement', 'random', 'all', or a callable.
     scope : {'layer', 'all'}, default 'layer'
         One pool of candidates for each layer, or one for all; of 'lfoci' alone.
     perturb : str or callable, default 'auto'
@@ -58,6 +58,10 @@ class Unlearner:
         Perturbed copies in all.
     max_units : int, optional
         Most units of a request. Default: 20, or the root of their number if that is more.
+    screen : 'auto', int or None, default 'auto'
+        Candidates that 'lfoci' chooses from; None: all units.
+    n_neighbors : int, default 10
+        K of 'lfoci'.
     curvature : {'ggn', 'hessian', 'fisher', 'empirical_fisher', 'kfac', 'secant'}, default 'ggn'
         Curvature of the retained samples.
     damping : 'auto' or float, default 'auto'
@@ -138,6 +142,8 @@ class Unlearner:
         perturb: Any = "auto",
         n_perturbations: int = 300,
         max_units: int | None = None,
+        screen: Screen = "auto",
+        n_neighbors: int = 10,
         curvature: str = "ggn",
         damping: str | float = "auto",
         update: str = "difference",
@@ -175,6 +181,7 @@ class Unlearner:
         self.units = units if isinstance(units, Units) else find_units(self.problem.model)
         self.selector, self.scope, self.perturb, self.max_units = selector, scope, perturb, max_units
         self.n_perturbations, self.curvature, self.damping = n_perturbations, curvature, damping
+        self.screen, self.n_neighbors = screen, n_neighbors
         self.update, self.n_steps, self.convex, self.budget = update, n_steps, convex, budget
         self.guard, self.guard_drop, self.captured = guard, guard_drop, captured
         self.tolerance = tolerance
@@ -375,9 +382,21 @@ class Unlearner:
             generator=draws,
         )
         evidence = Evidence(
-            self.units, norms, recorded, partial(prepared.kfac_greedy, self.units, everything.scatter(b), kept)
+            self.units,
+            norms,
+            recorded,
+            partial(prepared.kfac_greedy, self.units, everything.scatter(b), kept),
+            partial(prepared.residual_greedy, everything, b, kept),
         )
-        return search(evidence, selector=self.selector, max_units=self.max_units, scope=self.scope, generator=draws)
+        return search(
+            evidence,
+            selector=self.selector,
+            max_units=self.max_units,
+            scope=self.scope,
+            screen=self.screen,
+            n_neighbors=self.n_neighbors,
+            generator=draws,
+        )
 
     def _touched(self, units: Tensor) -> Tensor:
         """Units of every standing request since the anchor, and these."""

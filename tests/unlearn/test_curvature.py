@@ -302,7 +302,7 @@ def test_negative_curvature_is_seen_said_and_lifted(solver):
     solve = solve_dense(matrix, b) if solver == "cholesky" else solve_cg(lambda v: matrix @ v, b, tol=1e-10)
     assert solve.negative_curvature < 0.0
     assert solve.damping > 0.5
-    torch.testing.assert_close((matrix + solve.damping * torch.eye(3)) @ solve.x, b)
+    torch.testing.assert_close((matrix + solve.damping * torch.eye(3, dtype=torch.float64)) @ solve.x, b)
 
 
 @pytest.mark.parametrize("preconditioner", [None, "jacobi", "dense", "kfac"])

@@ -4,6 +4,7 @@ The names below are the package.
 """
 
 from codec._blanket import MarkovBlanketSelector
+from codec._blanket_graph import BlanketGraph, markov_blanket_graph
 from codec._dependence import codec, lcodec
 from codec._inference import CodecTestResult, codec_test
 from codec._intervals import ConfidenceInterval, codec_interval
@@ -14,6 +15,7 @@ from codec._selection import SelectionPath, foci, lfoci
 __version__ = "0.1.0"
 
 __all__ = [
+    "BlanketGraph",
     "CITest",
     "CodecTestResult",
     "CodecTestsResult",
@@ -31,6 +33,7 @@ __all__ = [
     "g_test",
     "lcodec",
     "lfoci",
+    "markov_blanket_graph",
     "power_curve",
     "register_causal_learn",
 ]

@@ -1,0 +1,241 @@
+"""Linear models that forget: distance to the exact retrained optimum, CPU seconds, certificates, releases.
+
+``python benchmarks/_unlearn_linear.py --data FOLDER`` with MNIST's four files in FOLDER/mnist; ``--quick`` uses the
+digits that scikit-learn carries. Distances are relative: doing nothing is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+for name in THREADS:  # before numpy loads
+    os.environ.setdefault(name, "1")
+
+import time  # noqa: E402
+
+import _harness  # noqa: E402
+import numpy as np  # noqa: E402
+from sklearn.datasets import load_digits  # noqa: E402
+
+from codec.unlearn._certificate import audited_epsilon  # noqa: E402
+from codec.unlearn.linear import RemovableLogisticRegression, RemovableRidge  # noqa: E402
+
+WEIGHT_DECAY = 0.01
+PACKAGES = ("codec", "numpy", "scipy", "scikit-learn")
+Row = dict[str, Any]
+
+
+# ---------------------------------------------------------------------- data
+def read_idx(path: Path) -> np.ndarray:
+    """Images (n, 784) or labels (n,) of a file in MNIST's format."""
+    with gzip.open(path) as file:
+        raw = file.read()
+    images = "images" in path.name
+    values = np.frombuffer(raw, dtype=np.uint8, offset=16 if images else 8)
+    return values.reshape(-1, 784) if images else values
+
+
+def digits(data: Path, n: int, quick: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Training rows, labels, test rows, labels; pixels with MNIST's usual mean and standard deviation."""
+    if quick:
+        X, y = load_digits(return_X_y=True)
+        X = (X / 16.0 - 0.3) / 0.35
+        return X[:1200], y[:1200], X[1200:], y[1200:]
+    data = data / "mnist"
+    X, y = read_idx(data / "train-images-idx3-ubyte.gz"), read_idx(data / "train-labels-idx1-ubyte.gz")
+    T, u = read_idx(data / "t10k-images-idx3-ubyte.gz"), read_idx(data / "t10k-labels-idx1-ubyte.gz")
+    chosen = np.random.default_rng(0).permutation(len(X))[:n]
+    return (X[chosen] / 255.0 - 0.1307) / 0.3081, y[chosen].astype(int), (T / 255.0 - 0.1307) / 0.3081, u.astype(int)
+
+
+# ---------------------------------------------------------------------- what is compared
+def weights(model: RemovableLogisticRegression) -> np.ndarray:
+    return np.column_stack([model.coef_, model.intercept_])
+
+
+def retrained(X: np.ndarray, y: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """The exact optimum without some rows, fitted anew."""
+    keep = np.setdiff1d(np.arange(len(X)), gone)
+    model = RemovableLogisticRegression(WEIGHT_DECAY, tolerance=1e-8).fit(X[keep], y[keep])
+    return weights(model)
+
+
+def paper_step(W: np.ndarray, X1: np.ndarray, y: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """Sequential steps of the paper's released code, whose Hessian is in effect ``weight_decay I``."""
+    W = W.copy()
+    for i in gone:
+        logits = W @ X1[i]
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        p[y[i]] -= 1.0
+        W += np.outer(p, X1[i]) / (WEIGHT_DECAY * (len(X1) - 1))
+    return W
+
+
+def orders(model: RemovableLogisticRegression, X: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """100 random rows, and the 100 with the largest losses."""
+    losses = -model.predict_log_proba(X)[np.arange(len(y)), y]
+    return {
+        "random": np.random.default_rng(1).permutation(len(y))[:100],
+        "hardest": np.argsort(-losses)[:100],
+    }
+
+
+def row(question: str, case: str, measured: float, target: float | None = None, **more: Any) -> Row:
+    met = None if target is None else bool(measured <= target)
+    return {
+        "question": question,
+        "case": case,
+        "measured": float(f"{measured:.4g}"),
+        "target": target,
+        "met": met,
+    } | more
+
+
+# ---------------------------------------------------------------------- questions
+def one_request(data: Path, quick: bool) -> list[Row]:
+    """Distance to the retrained optimum after one request."""
+    X, y, _, _ = digits(data, 5_000, quick)
+    model = RemovableLogisticRegression(WEIGHT_DECAY, tolerance=1e-8).fit(X, y).prepare()
+    start, X1, chosen = weights(model), np.column_stack([X, np.ones(len(X))]), orders(model, X, y)
+    targets = {("1 random", 1): 0.005, ("100 random", 1): 0.03, ("1 random", 2): 0.001, ("100 random", 2): 0.001}
+    rows = []
+    for order, m in (("random", 1), ("random", 100), ("hardest", 100)):
+        gone, case = chosen[order][:m], f"{m} {order}"
+        goal = retrained(X, y, gone)
+        nothing = np.linalg.norm(start - goal)
+        paper = np.linalg.norm(paper_step(start, X1, y, gone) - goal) / nothing
+        rows.append(row("one request", f"{case}, the paper's step", paper))
+        for steps in (1, 2):
+            after = copy.deepcopy(model)
+            deletion = after.forget(gone, steps=steps)
+            distance = np.linalg.norm(weights(after) - goal)
+            more = {"bound_over_distance": float(f"{deletion.certificate.bound / distance:.3g}")}
+            case_steps = f"{case}, {steps} step{'s' * (steps > 1)}"
+            rows.append(row("one request", case_steps, distance / nothing, targets.get((case, steps)), **more))
+    return rows
+
+
+def sequential(data: Path, quick: bool) -> list[Row]:
+    """100 requests of one row, one after another."""
+    X, y, _, _ = digits(data, 10_000, quick)
+    clock = [time.process_time()]
+    model = RemovableLogisticRegression(WEIGHT_DECAY, tolerance=1e-6).fit(X, y)
+    clock.append(time.process_time())
+    model.prepare()
+    clock.append(time.process_time())
+    size = f"n = {len(X)}, {weights(model).size} weights"
+    rows = [
+        row("sequential", f"fit, {size}", clock[1] - clock[0], unit="CPU s"),
+        row("sequential", f"set-up, {size}", clock[2] - clock[1], 15.0, unit="CPU s"),
+    ]
+    start, n_requests = weights(model), 20 if quick else 100
+    for order, chosen in orders(model, X, y).items():
+        marks = [k for k in (1, 10, 100) if k <= n_requests] if not quick else [1, n_requests]
+        goals = {k: retrained(X, y, chosen[:k]) for k in marks}
+        for steps, milliseconds, distance in ((1, 25.0, 0.04), (2, 50.0, 0.006)):
+            after = copy.deepcopy(model)
+            times, found = [], {}
+            for k, i in enumerate(chosen[:n_requests], start=1):
+                began = time.process_time()
+                after.forget(int(i), steps=steps)
+                times.append(time.process_time() - began)
+                if k in goals:
+                    found[k] = np.linalg.norm(weights(after) - goals[k]) / np.linalg.norm(start - goals[k])
+            case = f"{order}, {steps} step{'s' * (steps > 1)}"
+            rows.append(
+                row("sequential", f"{case}, median", 1e3 * float(np.median(times)), milliseconds, unit="CPU ms")
+            )
+            rows.append(row("sequential", f"{case}, mean", 1e3 * float(np.mean(times)), unit="CPU ms"))
+            rows += [row("sequential", f"{case}, distance after {k}", value, distance) for k, value in found.items()]
+    return rows
+
+
+def release(data: Path, quick: bool) -> list[Row]:
+    """Points of test accuracy that noise at (1, 1e-5) costs, and the audited epsilon."""
+    X, y, T, u = digits(data, 10_000, quick)
+    rows = []
+    for case, labels, test in (("ten classes", y, u), ("two classes", y >= 5, u >= 5)):
+        model = RemovableLogisticRegression(WEIGHT_DECAY).fit(X, labels)
+        model.forget(range(10))
+        exact = model.score(T, test)
+        losses = [exact - model.release(1.0, 1e-5, random_state=s).score(T, test) for s in range(5)]
+        sigma = model.accountant_.releases[0].sigma
+        rows.append(row("release", f"points lost, {case}", 100 * float(np.mean(losses)), 0.5, sigma=sigma))
+    return [*rows, audit(200 if quick else 5_000)]
+
+
+def audit(trials: int) -> Row:
+    """Attack on releases of a model that just meets its tolerance: along the line between the two models."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(60, 3))
+    X[0] = 6.0
+    y = (X[:, 0] + rng.normal(size=60) > 0).astype(int)
+    y[0] = 0
+    rough = RemovableLogisticRegression(0.1).fit(X, y)
+    rough.forget(0, steps=1)
+    rough.tolerance = float(rough.certificate_.bound)  # the loosest promise that still holds
+    anew = RemovableLogisticRegression(0.1, tolerance=rough.tolerance).fit(X[1:], y[1:])
+    away = weights(rough) - weights(anew)
+    middle = float(np.vdot(weights(rough) + weights(anew), away)) / 2
+    scores = [
+        np.array([float(np.vdot(weights(m.release(1.0, 1e-5, random_state=k)), away)) for k in range(trials)])
+        for m in (anew, rough)
+    ]
+    false_positives, false_negatives = int((scores[0] > middle).sum()), int((scores[1] <= middle).sum())
+    lower = audited_epsilon(false_positives, trials, false_negatives, trials, delta=1e-5)
+    return row("release", "audited lower bound on epsilon = 1", lower, 1.0, trials=trials)
+
+
+def ridge(quick: bool) -> list[Row]:
+    """One step against retraining, and how often the certificate covers the true distance."""
+    trials, worst, covered = 20 if quick else 200, 0.0, 0
+    for seed in range(trials):
+        rng = np.random.default_rng(seed)
+        n, d, t = rng.integers(30, 300), rng.integers(2, 40), rng.integers(1, 4)
+        X, y = rng.normal(size=(n, d)), rng.normal(size=(n, t))
+        gone = rng.permutation(n)[: rng.integers(1, n // 2)]
+        model = RemovableRidge(0.05).fit(X, y)
+        certificate = model.forget(gone, steps=1).certificate
+        X1, keep = np.column_stack([X, np.ones(n)]), np.setdiff1d(np.arange(n), gone)
+        H = X1[keep].T @ X1[keep] / len(keep) + 0.05 * np.eye(d + 1)
+        exact = np.linalg.solve(H, X1[keep].T @ y[keep] / len(keep)).T
+        error = np.linalg.norm(np.column_stack([np.atleast_2d(model.coef_), model.intercept_]) - exact)
+        worst, covered = max(worst, error / np.linalg.norm(exact)), covered + (error <= certificate.bound)
+    return [
+        row("ridge", "one step, largest relative error", worst, 1e-10),
+        row("ridge", f"trials of {trials} whose bound was too small", trials - covered, 0.0),
+    ]
+
+
+def rows(data: Path, quick: bool) -> list[Row]:
+    """Every measurement; `data` is the folder with MNIST's files."""
+    return [*one_request(data, quick), *sequential(data, quick), *release(data, quick), *ridge(quick)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=_harness.ROOT.parent / "shared" / "data")
+    parser.add_argument("--quick", action="store_true", help="small data, seconds")
+    parser.add_argument("--output", type=Path, help="JSON file; default: benchmarks/results, none with --quick")
+    arguments = parser.parse_args()
+    found = rows(arguments.data, arguments.quick)
+    for entry in found:
+        target = (
+            "" if entry["target"] is None else f"  target {entry['target']:g}  {'met' if entry['met'] else 'MISSED'}"
+        )
+        print(f"{entry['question']:<12} {entry['case']:<50} {entry['measured']:<10g}{target}")
+    output = arguments.output or (None if arguments.quick else _harness.RESULTS / "bench_unlearn_linear.json")
+    if output:
+        report = {"environment": _harness.environment(PACKAGES), "quick": arguments.quick, "results": found}
+        _harness.write_json(report, output)
+
+
+if __name__ == "__main__":
+    main()

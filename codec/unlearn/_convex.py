@@ -1,0 +1,428 @@
+"""Softmax regression whose samples can be taken back: gradients, Hessians and Newton steps.
+
+The rows are turned into the basis of their own span and the class weights into contrasts, where the
+minimiser lies: with weight decay, weights outside of the rows' span and the classes' common weight are zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+from scipy.linalg import blas, lapack
+
+from codec._validation import FloatArray, IntArray
+
+CHUNK_BYTES = 600_000  # a chunk of rows is read twice in a pass: it must stay in a core's own cache
+MAX_ROTATED = 6_000  # the eigenvectors of a larger second moment cost more than they save
+MAX_BLOCKS_BYTES = 2**30
+SMALL = 1_000  # parameters up to here: the dense inverse is kept in float64
+NEGLIGIBLE = 1e-12  # share of the largest eigenvalue below which a direction is left out; its size is kept
+UNIT_ROUNDOFF = 2.0**-53
+
+
+# --------------------------------------------------------------------------- the rows
+@dataclass(frozen=True)
+class RowSpan:
+    """Orthonormal basis of the rows.
+
+    Attributes
+    ----------
+    basis : ndarray of shape (d, r) or None
+        None: the rows' own coordinates.
+    second_moments : ndarray of shape (r,)
+        Mean square of the rows along each direction.
+    left_out : float
+        Sum of the squares of what the basis misses of the rows.
+    """
+
+    basis: FloatArray | None
+    second_moments: FloatArray
+    left_out: float
+
+    def back(self, V: FloatArray) -> FloatArray:
+        """Weights (c, r) in the rows' own coordinates (c, d)."""
+        return V if self.basis is None else V @ self.basis.T
+
+
+def rotate(X: FloatArray) -> tuple[FloatArray, RowSpan]:
+    """Rows of X (n, d) in the basis of their span, (n, r), and the basis."""
+    n, d = X.shape
+    if min(n, d) > MAX_ROTATED:
+        return X.copy(), RowSpan(None, np.einsum("ij,ij->j", X, X) / n, 0.0)
+    wide = d > n
+    values, vectors = linalg.eigh(X @ X.T / n if wide else X.T @ X / n, check_finite=False)
+    keep = np.flatnonzero(values > NEGLIGIBLE * values[-1])[::-1]
+    if keep.size == 0:  # nothing but zeros
+        keep = np.array([values.size - 1])
+    basis = vectors[:, keep]
+    if wide:  # right singular vectors; the QR makes up for the digits that small values lose
+        basis = linalg.qr(X.T @ basis, mode="economic", check_finite=False)[0]
+    Z = np.ascontiguousarray(X @ basis)
+    return Z, RowSpan(basis, values[keep].clip(0.0), float(np.sum((X - Z @ basis.T) ** 2)))
+
+
+def contrasts(n_classes: int) -> FloatArray:
+    """(K, c) matrix C with class weights ``W = C V``.
+
+    Two classes: the logit is that of the second one. More: orthonormal columns orthogonal to the constant.
+    """
+    if n_classes == 2:
+        return np.array([[0.0], [1.0]])
+    start = np.column_stack([np.ones(n_classes), np.eye(n_classes)[:, :-1]])
+    return np.ascontiguousarray(np.linalg.qr(start)[0][:, 1:])
+
+
+# --------------------------------------------------------------------------- the problem
+@dataclass(frozen=True)
+class Point:
+    """Weights (c, r) with the gradient of the mean over the retained samples and the probabilities (K, n)."""
+
+    V: FloatArray
+    gradient: FloatArray
+    probabilities: FloatArray
+
+    @property
+    def norm(self) -> float:
+        return float(np.linalg.norm(self.gradient))
+
+
+class SoftmaxProblem:
+    """Mean cross-entropy over the retained rows plus ``weight_decay / 2 ||V||^2``.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float64
+        Rows, the intercept's 1 included.
+    labels : ndarray of shape (n,), int64
+        Classes from 0 to ``n_classes - 1``.
+    n_classes : int
+        At least 2.
+    weight_decay : float
+        Positive.
+    """
+
+    def __init__(self, X: FloatArray, labels: IntArray, n_classes: int, weight_decay: float) -> None:
+        self.rows, self.span = rotate(X)
+        self.n_features = X.shape[1]
+        self.radius = float(np.sqrt(np.einsum("ij,ij->i", X, X).max()))
+        self.targets = np.zeros((n_classes, len(X)))  # one column per retained sample
+        self.targets[labels, np.arange(len(X))] = 1.0
+        self.contrasts = contrasts(n_classes)
+        self.weight_decay = weight_decay
+        self.retained = np.ones(len(X))
+        self.shape = (self.contrasts.shape[1], self.rows.shape[1])
+
+    @property
+    def n_retained(self) -> int:
+        return int(self.retained.sum())
+
+    def _chunks(self) -> Iterator[slice]:
+        size = max(32, CHUNK_BYTES // (8 * self.shape[1]))
+        return (slice(start, start + size) for start in range(0, len(self.rows), size))
+
+    def point(self, V: FloatArray) -> Point:
+        """The gradient at V, in one pass over the rows."""
+        P = np.empty_like(self.targets)
+        G = np.zeros(self.shape)
+        for part in self._chunks():
+            rows = self.rows[part]
+            P[:, part] = softmax(self.contrasts @ (V @ rows.T))
+            G += self.contrasts.T @ (P[:, part] * self.retained[part] - self.targets[:, part]) @ rows
+        return Point(V, G / self.n_retained + self.weight_decay * V, P)
+
+    def without(self, at: Point, samples: IntArray) -> Point:
+        """The same weights when some samples are gone: ``[n grad F_S - sum_U grad f] / (n - m)``."""
+        n, m = self.n_retained, len(samples)
+        residuals = at.probabilities[:, samples] - self.targets[:, samples]
+        gone = self.contrasts.T @ residuals @ self.rows[samples] + m * self.weight_decay * at.V
+        return Point(at.V, (n * at.gradient - gone) / (n - m), at.probabilities)
+
+    def drop(self, samples: IntArray) -> None:
+        """Forget the samples: nothing of them stays in the rows or the targets."""
+        self.retained[samples] = 0.0
+        self.rows[samples] = 0.0
+        self.targets[:, samples] = 0.0
+
+    def class_counts(self) -> FloatArray:
+        """Retained samples of each class."""
+        return np.asarray(self.targets.sum(axis=1))
+
+    def product(self, at: Point, U: FloatArray) -> FloatArray:
+        """Hessian at a point times U, both (c, r)."""
+        out = np.zeros(self.shape)
+        for part in self._chunks():
+            rows, P = self.rows[part], at.probabilities[:, part]
+            logits = self.contrasts @ (U @ rows.T)
+            change = P * (logits - np.einsum("kn,kn->n", P, logits)) * self.retained[part]
+            out += self.contrasts.T @ change @ rows
+        return out / self.n_retained + self.weight_decay * U
+
+    def _weights(self, at: Point, i: int, j: int) -> FloatArray:
+        """Of each sample in block (i, j): ``[C^T (diag p - p p^T) C]_ij``."""
+        C, P = self.contrasts, at.probabilities
+        return np.asarray(((C[:, i] * C[:, j]) @ P - (C[:, i] @ P) * (C[:, j] @ P)) * self.retained)
+
+    def hessian(self, at: Point, dtype: Any) -> FloatArray:
+        """Lower blocks of the Hessian, (c r, c r) in Fortran's order; what is above is not filled."""
+        (c, r), rows = self.shape, self.rows.astype(dtype, copy=False)
+        H = np.zeros((c * r, c * r), dtype=dtype, order="F")
+        for i in range(c):
+            for j in range(i + 1):
+                weights = (self._weights(at, i, j) / self.n_retained).astype(dtype)
+                H[i * r : (i + 1) * r, j * r : (j + 1) * r] = (rows * weights[:, None]).T @ rows
+        H[np.diag_indices(c * r)] += dtype(self.weight_decay)
+        return H
+
+    def class_blocks(self, at: Point) -> FloatArray:
+        """Diagonal blocks of the Hessian, (c, r, r)."""
+        c, r = self.shape
+        blocks = np.empty((c, r, r))
+        for i in range(c):
+            weights = self._weights(at, i, i) / self.n_retained
+            block = (self.rows * weights[:, None]).T @ self.rows
+            block[np.diag_indices(r)] += self.weight_decay
+            blocks[i] = block
+        return blocks
+
+    def rounding(self, at: Point) -> float:
+        """Bound on what float64 and the left-out directions hide of the gradient's norm.
+
+        A dot product of k terms errs by at most k unit roundoffs of the product of the norms (Higham,
+        Accuracy and Stability of Numerical Algorithms, section 3.1). Softmax is 1/2-Lipschitz, and
+        ``||p - e_y|| <= sqrt(2)``.
+        """
+        K, size = self.contrasts.shape[0], float(np.linalg.norm(at.V))
+        logits = (self.n_features + self.shape[1] + 2 * K) * self.radius * size
+        sums = math.sqrt(2.0) * (len(self.rows) + K)
+        rounding: float = UNIT_ROUNDOFF * (self.radius * (sums + logits / 2 + K + 6) + 3 * self.weight_decay * size)
+        return rounding + math.sqrt(2.0 * self.span.left_out / self.n_retained)
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Probabilities (K, n) of logits (K, n); the logits are overwritten."""
+    logits -= logits.max(axis=0)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=0)
+    return logits
+
+
+# --------------------------------------------------------------------------- solvers
+class Solver(Protocol):
+    """Solves, nearly, with the Hessian at the point where it was made."""
+
+    def __call__(self, g: FloatArray) -> FloatArray: ...
+
+
+@dataclass(frozen=True)
+class FrozenInverse:
+    """Dense inverse of the Hessian at one point, for every later gradient; only its lower half is read."""
+
+    inverse: NDArray[Any]
+
+    @classmethod
+    def made(cls, problem: SoftmaxProblem, at: Point) -> Self:
+        small = math.prod(problem.shape) <= SMALL
+        H = problem.hessian(at, np.float64 if small else np.float32)
+        potrf, potri = (lapack.dpotrf, lapack.dpotri) if small else (lapack.spotrf, lapack.spotri)
+        factor, failed = potrf(H, lower=1, overwrite_a=1, clean=0)
+        if failed:
+            raise np.linalg.LinAlgError(
+                f"weight_decay = {problem.weight_decay:.3g} is below the rounding of the Hessian, whose inverse "
+                "cannot be formed; scale the columns of X, raise weight_decay or pass solver='cg'."
+            )
+        return cls(potri(factor, lower=1, overwrite_c=1)[0])
+
+    def __call__(self, g: FloatArray) -> FloatArray:
+        symv = blas.dsymv if self.inverse.dtype == np.float64 else blas.ssymv
+        scale = float(np.abs(g).max()) or 1.0  # float32 has no room for tiny gradients
+        flat = symv(scale, self.inverse, (g / scale).ravel().astype(self.inverse.dtype), lower=1)
+        return np.asarray(flat, dtype=np.float64).reshape(g.shape)
+
+
+@dataclass(frozen=True)
+class ClassBlocks:
+    """Solves within each class contrast, (c, r, r)."""
+
+    inverses: FloatArray
+
+    @classmethod
+    def made(cls, problem: SoftmaxProblem, at: Point) -> Self:
+        return cls(np.stack([np.linalg.inv(block) for block in problem.class_blocks(at)]))
+
+    def __call__(self, g: FloatArray) -> FloatArray:
+        return np.asarray(np.matmul(self.inverses, g[:, :, None])[:, :, 0])
+
+
+@dataclass(frozen=True)
+class Kfac:
+    """Mean curvature of the classes (x) second moment of the rows, which the basis makes diagonal."""
+
+    vectors: FloatArray
+    eigenvalues: FloatArray
+
+    @classmethod
+    def made(cls, problem: SoftmaxProblem, at: Point) -> Self:
+        P, C = at.probabilities * problem.retained, problem.contrasts
+        mean = np.diag(P.sum(axis=1)) - P @ at.probabilities.T
+        values, vectors = np.linalg.eigh(C.T @ mean @ C / problem.n_retained)
+        moments = values.clip(0.0)[:, None] * problem.span.second_moments
+        return cls(vectors, moments + problem.weight_decay)
+
+    def __call__(self, g: FloatArray) -> FloatArray:
+        return np.asarray(self.vectors @ ((self.vectors.T @ g) / self.eigenvalues))
+
+
+def conjugate_gradients(
+    product: Solver, b: FloatArray, precondition: Solver, tolerance: float, max_iter: int = 500
+) -> tuple[FloatArray, int]:
+    """Solve ``product(x) = b`` to a relative residual; returns x and the number of products."""
+    x, residual = np.zeros_like(b), b.copy()
+    z = precondition(residual)
+    direction, rz, goal = z, float(np.vdot(residual, z)), tolerance * float(np.linalg.norm(b))
+    for step in range(1, max_iter + 1):
+        image = product(direction)
+        length = rz / float(np.vdot(direction, image))
+        x += length * direction
+        residual -= length * image
+        if np.linalg.norm(residual) <= goal:
+            return x, step
+        z = precondition(residual)
+        before, rz = rz, float(np.vdot(residual, z))
+        direction = z + rz / before * direction
+    return x, max_iter
+
+
+# --------------------------------------------------------------------------- Newton
+MAKERS: dict[str, Callable[[SoftmaxProblem, Point], Solver]] = {
+    "dense": FrozenInverse.made,
+    "blocks": ClassBlocks.made,
+    "kfac": Kfac.made,
+}
+
+
+@dataclass
+class Curvature:
+    """The Hessian in the form that a problem of this size can afford; made when first needed, and kept.
+
+    Attributes
+    ----------
+    kind : {'dense', 'blocks', 'kfac'}
+        'dense': its inverse. All three precondition conjugate gradients with the present Hessian.
+    tolerance : float
+        Relative residual of conjugate gradients.
+    kept : Solver or None
+        What was made.
+    """
+
+    problem: SoftmaxProblem
+    kind: str
+    tolerance: float = 1e-3
+    kept: Solver | None = None
+
+    def make(self, at: Point) -> Solver:
+        """What is kept of the Hessian; made at this point when it is not there."""
+        if self.kept is None:
+            self.kept = MAKERS[self.kind](self.problem, at)
+        return self.kept
+
+    def newton(self, at: Point) -> tuple[FloatArray, int]:
+        """Newton direction of the present Hessian, and the products with it that it took."""
+        product = partial(self.problem.product, at)
+        return conjugate_gradients(product, -at.gradient, self.make(at), self.tolerance)
+
+
+def newton_step(curvature: Curvature, at: Point) -> tuple[Point, int]:
+    """A step that lowers the gradient's norm, and the Hessian products it took.
+
+    The dense inverse of an earlier Hessian is tried first, for it needs no product. A Newton direction
+    lowers the norm for short enough steps, so halving ends; at the gradient's rounding nothing lowers it.
+    """
+    problem = curvature.problem
+    if curvature.kind == "dense":
+        after = problem.point(at.V - curvature.make(at)(at.gradient))
+        if after.norm <= 0.5 * at.norm or at.norm <= problem.rounding(at):
+            return (after if after.norm < at.norm else at), 0
+    direction, products = curvature.newton(at)
+    length = 1.0
+    while length > 1e-3:
+        after = problem.point(at.V + length * direction)
+        if after.norm <= (1.0 - 1e-4 * length) * at.norm:
+            return after, products
+        length /= 2.0
+    return at, products
+
+
+def minimize(problem: SoftmaxProblem, tolerance: float, max_iter: int) -> tuple[Point, int]:
+    """The minimiser from zero, to a norm of the gradient; also the number of Newton steps."""
+    at = problem.point(np.zeros(problem.shape))
+    kind = "dense" if math.prod(problem.shape) <= SMALL else "kfac"
+    for step in range(max_iter):
+        if at.norm <= tolerance:
+            return at, step
+        after, _ = newton_step(Curvature(problem, kind, tolerance=0.05), at)
+        if after is at:  # rounding
+            return at, step
+        at = after
+    return at, max_iter
+
+
+# --------------------------------------------------------------------------- ridge
+class RidgeProblem:
+    """Mean of ``||V z - y||^2 / 2`` over the retained rows plus ``weight_decay / 2 ||V||^2``.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), float64
+        Rows, the intercept's 1 included.
+    targets : ndarray of shape (n, t), float64
+        Responses.
+    weight_decay : float
+        Positive.
+    """
+
+    def __init__(self, X: FloatArray, targets: FloatArray, weight_decay: float) -> None:
+        self.rows, self.span = rotate(X)
+        self.targets = targets.copy()
+        self.n_features = X.shape[1]
+        self.radius = float(np.sqrt(np.einsum("ij,ij->i", X, X).max()))
+        self.target_radius = float(np.sqrt(np.einsum("ij,ij->i", targets, targets).max()))
+        self.weight_decay = weight_decay
+        self.retained = np.ones(len(X))
+        self.second = self.rows.T @ self.rows  # sum, not mean, of z z^T: rows can be taken out
+
+    @property
+    def n_retained(self) -> int:
+        return int(self.retained.sum())
+
+    def gradient(self, V: FloatArray) -> FloatArray:
+        """Over the retained samples, measured on the rows themselves."""
+        residuals = (V @ self.rows.T - self.targets.T) * self.retained
+        return np.asarray(residuals @ self.rows / self.n_retained + self.weight_decay * V)
+
+    def drop(self, samples: IntArray) -> None:
+        """Forget the samples: downdate the second moment; nothing of them stays in rows or targets."""
+        self.second -= self.rows[samples].T @ self.rows[samples]
+        self.retained[samples] = 0.0
+        self.rows[samples] = 0.0
+        self.targets[samples] = 0.0
+
+    def newton_step(self, V: FloatArray) -> FloatArray:
+        """The minimiser: the loss is quadratic. A second step only takes back what rounding left."""
+        H = self.second / self.n_retained
+        H[np.diag_indices(len(H))] += self.weight_decay
+        return V - np.asarray(linalg.solve(H, self.gradient(V).T, assume_a="pos", check_finite=False)).T
+
+    def rounding(self, V: FloatArray) -> float:
+        """Bound on what float64 and the left-out directions hide of the gradient's norm."""
+        size = float(np.linalg.norm(V))
+        residual = self.radius * size + self.target_radius
+        terms = len(self.rows) + self.n_features + 2 * self.rows.shape[1] + 4
+        rounding: float = UNIT_ROUNDOFF * (terms * self.radius * residual + 3 * self.weight_decay * size)
+        return rounding + residual * math.sqrt(self.span.left_out / self.n_retained)

@@ -1,0 +1,164 @@
+"""Linear models that forget: equal to models fitted without the rows, and what their certificates say."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from codec.unlearn._certificate import audited_epsilon, gaussian_multiplier
+from codec.unlearn.linear import RemovableLogisticRegression, RemovableRidge
+
+
+@parametrize_with_checks([RemovableRidge(), RemovableLogisticRegression()])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def table(seed, n=120, p=4):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, p))
+    return X, X @ rng.normal(size=p) + rng.normal(size=n), rng
+
+
+def distance(a, b):
+    return float(np.linalg.norm(np.column_stack([a.coef_ - b.coef_, np.atleast_1d(a.intercept_ - b.intercept_)])))
+
+
+def test_ridge_is_that_of_scikit_learn_and_forgetting_is_retraining(global_random_seed):
+    X, y, rng = table(global_random_seed)
+    model = RemovableRidge(weight_decay=0.3, fit_intercept=False).fit(X, y)
+    peer = Ridge(alpha=0.3 * len(X), fit_intercept=False).fit(X, y)  # alpha is n times the mean's weight decay
+    np.testing.assert_allclose(model.coef_, peer.coef_, atol=1e-10)
+    rows = rng.choice(len(X), 7, replace=False)
+    model.forget(rows)
+    kept = np.delete(np.arange(len(X)), rows)
+    again = Ridge(alpha=0.3 * len(kept), fit_intercept=False).fit(X[kept], y[kept])
+    np.testing.assert_allclose(model.coef_, again.coef_, atol=1e-10)
+
+
+def test_ridge_with_intercept_and_several_targets(global_random_seed):
+    X, y, _ = table(global_random_seed)
+    Y = np.column_stack([y, y**2])
+    model = RemovableRidge(weight_decay=0.1).fit(X, Y)
+    model.forget([0, 5])
+    again = RemovableRidge(weight_decay=0.1).fit(X[np.r_[1:5, 6:120]], Y[np.r_[1:5, 6:120]])
+    assert np.abs(model.coef_ - again.coef_).max() < 1e-10
+    assert np.abs(model.intercept_ - again.intercept_).max() < 1e-10
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_logistic_is_that_of_scikit_learn_and_forgets(n_classes, global_random_seed):
+    X, y, rng = table(global_random_seed, n=200)
+    labels = np.digitize(y, np.quantile(y, np.arange(1, n_classes) / n_classes))
+    options = {"weight_decay": 0.05, "fit_intercept": False, "tolerance": 1e-8}
+    model = RemovableLogisticRegression(**options).fit(X, labels)
+    peer = LogisticRegression(C=1.0 / (0.05 * len(X)), fit_intercept=False, tol=1e-10, max_iter=2000).fit(X, labels)
+    np.testing.assert_allclose(model.predict_proba(X), peer.predict_proba(X), atol=1e-5)
+    before = clone(model).fit(X, labels)
+    rows = rng.choice(len(X), 10, replace=False)
+    kept = np.delete(np.arange(len(X)), rows)
+    again = RemovableLogisticRegression(**options).fit(X[kept], labels[kept])
+    model.forget(rows)
+    assert distance_of(model, again) <= 1e-5 * distance_of(before, again)
+
+
+def distance_of(a, b):
+    return float(np.linalg.norm(a.coef_ - b.coef_))
+
+
+def test_the_certificate_covers_the_true_distance_in_every_trial():
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng([7, seed])
+        X = rng.normal(size=(60, 3)) * rng.uniform(0.5, 2.0)
+        y = (X[:, 0] + rng.normal(size=60) > 0).astype(int)
+        decay = float(10.0 ** rng.uniform(-2, 0))
+        model = RemovableLogisticRegression(weight_decay=decay, tolerance=1e-3).fit(X, y)
+        rows = rng.choice(60, int(rng.integers(1, 6)), replace=False)
+        kept = np.delete(np.arange(60), rows)
+        if len(np.unique(y[kept])) < 2:
+            covered += 1
+            continue
+        deletion = model.forget(rows, steps=1)
+        exact = RemovableLogisticRegression(weight_decay=decay, tolerance=1e-10).fit(X[kept], y[kept])
+        covered += distance(model, exact) <= deletion.certificate.bound + 1e-10
+    assert covered == 200
+
+
+def test_several_steps_come_nearer():
+    X, y, _ = table(3, n=300)
+    labels = (y > 0).astype(int)
+    rows = np.arange(60)
+    exact = RemovableLogisticRegression(weight_decay=0.01, tolerance=1e-10).fit(X[60:], labels[60:])
+    gaps = []
+    for steps in (1, 2, 3):
+        model = RemovableLogisticRegression(weight_decay=0.01, tolerance=1e-6).fit(X, labels)
+        model.forget(rows, steps=steps)
+        gaps.append(distance(model, exact))
+    assert gaps[2] < gaps[1] < gaps[0]
+
+
+def test_a_release_has_the_noise_of_the_mechanism():
+    X, y, _ = table(0)
+    model = RemovableRidge(weight_decay=0.1, tolerance=1e-3).fit(X, y)
+    model.forget([4])
+    copies = [model.release(1.0, 1e-5, random_state=k) for k in range(400)]
+    noise = np.array([np.r_[c.coef_.ravel() - model.coef_.ravel(), c.intercept_ - model.intercept_] for c in copies])
+    expected = 2e-3 * gaussian_multiplier(1.0, 1e-5)  # two models within the tolerance are twice it apart
+    assert noise.std() == pytest.approx(expected, rel=0.1)  # 2,000 draws: six standard errors
+    assert len(model.accountant_.releases) == 400
+    with pytest.raises(RuntimeError, match="released copy"):
+        copies[0].forget([1])
+
+
+def test_an_audit_stays_below_epsilon():
+    """A distinguisher that knows both models guesses from noisy copies; its lower bound must not pass epsilon."""
+    X, y, _ = table(1)
+    options = {"weight_decay": 0.1, "tolerance": 1e-3}
+    unlearned = RemovableRidge(**options).fit(X, y)
+    unlearned.forget([8])
+    retrained = RemovableRidge(**options).fit(np.delete(X, 8, 0), np.delete(y, 8))
+    direction = np.ones(X.shape[1])
+    scores = [
+        [float(m.release(1.0, 1e-2, random_state=k).coef_.ravel() @ direction) for k in range(300)]
+        for m in (unlearned, retrained)
+    ]
+    cut = float(np.median(np.concatenate(scores)))
+    false_positives = int(sum(s > cut for s in scores[1]))
+    false_negatives = int(sum(s <= cut for s in scores[0]))
+    assert audited_epsilon(false_positives, 300, false_negatives, 300, delta=1e-2) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([], ValueError, "empty"),
+        ([120], ValueError, "0 to 119"),
+        ([-1], ValueError, "0 to 119"),
+        ([3, 3], ValueError, "twice"),
+        ([0.5], TypeError, "integer"),
+        (range(120), ValueError, "no training data"),
+    ],
+)
+def test_bad_requests_leave_the_model_as_it_was(rows, error, message):
+    X, y, _ = table(2)
+    model = RemovableRidge().fit(X, y)
+    before = model.coef_.copy()
+    with pytest.raises(error, match=message):
+        model.forget(list(rows))
+    np.testing.assert_array_equal(model.coef_, before)
+    assert model.retained_.all()
+
+
+def test_a_row_can_be_forgotten_once_and_a_class_cannot_vanish():
+    X = table(2)[0]
+    labels = np.zeros(120, dtype=int)
+    labels[:2] = 1
+    model = RemovableLogisticRegression().fit(X, labels)
+    model.forget(0)
+    with pytest.raises(ValueError, match="forgotten before"):
+        model.forget(0)
+    with pytest.raises(ValueError, match="class"):
+        model.forget(1)
+    assert len(model.deletions_) == 1

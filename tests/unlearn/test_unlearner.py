@@ -99,7 +99,9 @@ def test_the_callers_model_is_never_changed():
     assert not same(before, ours.model.state_dict())
 
 
-@pytest.mark.parametrize("selector", ["lfoci", "lfoci-pooled", "first-pick", "gradient_norm", "kfac_greedy", "greedy_decrement", "random"])
+@pytest.mark.parametrize(
+    "selector", ["lfoci", "lfoci-pooled", "first-pick", "gradient_norm", "kfac_greedy", "greedy_decrement", "random"]
+)
 def test_only_the_chosen_units_change(selector):
     model, X, y = net()
     ours = unlearner(model, X, y, selector=selector, max_units=4, n_perturbations=100)

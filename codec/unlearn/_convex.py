@@ -338,14 +338,14 @@ class Curvature:
         return conjugate_gradients(product, -at.gradient, self.make(at), self.tolerance)
 
 
-def newton_step(curvature: Curvature, at: Point) -> tuple[Point, int]:
+def newton_step(curvature: Curvature, at: Point, *, exact: bool = False) -> tuple[Point, int]:
     """A step that lowers the gradient's norm, and the Hessian products it took.
 
-    The dense inverse of an earlier Hessian is tried first, for it needs no product. A Newton direction
+    Unless `exact`, the dense inverse of an earlier Hessian is tried first: it needs no product. A Newton direction
     lowers the norm for short enough steps, so halving ends; at the gradient's rounding nothing lowers it.
     """
     problem = curvature.problem
-    if curvature.kind == "dense":
+    if curvature.kind == "dense" and not exact:
         after = problem.point(at.V - curvature.make(at)(at.gradient))
         if after.norm <= 0.5 * at.norm or at.norm <= problem.rounding(at):
             return (after if after.norm < at.norm else at), 0

@@ -56,7 +56,6 @@ class _RemovableLinear(BaseEstimator):
     certificate_: Certificate
     _problem: Any
 
-    # ------------------------------------------------------------------ what a model must say
     @abstractmethod
     def _constants(self) -> Constants:
         """Lipschitz constants on the training rows."""
@@ -225,7 +224,7 @@ class _RemovableLinear(BaseEstimator):
         Returns
         -------
         same class
-            Fitted, with ``privacy_`` (:class:`Release`); it cannot forget or release.
+            Fitted, with ``privacy_`` (a Release); it can neither forget nor release.
 
         Raises
         ------
@@ -277,7 +276,7 @@ class _RemovableLinear(BaseEstimator):
         return np.column_stack([X, np.ones(len(X))]) if self.fit_intercept else X
 
     def _start(self, n: int) -> None:
-        self.retained_ = np.ones(n, dtype=np.bool_)
+        self.retained_, self._exact = np.ones(n, dtype=np.bool_), False
         self.deletions_ = ()
         self.accountant_ = Accountant()
 
@@ -326,10 +325,8 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
         Every release so far.
     n_iter_ : int
         Newton steps of :meth:`fit`.
-    n_features_in_ : int
-        Columns seen in :meth:`fit`.
-    feature_names_in_ : ndarray of str
-        Their names, when X has names that are all strings.
+    n_features_in_, feature_names_in_
+        Number of columns seen in :meth:`fit`, and their names where all are strings.
 
     Notes
     -----
@@ -375,10 +372,8 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Training rows.
-        y : array-like of shape (n_samples,)
-            Classes.
+        X, y : array-like of shape (n_samples, n_features) and (n_samples,)
+            Training rows and their classes.
         """
         weight_decay = check_positive(self.weight_decay, "weight_decay")
         tolerance = check_positive(self.tolerance, "tolerance")
@@ -418,7 +413,6 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
         self._curvature.make(self._point)  # at the Hessian of all rows, which many deletions share
         return self
 
-    # ------------------------------------------------------------------ for the shared part
     def _refuse(self, rows: IntArray) -> None:
         left = self._problem.class_counts() - self._problem.targets[:, rows].sum(axis=1)
         if left.min() == 0:
@@ -429,6 +423,7 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
 
     def _remove(self, rows: IntArray) -> Any:
         problem, before = self._problem, self._point
+        self._exact = len(rows) > 1  # many rows change the Hessian: what is kept of it is then a preconditioner
         kept = (before, problem.rows[rows], problem.targets[:, rows])
         self._point = problem.without(before, rows)
         problem.drop(rows)
@@ -442,7 +437,7 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
         return self._point.V
 
     def _step(self) -> int:
-        self._point, products = newton_step(self._curvature, self._point)
+        self._point, products = newton_step(self._curvature, self._point, exact=self._exact)
         return products
 
     def _gradient_norm(self) -> tuple[float, float]:
@@ -461,7 +456,6 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
         self.coef_ = weights[:, :-1].copy() if self.fit_intercept else weights
         self.intercept_ = weights[:, -1].copy() if self.fit_intercept else np.zeros(len(weights))
 
-    # ------------------------------------------------------------------ prediction
     def decision_function(self, X: Any) -> FloatArray:
         """Logits, (n,) of the second class for two classes, (n, n_classes) otherwise."""
         scores = self._scores(X)
@@ -505,10 +499,8 @@ class RemovableRidge(MultiOutputMixin, RegressorMixin, _RemovableLinear):
 
     Attributes
     ----------
-    coef_ : ndarray of shape (n_features,) or (n_targets, n_features)
-        Weights.
-    intercept_ : float or ndarray of shape (n_targets,)
-        Intercepts.
+    coef_, intercept_
+        Weights, (n_features,) or (n_targets, n_features), and intercepts, a float or (n_targets,).
     retained_, certificate_, deletions_, accountant_, n_iter_, n_features_in_, feature_names_in_
         As in :class:`RemovableLogisticRegression`.
 
@@ -541,10 +533,8 @@ class RemovableRidge(MultiOutputMixin, RegressorMixin, _RemovableLinear):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Training rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Responses.
+        X, y : array-like of shape (n_samples, n_features) and (n_samples,) or (n_samples, n_targets)
+            Training rows and their responses.
         """
         weight_decay = check_positive(self.weight_decay, "weight_decay")
         check_positive(self.tolerance, "tolerance")
@@ -566,7 +556,6 @@ class RemovableRidge(MultiOutputMixin, RegressorMixin, _RemovableLinear):
         """Nothing: the second moment is there since :meth:`fit`."""
         return self
 
-    # ------------------------------------------------------------------ for the shared part
     def _coordinates(self) -> FloatArray:
         return self._V
 

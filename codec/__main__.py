@@ -272,7 +272,7 @@ def run_demo(args: argparse.Namespace) -> None:
     print(f"breast cancer data of scikit-learn: {X.shape[0]} tumours, {X.shape[1]} measurements of cell nuclei")
     print("Which measurements carry the information on whether a tumour is malignant?\n", flush=True)
     _compile(X, y)
-    selector = MarkovBlanketSelector(n_neighbors=10, verbose=sys.stderr.isatty())
+    selector = MarkovBlanketSelector("foci", n_neighbors=10, verbose=sys.stderr.isatty())
     print(format_path(selector.fit(X, y).path_), end="\n\n", flush=True)
     _show_scores(X, y)
     _show_unlearning()
@@ -282,7 +282,7 @@ What next
   your own table   {_python()} -m codec select FILE.csv --target COLUMN
   its options      {_python()} -m codec select --help
   in Python        from codec import MarkovBlanketSelector
-                   make_pipeline(StandardScaler(), MarkovBlanketSelector(n_neighbors=10), KNeighborsClassifier())"""
+                   make_pipeline(StandardScaler(), MarkovBlanketSelector("foci", n_neighbors=10), KNeighborsClassifier())"""
     )
 
 
@@ -303,7 +303,7 @@ def _compile(X: pd.DataFrame, y: pd.Series[Any]) -> None:
     )
     note.start()
     try:
-        MarkovBlanketSelector(n_neighbors=10, max_features=3, stop=False).fit(X, y)
+        MarkovBlanketSelector("foci", n_neighbors=10, max_features=3, stop=False).fit(X, y)
     finally:
         note.cancel()
 
@@ -326,7 +326,7 @@ def _show_scores(X: pd.DataFrame, y: pd.Series[Any]) -> None:
     folds = StratifiedKFold(10, shuffle=True, random_state=0)
     model = make_pipeline(StandardScaler(), KNeighborsClassifier())
     everything = cross_validate(model, X, y, cv=folds)
-    model = make_pipeline(StandardScaler(), MarkovBlanketSelector(n_neighbors=10), KNeighborsClassifier())
+    model = make_pipeline(StandardScaler(), MarkovBlanketSelector("foci", n_neighbors=10), KNeighborsClassifier())
     selected = cross_validate(model, X, y, cv=folds, return_estimator=True)
     sizes = [len(fitted[1].blanket_) for fitted in selected["estimator"]]
     print("Is it enough? Accuracy of a nearest-neighbour classifier, 10-fold cross-validation,")

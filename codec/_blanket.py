@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -11,45 +13,102 @@ from sklearn.feature_selection import SelectorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from codec._dependence import NominalY, read_response
+from codec._decisions import BlanketPath, Found
+from codec._dependence import NominalY, read_response, refuse_constant
+from codec._family import Features, with_indicators
+from codec._forward import show_progress
+from codec._hiton import discrete_blanket
+from codec._markov import (
+    SCREEN_FEATURES,
+    SearchOptions,
+    find_blanket,
+    keep_mutual,
+    member_pvalues,
+    spread_values,
+)
 from codec._selection import Options, select_features
+from codec._stability import StabilityResult, stability_selection
 from codec._validation import (
     BoolArray,
+    FloatArray,
+    IntArray,
     Standardize,
     Table,
     as_generator,
+    check_flag,
+    check_integer,
+    check_jobs,
     check_option,
     check_positive,
+    check_spread,
     columns_by_name,
+    constant_columns,
+    drop_incomplete,
     read_table,
 )
 
+DISCRETE_LEVELS = 10  # a column of at most this many whole numbers is discrete
+MIN_SPLIT_ROWS = 20  # rows that each part of a split must have
+FORWARD_ONLY = {"stop": True, "standardize": "scale", "n_neighbors": 1, "noise": 1e-3}
+AUTO_ONLY = {"screen": "auto", "symmetric": False, "groups": None, "test": None, "split": None, "stability": None}
+
 
 class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
-    """Select the features that carry information on y.
+    """Select the Markov blanket of y: the features that carry all the information on it.
+
+    The default needs no tuning. It tests features given other features, with
+    the number of features taken into account: if y is independent of all features, the chance to
+    select anything is about ``alpha``.
 
     Parameters
     ----------
-    method : {'foci', 'lfoci'}, default 'foci'
-        Forward selection with the conditional dependence coefficient, exact or after small noise.
+    method : {'auto', 'foci', 'lfoci'}, default 'auto'
+        ``'auto'``: the calibrated search (see Notes). ``'foci'``, ``'lfoci'``: forward selection with the
+        conditional dependence coefficient until nothing raises it, exact or after small noise.
+    alpha : float, default 0.05
+        Level of the decisions of ``method='auto'``.
     max_features : int, optional
-        Most features to select, those of ``include`` not counted. Default: no limit.
+        Most features to select, those of ``always_include`` not counted. Default: no limit; the
+        calibrated search stops at one feature for 15 rows, since more leave nothing to test with.
+    screen : 'auto', int or False, default 'auto'
+        How many features, at most, trees may propose before the tests begin; ``'auto'``: 12. False:
+        none, everything is found by adding one feature at a time, which misses those that act only together.
+    symmetric : bool, default False
+        Keep a feature only if y is in the blanket of the feature, too (the AND rule). Fewer false
+        selections and more missed ones; costs one search for each selected feature.
+    groups : list of lists of str or int, optional
+        Columns that enter together, by name or index: one-hot blocks, coordinates. Columns
+        not named stand alone.
+    test : callable, optional
+        ``test(y, z, given)`` with the first three arguments of :func:`codec.codec_test` returns (statistic,
+        p-value) or an object that unpacks so; used in place of the calibrated test, with
+        Bonferroni's correction. It is also passed ``n_resamples`` and ``rng`` if it has them. ``z`` and ``given`` are
+        arrays of shape (n, d), or frames where columns are categories; ``given`` may be None.
+    split : float, optional
+        Share of the rows, such as .5, that the search uses; ``pvalues_`` then come from the other rows and are
+        valid whatever was selected.
+    stability : bool or dict, optional
+        True or keywords (``n_subsamples``, ``threshold``): select the features found in most random
+        halves of the data, see :func:`codec._stability.stability_selection`.
+    always_include : iterable of str or int, optional
+        Features that are always selected, by name or index (a group: by any of its columns).
+    allow_nan : bool, default False
+        Accept missing values in X (``method='auto'``): see Notes.
     stop : bool, default True
-        Stop when no feature raises T; False selects ``max_features`` features.
+        FOCI: stop when no feature raises T; False selects ``max_features`` features.
     standardize : {'scale', 'bounded', 'rank', None}, default 'scale'
-        As in :func:`codec.foci`.
-    include : iterable of str or int, optional
-        Features that are always selected, by name or index.
+        FOCI: as in :func:`codec.foci`.
     n_neighbors : int, default 1
-        K neighbours instead of the nearest, as in :func:`codec.codec`.
+        FOCI: K neighbours instead of the nearest, as in :func:`codec.codec`.
     noise : float, default 1e-3
         Size of the noise of ``method='lfoci'``, as in :func:`codec.lcodec`.
     nominal_y : 'auto' or bool, default 'auto'
         Whether the response has classes without order; text and unordered categoricals always have.
     n_jobs : int, optional
-        Threads over the candidates, or any backend of :func:`joblib.parallel_config`.
+        Threads over the candidates, or any backend of :func:`joblib.parallel_config`. The result is the
+        same for every number.
     random_state : int, SeedSequence, Generator, RandomState or None, default None
-        Seed of ``method='lfoci'``.
+        Seed of the copies of the data, the trees, the noise.
     verbose : bool, default False
         Show progress on stderr.
 
@@ -58,11 +117,19 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
     support_ : ndarray of shape (n_features_in_,), bool
         The selected features.
     blanket_ : ndarray of int
-        Their columns in order of entry, those of ``include`` first.
+        Their columns in order of entry, those of ``always_include`` first; with ``stability`` by frequency.
     scores_ : ndarray of shape (n_features_in_,)
-        T(y, feature | selected before it) at entry; 0 for features that did not enter.
-    path_ : SelectionPath
-        Every step.
+        The statistic of each selected feature given the other selected ones, 0 elsewhere. FOCI: T(y,
+        feature | selected before it) at entry.
+    pvalues_ : ndarray of shape (n_features_in_,)
+        p-value of each selected feature given the other selected ones, NaN elsewhere. **Descriptive**:
+        the same rows chose the features, so small values were to be expected; use ``split`` for valid ones.
+    path_ : BlanketPath or SelectionPath
+        Every decision of the search, ``.to_frame()``; for FOCI every step.
+    n_tests_ : int
+        Hypotheses that were tested.
+    stability_ : StabilityResult
+        Only with ``stability``.
     n_features_in_ : int
         Columns seen in fit.
     feature_names_in_ : ndarray of str
@@ -70,35 +137,73 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
 
     See Also
     --------
-    codec.foci : the same as a function.
+    codec.foci : forward selection as a function.
+    codec.markov_blanket_graph : the blankets of all variables.
 
     Notes
     -----
-    Constant columns carry no information and are never selected. Missing values are refused: impute
-    them in the pipeline.
+    *The calibrated search.* Extremely randomized trees list features more important than permuted copies
+    of all features. Listed features are tested given the others on the list, the least important first,
+    each against what chance could reach among **all** features; then the best of the other features is
+    added as long as it stands out from all of them under the same copies of y, and at last every
+    member is tested again. y and features are compared after what the condition explains of them is
+    taken out; the terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all
+    features are categories or hold at most 10 whole numbers go to a search for discrete data instead
+    (HITON with stratified permutation).
+
+    *Several responses* are explained together: a feature is selected if it carries information on any.
+
+    *Missing values.* With ``allow_nan=True`` a missing number becomes the median and a missing category
+    a category, and whether it was missing is tested and selected along with the column. What is tested is
+    then the information that was **recorded**: tests stay valid whatever makes values missing, but a
+    feature that is often missing explains less, so that others which replace it are rightly selected
+    beside it. ``transform`` leaves missing values as they are. y must be complete.
+
+    Constant columns carry no information and are never selected. Dependence that holds by a
+    deterministic relation among features (copies of one another) leaves none of them necessary: of two
+    identical columns the blanket holds one or none.
 
     References
     ----------
     .. [1] M. Azadkia, S. Chatterjee, "A simple measure of conditional dependence", Annals of Statistics
        49(6), 3070-3102, 2021, :doi:`10.1214/21-AOS2073`.
+    .. [2] D. Margaritis, S. Thrun, "Bayesian network induction via local neighborhoods", NIPS 12, 1999 (growing
+       and shrinking).
+    .. [3] P. Geurts, D. Ernst, L. Wehenkel, "Extremely randomized trees", Machine Learning 63, 2006,
+       :doi:`10.1007/s10994-006-6226-1`.
 
     Examples
     --------
-    >>> from sklearn.datasets import load_breast_cancer
+    >>> import numpy as np
     >>> from codec import MarkovBlanketSelector
-    >>> X, y = load_breast_cancer(return_X_y=True, as_frame=True)
-    >>> MarkovBlanketSelector(max_features=2).fit(X, y).get_feature_names_out().tolist()
-    ['area error', 'worst concave points']
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((300, 6))
+    >>> y = X[:, 1] * X[:, 4] + 0.3 * rng.standard_normal(300)
+    >>> selector = MarkovBlanketSelector(random_state=0).fit(X, y)
+    >>> selector.get_support(indices=True)
+    array([1, 4])
     """
+
+    path_: Any  # BlanketPath, or SelectionPath of FOCI
+    scores_: FloatArray
+    pvalues_: FloatArray
 
     def __init__(
         self,
-        method: str = "foci",
+        method: str = "auto",
         *,
+        alpha: float = 0.05,
         max_features: int | None = None,
+        screen: Any = "auto",
+        symmetric: bool = False,
+        groups: Iterable[Iterable[str | int]] | None = None,
+        test: Callable[..., Any] | None = None,
+        split: float | None = None,
+        stability: bool | dict[str, Any] | None = None,
+        always_include: Iterable[str | int] | None = None,
+        allow_nan: bool = False,
         stop: bool = True,
         standardize: Standardize = "scale",
-        include: Iterable[str | int] | None = None,
         n_neighbors: int = 1,
         noise: float = 1e-3,
         nominal_y: NominalY = "auto",
@@ -107,10 +212,18 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         verbose: bool = False,
     ) -> None:
         self.method = method
+        self.alpha = alpha
         self.max_features = max_features
+        self.screen = screen
+        self.symmetric = symmetric
+        self.groups = groups
+        self.test = test
+        self.split = split
+        self.stability = stability
+        self.always_include = always_include
+        self.allow_nan = allow_nan
         self.stop = stop
         self.standardize = standardize
-        self.include = include
         self.n_neighbors = n_neighbors
         self.noise = noise
         self.nominal_y = nominal_y
@@ -133,14 +246,131 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         self
             The fitted selector.
         """
-        check_option(self.method, "method", ("foci", "lfoci"))
+        check_option(self.method, "method", ("auto", "foci", "lfoci"))
+        self._refuse_foreign_options()
         features, response = self._read(X, y)
+        if self.method == "auto":
+            self._search(features, response)
+        else:
+            self._select_forward(features, response)
+        return self
+
+    # ----------------------------------------------------------------------- the calibrated search
+    def _search(self, table: Table, response: Table) -> None:
+        """Check the rest, search, and set the learned attributes."""
+        rng = self._generator()
+        n_columns = len(table.names)
+        discrete = self._discrete(table, response)
+        features = Features(table, self._given_groups(table))
+        features = features if discrete else with_indicators(features)  # there a missing value is a level
+        task = _Task(features, response, discrete, self._options(table), self)
+        stability = self._stability_options()
+        rows = np.arange(response.n_rows)
+        kept_rows, held_rows = self._split(rows, rng)
+        found = task.find(kept_rows, rng)
+        if held_rows.size:
+            found = task.test_members(found, held_rows, rng)
+        names = tuple(" + ".join(table.names[j] for j in group) for group in self._given_groups(table))
+        self.path_ = BlanketPath(
+            found.decisions, found.members, names, "discrete" if task.discrete else "auto", task.options.alpha,
+            kept_rows.size, len(names), found.n_tests,
+        )  # fmt: skip
+        self.n_tests_ = found.n_tests
+        columns = [[j for j in group if j < n_columns] for group in features.groups]
+        self.scores_ = spread_values(found.scores, columns, n_columns, 0.0)
+        self.pvalues_ = spread_values(found.pvalues, columns, n_columns, np.nan)
+        members: Sequence[int] = found.members
+        if stability is not None:
+            self.stability_ = task.stability(names, stability, rng)
+            always = task.options.always_include
+            members = [*always, *(v for v in self.stability_.selected if v not in always)]
+        elif hasattr(self, "stability_"):
+            del self.stability_
+        self.blanket_ = np.array([j for v in members for j in columns[v]], dtype=np.int64)
+        self.support_ = np.zeros(n_columns, dtype=np.bool_)
+        self.support_[self.blanket_] = True
+
+    def _options(self, table: Table) -> SearchOptions:
+        alpha = check_positive(self.alpha, "alpha")
+        if alpha >= 1.0:
+            raise ValueError(f"alpha is {self.alpha}; it must be below 1.")
+        check_flag(self.symmetric, "symmetric")
+        check_flag(self.verbose, "verbose")
+        limit = self.max_features
+        if limit is not None:
+            limit = check_integer(limit, "max_features", 1, len(table.names))
+        cap = SCREEN_FEATURES
+        if self.screen is False:
+            cap = 0
+        elif self.screen != "auto":
+            cap = check_integer(self.screen, "screen", 1)
+        if self.test is not None and not callable(self.test):
+            raise TypeError(f"test is {self.test!r}; it must be a function of y, z and given.")
+        groups = self._given_groups(table)
+        always = []
+        for j in columns_by_name(self.always_include or [], table.names, "always_include"):
+            feature = next(v for v, group in enumerate(groups) if j in group)
+            always += [feature] if feature not in always else []
+        return SearchOptions(alpha, limit, cap, tuple(always), self.test, check_jobs(self.n_jobs))
+
+    def _given_groups(self, table: Table) -> tuple[tuple[int, ...], ...]:
+        """Every column in one group, groups by their first column."""
+        if self.groups is None:
+            return tuple((j,) for j in range(len(table.names)))
+        groups = [tuple(columns_by_name(group, table.names, "groups")) for group in self.groups]
+        named = [j for group in groups for j in group]
+        if len(set(named)) < len(named):
+            twice = next(j for j in named if named.count(j) > 1)
+            raise ValueError(f"groups names column {table.names[twice]!r} in two groups; each may be in one.")
+        if any(len(group) == 0 for group in groups):
+            raise ValueError("groups holds an empty group; leave it out.")
+        groups += [(j,) for j in range(len(table.names)) if j not in set(named)]
+        return tuple(sorted(groups, key=min))
+
+    def _discrete(self, table: Table, response: Table) -> bool:
+        """Whether the search for discrete data applies."""
+        plain = self.test is None and self.groups is None
+        return plain and all(
+            nominal or _few_whole_numbers(values)
+            for t in (response, table)
+            for values, nominal in zip(t.columns, t.nominal, strict=True)
+        )
+
+    def _stability_options(self) -> dict[str, Any] | None:
+        if self.stability is None or self.stability is False:
+            return None
+        if self.split is not None:
+            raise ValueError("stability and split are both given; each makes its own use of the rows, choose one.")
+        options: Any = {} if self.stability is True else self.stability
+        if not isinstance(options, dict) or not set(options) <= {"n_subsamples", "threshold"}:
+            raise ValueError(
+                f"stability is {self.stability!r}; it must be True or a dict with n_subsamples and threshold."
+            )
+        return dict(options)
+
+    def _split(self, rows: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Rows of the search and rows held out."""
+        if self.split is None:
+            return rows, rows[:0]
+        share = check_positive(self.split, "split")
+        n_kept = round(share * rows.size)
+        if min(n_kept, rows.size - n_kept) < MIN_SPLIT_ROWS:
+            raise ValueError(
+                f"split is {self.split}: {n_kept} of {rows.size} rows would be searched and "
+                f"{rows.size - n_kept} tested; each part needs at least {MIN_SPLIT_ROWS}."
+            )
+        order = rng.permutation(rows)
+        return np.sort(order[:n_kept]), np.sort(order[n_kept:])
+
+    # ----------------------------------------------------------------------- FOCI and L-FOCI
+    def _select_forward(self, features: Table, response: Table) -> None:
+        include = columns_by_name(self.always_include or [], features.names, "always_include")
         options = Options(
             method=self.method,
             max_features=self.max_features,
             stop=self.stop,
             standardize=self.standardize,
-            include=self.include,
+            include=include,
             n_neighbors=self.n_neighbors,
             nan_policy="raise",
             n_jobs=self.n_jobs,
@@ -148,26 +378,50 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
             noise=check_positive(self.noise, "noise") if self.method == "lfoci" else 0.0,
             skip_constant=True,
         )
-        self.path_ = select_features(features, response, options, self._generator())
-        include = columns_by_name(self.include or [], features.names, "include")
-        self.blanket_ = np.concatenate([np.array(include, dtype=np.int64), self.path_.order])
+        path = select_features(features, response, options, self._generator())
+        self.path_ = path
+        self.blanket_ = np.concatenate([np.array(include, dtype=np.int64), path.order])
         self.support_ = np.zeros(len(features.names), dtype=np.bool_)
         self.support_[self.blanket_] = True
         self.scores_ = np.zeros(len(features.names))
-        self.scores_[self.path_.order] = self.path_.conditional
-        return self
+        self.scores_[path.order] = path.conditional
+        self.pvalues_ = np.full(len(features.names), np.nan)
+        self.n_tests_ = 0
+
+    # ----------------------------------------------------------------------- reading
+    def _refuse_foreign_options(self) -> None:
+        """An option of the other procedure would be ignored; say so instead."""
+        foreign = FORWARD_ONLY if self.method == "auto" else AUTO_ONLY
+        for name, default in foreign.items():
+            value = getattr(self, name)
+            if not (value is default or (isinstance(value, (str, int, float)) and value == default)):
+                right = "'foci' or 'lfoci'" if self.method == "auto" else "'auto'"
+                raise ValueError(f"{name} is {value!r}, but method is {self.method!r}; {name} belongs to {right}.")
 
     def _read(self, X: Any, y: Any) -> tuple[Table, Table]:
         """Both arguments in normal form; the attributes of the scikit-learn contract are set."""
+        check_flag(self.allow_nan, "allow_nan")
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         if hasattr(X, "dtypes"):  # a frame: its categories would be lost in an array
             features = read_table(X, "X")
             validate_data(self, X, skip_check_array=True)
         else:
-            X = validate_data(self, X, dtype=None)
+            finite = "allow-nan" if self._accepts_nan() else True
+            X = validate_data(self, X, dtype=None, ensure_all_finite=finite)
             features = read_table(X, "X")
-        return features, read_response(y, self.nominal_y)
+        response = read_response(y, self.nominal_y)
+        if self.method != "auto":
+            return features, response
+        present = replace(features, columns=np.nan_to_num(features.columns, nan=0.0, posinf=np.inf, neginf=-np.inf))
+        drop_incomplete([response, present if self.allow_nan else features], "raise")
+        check_spread(present)
+        check_spread(response)
+        refuse_constant(response)
+        return features, response
+
+    def _accepts_nan(self) -> bool:
+        return bool(self.allow_nan) and self.method == "auto"
 
     def _generator(self) -> np.random.Generator:
         """A Generator of any kind of random_state; an int gives the same one at every fit."""
@@ -185,4 +439,65 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
+        tags.input_tags.allow_nan = self._accepts_nan()
         return tags
+
+
+def _few_whole_numbers(values: FloatArray) -> bool:
+    present = values[~np.isnan(values)]
+    return bool((present == np.round(present)).all()) and np.unique(present).size <= DISCRETE_LEVELS
+
+
+class _Task:
+    """One table to search, whole or in part."""
+
+    def __init__(
+        self, features: Features, response: Table, discrete: bool, options: SearchOptions, selector: Any
+    ) -> None:
+        self.features = features
+        self.response = response
+        self.discrete = discrete
+        self.options = options
+        self.symmetric = bool(selector.symmetric)
+        self.show = partial(show_progress, "blanket", bool(selector.verbose))
+
+    def find(self, rows: IntArray, rng: np.random.Generator, *, quiet: bool = False) -> Found:
+        """The blanket in some rows; features are groups."""
+        whole = rows.size == self.response.n_rows
+        y = self.response if whole else self.response.take(rows)
+        features = self.features if whole else self.features.take(rows)
+        show = partial(show_progress, "blanket", False) if quiet else self.show
+        if self.discrete:
+            return discrete_blanket(
+                features.table, y, alpha=self.options.alpha, max_features=self.options.max_features,
+                symmetric=self.symmetric, always_include=self.options.always_include, rng=rng,
+                n_jobs=self.options.n_jobs, progress=show,
+            )  # fmt: skip
+        found = find_blanket(y, features, self.options, rng, show)
+        return keep_mutual(y, features, found, self.options, rng, show) if self.symmetric else found
+
+    def test_members(self, found: Found, rows: IntArray, rng: np.random.Generator) -> Found:
+        """The same members with statistics and p-values from other rows."""
+        y, features = self.response.take(rows), self.features.take(rows)
+        tested = [v for v in found.members if not constant_columns(features.part([v])).all()]
+        if constant_columns(y).any():
+            raise ValueError("y is constant in the rows held out; split another share of the rows.")
+        values = member_pvalues(y, features, tested, self.options, rng)
+        return replace(
+            found,
+            n_tests=found.n_tests + len(tested),
+            scores={v: statistic for v, (statistic, _) in values.items()},
+            pvalues={v: pvalue for v, (_, pvalue) in values.items()},
+        )
+
+    def stability(self, names: Sequence[str], options: dict[str, Any], rng: np.random.Generator) -> StabilityResult:
+        def select(rows: IntArray, generator: np.random.Generator) -> Iterable[int]:
+            if constant_columns(self.response.take(rows)).any():  # a rare class is absent from this half
+                return ()
+            return self.find(rows, generator, quiet=True).members
+
+        verbose = self.show.args[1]
+        n, p = self.response.n_rows, len(self.features)
+        return stability_selection(
+            select, n, p, names=names, rng=rng, n_jobs=self.options.n_jobs, verbose=verbose, **options
+        )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 Action = Literal["screened", "entered", "removed", "kept", "stopped"]
@@ -105,9 +106,9 @@ class BlanketPath:
                 "action": [d.action for d in self.decisions],
                 "feature": [self._name(d.feature) for d in self.decisions],
                 "given": [", ".join(self._name(j) for j in d.given) for d in self.decisions],
-                "statistic": pd.Series([d.statistic for d in self.decisions], dtype="float64"),
-                "pvalue": pd.Series([d.pvalue for d in self.decisions], dtype="float64"),
-                "n_candidates": pd.Series([d.n_candidates for d in self.decisions], dtype="int64"),
+                "statistic": np.array([d.statistic for d in self.decisions], dtype=np.float64),
+                "pvalue": np.array([d.pvalue for d in self.decisions], dtype=np.float64),
+                "n_candidates": np.array([d.n_candidates for d in self.decisions], dtype=np.int64),
                 "reason": [d.reason for d in self.decisions],
             },
             index=pd.RangeIndex(1, len(self) + 1, name="decision"),

@@ -14,7 +14,7 @@ randomization (CRT)    z drawn from P(Z | X)                                    
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -259,6 +259,17 @@ class Setting:
             return self.strata.center(columns)
         return Residuals(self._smoother.branch(), columns)
 
+    def anchors(self, columns: FloatArray) -> FloatArray:
+        """Residuals of many columns (q, n) given X, with the kernels that y chose or could have chosen."""
+        if self.strata is not None:
+            return self.strata.center(columns)
+        return Residuals(self._smoother.branch(), columns, learn_metric=False).standard
+
+    def share_kernels(self) -> None:
+        """Make what :meth:`anchors` would make at every call."""
+        if self.strata is None:
+            self._smoother.refine_all()
+
     def warning_signs(self, anchor: Residuals | FloatArray) -> tuple[str, ...]:
         """What the fits say on the two situations in which no residual test holds its level."""
         if self.strata is not None or not isinstance(anchor, Residuals):
@@ -281,10 +292,21 @@ class Setting:
             )
         return tuple(notes)
 
-    def omnibus(self, z: Table, anchor: Residuals | FloatArray, n_neighbors: int, rng: np.random.Generator) -> Omnibus:
+    def varying(self) -> list[FloatArray]:
+        """The smoothest functions of X that y was found to depend on, by decreasing weight; empty for strata."""
+        return [] if self.strata is not None else self.residuals.smooth_functions()
+
+    def omnibus(
+        self,
+        z: Table,
+        anchor: Residuals | FloatArray,
+        n_neighbors: int | None,
+        rng: np.random.Generator,
+        functions: Sequence[FloatArray] = (),
+    ) -> Omnibus:
         """The statistic of z."""
         rows = anchor.standard if isinstance(anchor, Residuals) else anchor
-        return Omnibus(rows, self.points, n_neighbors, rng, self._tables(z))
+        return Omnibus(rows, self.points, n_neighbors, rng, self._tables(z), functions)
 
     def _tables(self, z: Table) -> Tables | None:
         if self.strata is None:

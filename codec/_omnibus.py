@@ -8,7 +8,7 @@ p-value. Which copies are exchangeable, exactly or nearly, is the business of :m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -101,12 +101,14 @@ class Omnibus:
         Residuals of the side that is not resampled.
     points : ndarray of shape (n, d)
         X, standardized; d may be 0.
-    n_neighbors : int
-        Neighbours of the residual CODEC.
+    n_neighbors : int or None
+        Neighbours of the residual CODEC; None leaves that term out.
     rng : Generator
         Breaks ties in the graph.
     tables : Tables, optional
         Adds the contingency-table term of discrete data.
+    functions : list of ndarray of shape (n, r), optional
+        Adds the covariance times functions of X, given for each row of the moving side.
 
     Attributes
     ----------
@@ -114,6 +116,7 @@ class Omnibus:
         ``covariance``: root of the summed squared, studentized residual covariances.
         ``copula``: squared cosine coefficients of the joint ranks, frequencies 1 to 4.
         ``copula x given``: the same times cosines of the ranks of X.
+        ``covariance x given``: squared covariances of the product of both residuals with functions of X.
         ``codec``: residual CODEC on the graph of (anchor, X).
         ``table``: G of y and z within the strata of X.
     """
@@ -122,9 +125,10 @@ class Omnibus:
         self,
         anchor: FloatArray,
         points: FloatArray,
-        n_neighbors: int,
+        n_neighbors: int | None,
         rng: np.random.Generator,
         tables: Tables | None = None,
+        functions: Sequence[FloatArray] = (),
     ) -> None:
         n = anchor.shape[1]
         self._anchor = standardize_rows(anchor)
@@ -136,19 +140,24 @@ class Omnibus:
         self._n_modulators = len(modulators)
         frequency = np.arange(1, N_COSINES + 1)
         self._weights = 1.0 / np.sqrt(np.outer(frequency, frequency))
-        place = np.concatenate([np.sqrt(GIVEN_SHARE) * points, self._anchor.T], axis=1)
-        self._near = without_self(nearest_rows(place, n_neighbors, rng))
+        self._near = None if n_neighbors is None else residual_graph(self._anchor, points, n_neighbors, rng)
         self._tables = tables
+        self._functions = functions
         self.names = (
             ("covariance", "copula")
             + (("copula x given",) if self._n_modulators > 1 else ())
-            + ("codec",)
+            + (("covariance x given",) if len(functions) else ())
+            + (("codec",) if self._near is not None else ())
             + (("table",) if tables is not None else ())
         )
 
     def values(self, moving: Moving) -> FloatArray:
         """The terms for each resampled row, (terms, b)."""
-        rows = [self._covariance(moving), *self._copula(moving), self._codec(moving)]
+        rows = [self._covariance(moving), *self._copula(moving)]
+        if len(self._functions):
+            rows.append(self._varying_covariance(moving))
+        if self._near is not None:
+            rows.append(residual_codec(self._near, moving.ranks))
         if self._tables is not None and moving.drawn is not None:
             rows.append(self._tables.values(moving.drawn))
         return np.stack(rows)
@@ -157,6 +166,15 @@ class Omnibus:
         product = moving.standard @ self._anchor.T  # (q_y, b, q_z)
         spread = (moving.standard**2) @ self._squares.T
         return np.asarray(np.sqrt((product**2 / np.maximum(spread, 1e-300)).sum(axis=(0, 2))))
+
+    def _varying_covariance(self, moving: Moving) -> FloatArray:
+        """``sum_k (r_y r_z)' f_k``, squared: a covariance that changes its sign with X averages out otherwise."""
+        total = np.zeros(moving.standard.shape[1])
+        for rows, functions in zip(moving.standard, self._functions, strict=True):
+            for anchor in self._anchor:
+                found = (rows * anchor).astype(functions.dtype) @ functions
+                total += np.einsum("bk,bk->b", found, found)
+        return total
 
     def _copula(self, moving: Moving) -> Iterator[FloatArray]:
         q, k, b, n = moving.cosines.shape
@@ -167,8 +185,16 @@ class Omnibus:
         if self._n_modulators > 1:
             yield squares[1:].sum(axis=0)
 
-    def _codec(self, moving: Moving) -> FloatArray:
-        return np.asarray(sum(kernels.regular_sums(self._near, ranks) for ranks in moving.ranks))
+
+def residual_graph(anchor: FloatArray, points: FloatArray, n_neighbors: int, rng: np.random.Generator) -> IntArray:
+    """The nearest rows in the standardized residuals (q, n) and, with a lower weight, in X (n, d)."""
+    place = np.concatenate([np.sqrt(GIVEN_SHARE) * points, anchor.T], axis=1)
+    return without_self(nearest_rows(place, n_neighbors, rng))
+
+
+def residual_codec(near: IntArray, ranks: FloatArray) -> FloatArray:
+    """CODEC of the ranks of moving residuals (q, b, n) on a fixed graph, up to constants."""
+    return np.asarray(sum(kernels.regular_sums(near, rows) for rows in ranks))
 
 
 def _modulators(points: FloatArray) -> FloatArray:

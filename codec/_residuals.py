@@ -30,6 +30,8 @@ SELECTION_ROWS = 1000  # ... on this many rows; the chosen ones are fitted with 
 METRIC_ROUNDS = 2  # gradients -> metric -> kernel, this often
 METRIC_ISOTROPIC = 0.1  # share of the identity in a learned metric
 SCALE_LIMIT = 3.0  # log noise scales stay within +- this
+SMOOTHER_PENALTY = 100.0  # of the functions that products of residuals are compared with, over the fit's own
+LEAST_SHARE = 0.02  # functions with less than this share of the largest are left out there
 
 
 def embed(table: Table) -> FloatArray:
@@ -217,14 +219,20 @@ class Smoother:
                 self._pool.append(kernel)
                 choices = _better(choices, best_penalties(kernel, seen))
         if len(self._few) < len(self._landmarks) or len(self._seen) < len(self.points):
-            choices = [
-                best_penalties(self._refine(choice.kernel), column[None, :])[0]
-                for choice, column in zip(choices, centred, strict=True)
-            ]
+            for members in same_things([choice.kernel for choice in choices]):
+                refined = best_penalties(self._refine(choices[members[0]].kernel), centred[members])
+                for j, choice in zip(members, refined, strict=True):
+                    choices[j] = choice
         return Fit(
             [choice.kernel.functions for choice in choices],
             [choice.kernel.shrinkage(undersmoothing * choice.penalty) for choice in choices],
         )
+
+    def refine_all(self) -> None:
+        """Every kernel made so far with all landmarks and rows, so that branches need not make them."""
+        if len(self._few) < len(self._landmarks) or len(self._seen) < len(self.points):
+            for kernel in self._pool:
+                self._refine(kernel)
 
     def branch(self) -> Smoother:
         """The same kernels; what the branch learns stays with it."""
@@ -257,11 +265,25 @@ class Fit:
     def smooth(self, rows: FloatArray) -> FloatArray:
         """``S_j`` applied to ``rows[j]``, an array of shape (q, b, n)."""
         smooth = np.empty_like(rows)
-        for j, (functions, shrinkage) in enumerate(zip(self.functions, self.shrinkage, strict=True)):
-            mean = rows[j].mean(axis=1, keepdims=True)
-            np.matmul(((rows[j] - mean) @ functions) * shrinkage, functions.T, out=smooth[j])
-            smooth[j] += mean
+        _, b, n = rows.shape
+        for members in same_things(self.functions):  # columns of one kernel go through one product
+            functions = self.functions[members[0]]
+            shrinkage = np.repeat([self.shrinkage[j] for j in members], b, axis=0)
+            chosen = rows[members].reshape(-1, n)
+            mean = chosen.mean(axis=1, keepdims=True)
+            chosen -= mean
+            fitted = ((chosen @ functions) * shrinkage) @ functions.T
+            fitted += mean
+            smooth[members] = fitted.reshape(len(members), b, n)
         return smooth
+
+
+def same_things(things: Sequence[object]) -> list[list[int]]:
+    """Places of each distinct object (the very same one), by first appearance."""
+    places: dict[int, list[int]] = {}
+    for j, thing in enumerate(things):
+        places.setdefault(id(thing), []).append(j)
+    return list(places.values())
 
 
 # --------------------------------------------------------------------------- location and scale
@@ -276,10 +298,15 @@ class Residuals:
         Residuals over scales.
     binary : ndarray of shape (q,), bool
         Columns of two values, whose noise scale is a function of their mean.
+
+    Parameters
+    ----------
+    learn_metric : bool, default True
+        Whether these columns add kernels of their own to those of the smoother.
     """
 
-    def __init__(self, smoother: Smoother, columns: FloatArray) -> None:
-        self._fit = smoother.fit(columns)
+    def __init__(self, smoother: Smoother, columns: FloatArray, *, learn_metric: bool = True) -> None:
+        self._fit = smoother.fit(columns, learn_metric=learn_metric)
         self.location = self._fit.smooth(columns[:, None, :])[:, 0]
         raw = columns - self.location
         size = np.abs(raw)
@@ -295,6 +322,16 @@ class Residuals:
         """Standardized residuals of resampled columns (q, b, n): smoothed and scaled anew."""
         raw = rows - self._fit.smooth(rows)
         return np.asarray(raw / self._scales(raw))
+
+    def smooth_functions(self) -> list[FloatArray]:
+        """For each column the functions of X that a much smoother fit still uses, times their share of it."""
+        chosen = []
+        for functions, shrinkage in zip(self._fit.functions, self._fit.shrinkage, strict=True):
+            energy = shrinkage / np.maximum(1.0 - shrinkage, 1e-12)  # in units of the penalty
+            share = energy / (energy + SMOOTHER_PENALTY)
+            used = share >= LEAST_SHARE * share.max()
+            chosen.append(functions[:, used] * np.sqrt(share[used]))
+        return chosen
 
     def _scales(self, raw: FloatArray) -> FloatArray:
         logs = np.log(np.abs(raw) + self._floor)

@@ -25,10 +25,12 @@ from codec import MarkovBlanketSelector, foci, lfoci
 
 @parametrize_with_checks(
     [
-        MarkovBlanketSelector(),
+        MarkovBlanketSelector(random_state=0),
+        MarkovBlanketSelector(random_state=0, screen=False, allow_nan=True, n_jobs=2),
+        MarkovBlanketSelector("foci"),
         MarkovBlanketSelector("lfoci", random_state=0),
-        MarkovBlanketSelector(n_neighbors=3, standardize="rank"),
-        MarkovBlanketSelector(stop=False, max_features=1, standardize="bounded", n_jobs=2),
+        MarkovBlanketSelector("foci", n_neighbors=3, standardize="rank"),
+        MarkovBlanketSelector("foci", stop=False, max_features=1, standardize="bounded", n_jobs=2),
     ]
 )
 def test_scikit_learn_contract(estimator, check):
@@ -74,10 +76,10 @@ def mixed():
 def test_is_the_function(method, data):
     X, y = data
     X = X.round(1)
-    options = {"max_features": 4, "stop": False, "standardize": "bounded", "include": ["f"], "n_neighbors": 3}
-    selector = MarkovBlanketSelector(method, random_state=5, **options).fit(X, y)
+    options = {"max_features": 4, "stop": False, "standardize": "bounded", "n_neighbors": 3}
+    selector = MarkovBlanketSelector(method, random_state=5, always_include=["f"], **options).fit(X, y)
     select = foci if method == "foci" else lfoci
-    path = select(X, y, rng=5, **options)
+    path = select(X, y, rng=5, include=["f"], **options)
     np.testing.assert_array_equal(selector.path_.order, path.order)
     np.testing.assert_array_equal(selector.path_.cumulative, path.cumulative)
     assert selector.path_.method == method
@@ -90,7 +92,7 @@ def test_is_the_function(method, data):
 
 def test_defaults_are_foci_by_scale(data):
     X, y = data
-    selector = MarkovBlanketSelector().fit(X, y)
+    selector = MarkovBlanketSelector("foci").fit(X, y)
     path = foci(X, y)
     assert selector.blanket_.tolist() == path.order.tolist()
     assert set(selector.blanket_.tolist()) == {1, 4}
@@ -105,7 +107,7 @@ def test_defaults_are_foci_by_scale(data):
 
 def test_fit_returns_self_and_starts_anew(data):
     X, y = data
-    selector = MarkovBlanketSelector(max_features=1)
+    selector = MarkovBlanketSelector("foci", max_features=1)
     assert selector.fit(X, y) is selector
     first = selector.blanket_.copy()
     selector.fit(X.iloc[:, ::-1].set_axis(list("uvwxyz"), axis=1), y)
@@ -118,19 +120,19 @@ def test_not_fitted():
     X = np.ones((3, 2))
     for method in ("transform", "inverse_transform"):
         with pytest.raises(NotFittedError):
-            getattr(MarkovBlanketSelector(), method)(X)
+            getattr(MarkovBlanketSelector("foci"), method)(X)
     with pytest.raises(NotFittedError):
-        MarkovBlanketSelector().get_support()
+        MarkovBlanketSelector("foci").get_support()
 
 
 def test_parameters_are_stored_as_given():
     include = ["a"]
-    selector = MarkovBlanketSelector(include=include, standardize=None, n_jobs=3, random_state=1)
-    assert selector.include is include
+    selector = MarkovBlanketSelector("foci", always_include=include, standardize=None, n_jobs=3, random_state=1)
+    assert selector.always_include is include
     assert selector.get_params()["n_jobs"] == 3
     copy = clone(selector)
     assert copy.get_params() == selector.get_params()
-    assert copy.include is not None
+    assert copy.always_include is not None
 
 
 @pytest.mark.parametrize("method", ["foci", "lfoci"])
@@ -152,9 +154,9 @@ def test_random_state(method, data):
 
 def test_names_out(data):
     X, y = data
-    selector = MarkovBlanketSelector().fit(X, y)
+    selector = MarkovBlanketSelector("foci").fit(X, y)
     assert selector.get_feature_names_out().tolist() == ["b", "e"]
-    plain = MarkovBlanketSelector().fit(X.to_numpy(), y)
+    plain = MarkovBlanketSelector("foci").fit(X.to_numpy(), y)
     assert plain.get_feature_names_out().tolist() == ["x1", "x4"]
     assert plain.get_feature_names_out(list("uvwxyz")).tolist() == ["v", "y"]
     assert not hasattr(plain, "feature_names_in_")
@@ -164,14 +166,14 @@ def test_names_out(data):
 
 def test_numbers_as_column_names(data):
     X, y = data
-    selector = MarkovBlanketSelector().fit(X.set_axis(range(6), axis=1), y)
+    selector = MarkovBlanketSelector("foci").fit(X.set_axis(range(6), axis=1), y)
     assert selector.blanket_.tolist() == foci(X, y).order.tolist()
     assert not hasattr(selector, "feature_names_in_")
 
 
 def test_transform_keeps_the_columns(data):
     X, y = data
-    selector = MarkovBlanketSelector()
+    selector = MarkovBlanketSelector("foci")
     np.testing.assert_array_equal(selector.fit_transform(X, y), X[["b", "e"]])
     np.testing.assert_array_equal(selector.transform(X.iloc[:7]), X[["b", "e"]].iloc[:7])
     back = selector.inverse_transform(selector.transform(X))
@@ -181,20 +183,20 @@ def test_transform_keeps_the_columns(data):
 
 def test_set_output(data):
     X, y = data
-    chosen = MarkovBlanketSelector().set_output(transform="pandas").fit(X, y).transform(X)
+    chosen = MarkovBlanketSelector("foci").set_output(transform="pandas").fit(X, y).transform(X)
     pd.testing.assert_frame_equal(chosen, X[["b", "e"]])
-    chosen = MarkovBlanketSelector().set_output(transform="polars").fit(X, y).transform(X)
+    chosen = MarkovBlanketSelector("foci").set_output(transform="polars").fit(X, y).transform(X)
     assert isinstance(chosen, pl.DataFrame)
     assert chosen.columns == ["b", "e"]
     np.testing.assert_array_equal(chosen.to_numpy(), X[["b", "e"]])
     frame = pl.from_pandas(X)
-    selector = MarkovBlanketSelector().set_output(transform="polars").fit(frame, pl.Series(y))
+    selector = MarkovBlanketSelector("foci").set_output(transform="polars").fit(frame, pl.Series(y))
     assert selector.transform(frame).columns == ["b", "e"]
 
 
 def test_mixed_frame(mixed):
     X, y = mixed
-    selector = MarkovBlanketSelector(n_neighbors=5).set_output(transform="pandas").fit(X, y)
+    selector = MarkovBlanketSelector("foci", n_neighbors=5).set_output(transform="pandas").fit(X, y)
     chosen = selector.transform(X)
     assert set(X.columns[selector.blanket_[:2]]) == {"grade", "colour"}
     assert chosen.columns.tolist() == X.columns[selector.support_].tolist()
@@ -207,8 +209,8 @@ def test_polars_frame_is_the_pandas_frame(mixed):
     X, y = mixed
     options = {"stop": False, "n_neighbors": 3}
     X = X.drop(columns="grade")  # polars 1-to-1: an Enum is a category
-    pandas = MarkovBlanketSelector(**options).fit(X, y)
-    polars = MarkovBlanketSelector(**options).fit(pl.from_pandas(X), pl.Series(np.asarray(y)))
+    pandas = MarkovBlanketSelector("foci", **options).fit(X, y)
+    polars = MarkovBlanketSelector("foci", **options).fit(pl.from_pandas(X), pl.Series(np.asarray(y)))
     assert polars.path_.names == pandas.path_.names
     np.testing.assert_array_equal(polars.path_.cumulative, pandas.path_.cumulative)
     assert polars.get_feature_names_out().tolist() == pandas.get_feature_names_out().tolist()
@@ -217,26 +219,26 @@ def test_polars_frame_is_the_pandas_frame(mixed):
 def test_constant_columns_are_left_out(mixed):
     X, y = mixed
     for standardize in ("scale", "bounded", "rank", None):
-        selector = MarkovBlanketSelector(stop=False, standardize=standardize).fit(X, y)
+        selector = MarkovBlanketSelector("foci", stop=False, standardize=standardize).fit(X, y)
         assert not selector.support_[[5, 6]].any()
         assert selector.support_[:5].all()
         assert selector.n_features_in_ == 7
-    without = MarkovBlanketSelector(stop=False).fit(X.drop(columns=["fixed", "one"]), y)
-    with_them = MarkovBlanketSelector(stop=False).fit(X, y)
+    without = MarkovBlanketSelector("foci", stop=False).fit(X.drop(columns=["fixed", "one"]), y)
+    with_them = MarkovBlanketSelector("foci", stop=False).fit(X, y)
     assert without.path_.names == with_them.path_.names
     np.testing.assert_array_equal(without.path_.cumulative, with_them.path_.cumulative)
 
 
 def test_only_constant_columns():
     X, y = np.ones((30, 3)), np.arange(30.0)
-    selector = MarkovBlanketSelector().fit(X, y)
+    selector = MarkovBlanketSelector("foci").fit(X, y)
     assert not selector.support_.any()
     assert len(selector.path_) == 0
 
 
 def test_empty_selection_warns():
     x = np.arange(20.0)
-    selector = MarkovBlanketSelector().fit(x[:, None], np.tile([0.0, 1.0], 10))
+    selector = MarkovBlanketSelector("foci").fit(x[:, None], np.tile([0.0, 1.0], 10))
     assert not selector.support_.any()
     assert selector.blanket_.shape == (0,)
     assert selector.blanket_.dtype.kind == "i"
@@ -264,17 +266,17 @@ def test_inputs_are_not_modified(mixed):
 def test_classes(data):
     X, _ = data
     y = np.where(X.b > 0.5, "high", np.where(X.e > 0, "mid", "low"))
-    selector = MarkovBlanketSelector().fit(X, y)
+    selector = MarkovBlanketSelector("foci").fit(X, y)
     assert selector.blanket_.tolist() == foci(X, y).order.tolist()
     codes = np.unique(y, return_inverse=True)[1]
-    nominal = MarkovBlanketSelector(nominal_y=True).fit(X, codes)
+    nominal = MarkovBlanketSelector("foci", nominal_y=True).fit(X, codes)
     np.testing.assert_array_equal(nominal.path_.cumulative, selector.path_.cumulative)
 
 
 def test_several_responses(data):
     X, y = data
     Y = np.column_stack([y, X.c])
-    selector = MarkovBlanketSelector(stop=False).fit(X, Y)
+    selector = MarkovBlanketSelector("foci", stop=False).fit(X, Y)
     path = foci(X, Y, stop=False)
     assert selector.blanket_.tolist() == path.order.tolist()
     np.testing.assert_array_equal(selector.path_.cumulative, path.cumulative)
@@ -282,7 +284,7 @@ def test_several_responses(data):
 
 def test_column_vector_y(data):
     X, y = data
-    selector = MarkovBlanketSelector().fit(X, np.asarray(y)[:, None])
+    selector = MarkovBlanketSelector("foci").fit(X, np.asarray(y)[:, None])
     assert selector.blanket_.tolist() == foci(X, y).order.tolist()
 
 
@@ -292,7 +294,7 @@ def test_column_vector_y(data):
 def test_pipeline(data):
     X, y = data
     pipeline = make_pipeline(
-        SimpleImputer(), StandardScaler(), MarkovBlanketSelector(), RandomForestRegressor(20, random_state=0)
+        SimpleImputer(), StandardScaler(), MarkovBlanketSelector("foci"), RandomForestRegressor(20, random_state=0)
     )
     pipeline.fit(X.mask(np.eye(len(X), 6, dtype=bool)), y)
     assert pipeline[:-1].get_feature_names_out().tolist() == ["b", "e"]
@@ -301,7 +303,7 @@ def test_pipeline(data):
 
 def test_cross_validation_and_search():
     X, y = load_breast_cancer(return_X_y=True, as_frame=True)
-    pipeline = make_pipeline(MarkovBlanketSelector(), DecisionTreeClassifier(random_state=0))
+    pipeline = make_pipeline(MarkovBlanketSelector("foci"), DecisionTreeClassifier(random_state=0))
     assert cross_val_score(pipeline, X, y, cv=3).mean() > 0.85
     grid = {"markovblanketselector__max_features": [1, 3], "markovblanketselector__n_neighbors": [1, 10]}
     search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
@@ -324,8 +326,8 @@ def test_pickle_and_clone(mixed):
 
 def test_representation(data):
     X, y = data
-    selector = MarkovBlanketSelector(n_neighbors=3)
-    assert repr(selector) == "MarkovBlanketSelector(n_neighbors=3)"
+    selector = MarkovBlanketSelector("foci", n_neighbors=3)
+    assert repr(selector) == "MarkovBlanketSelector(method='foci', n_neighbors=3)"
     assert "MarkovBlanketSelector" in selector.fit(X, y)._repr_html_()
 
 
@@ -360,11 +362,11 @@ def test_same_bits_for_joblib_backends(method, backend, mixed):
 def test_same_bits_on_dask(mixed):
     distributed = pytest.importorskip("distributed")
     X, y = mixed
-    alone = MarkovBlanketSelector(stop=False).fit(X, y)
+    alone = MarkovBlanketSelector("foci", stop=False).fit(X, y)
     cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with (
         distributed.LocalCluster(**cluster) as local,
         distributed.Client(local),
         joblib.parallel_config(backend="dask"),
     ):
-        assert_same_fit(MarkovBlanketSelector(stop=False).fit(X, y), alone)
+        assert_same_fit(MarkovBlanketSelector("foci", stop=False).fit(X, y), alone)

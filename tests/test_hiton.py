@@ -96,7 +96,7 @@ def test_parents_children_and_spouses_are_found(global_random_seed):
     X, y = simulate(3000, np.random.default_rng(global_random_seed))
     found = find(X, y, global_random_seed)
     assert set(found.members) == {0, 1, 2, 3}
-    assert all(_hiton.MAJORITY <= found.scores[v] <= 1.0 for v in found.members)
+    assert all(_hiton.SHARE <= found.scores[v] <= 1.0 for v in found.members)
     assert set(found.pvalues) == set(found.members)
     assert max(found.pvalues.values()) <= 0.05
 

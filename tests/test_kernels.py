@@ -316,7 +316,7 @@ def test_import_needs_no_heavy_package():
         rng = np.random.default_rng(0)
         X = rng.normal(size=(60, 3))
         path = codec.foci(X, X[:, 1], verbose=True)
-        codec.MarkovBlanketSelector().fit(X, X[:, 1])
+        codec.MarkovBlanketSelector("foci").fit(X, X[:, 1])
         print(path.order.tolist())
     """
     assert "1" in run_python(code)

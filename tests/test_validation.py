@@ -14,7 +14,7 @@ N = 20
 
 
 def select(y, X, **options):
-    return MarkovBlanketSelector(**options).fit(X, y).path_
+    return MarkovBlanketSelector(**{"method": "foci", **options}).fit(X, y).path_
 
 
 # name -> (call(y, predictors, **options), what the predictors are called)
@@ -202,7 +202,8 @@ EXTRA_OPTIONS["lfoci"] = {
     "noise": EXTRA_OPTIONS["lcodec"]["noise"],
 }
 EXTRA_OPTIONS["selector"] = {
-    **{k: v for k, v in EXTRA_OPTIONS["foci"].items() if k not in ("ties", "nan_policy", "rng")},
+    **{k: v for k, v in EXTRA_OPTIONS["foci"].items() if k not in ("ties", "nan_policy", "rng", "include")},
+    "always_include": EXTRA_OPTIONS["foci"]["include"],
     "method": ["FOCI", "mfoci", None, 3],
 }
 CASES = [

@@ -1,0 +1,309 @@
+"""One step of a search: all candidates tested given the same features, with the same copies of y.
+
+The residuals of y on the selected features, the smoother's kernels, the neighbours and the copies of y
+are made once and serve every candidate. Every candidate's terms are those of
+:class:`codec._omnibus.Omnibus`, each standardized over all B + 1 values, the observed one included, and
+the largest is the candidate's value. If no candidate depends on y given the selected ones, the B + 1
+arrays of values are exchangeable whatever the dependence among candidates, so that
+
+* the rank of the largest observed value among the copies' largest values is a p-value for the step
+  (family-wise), and
+* the mean number of candidates whose copies reach a value is what chance alone would select at it.
+
+Graphs for the residual CODEC cost more than all other terms. They are built for the candidates with the
+ten largest values **over all B + 1**, a choice that treats the observed data like every copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from codec._nulls import Setting, block_sizes, find_strata
+from codec._omnibus import (
+    SINGLE_PRECISION_ROWS,
+    Moving,
+    default_neighbors,
+    residual_codec,
+    residual_graph,
+    standardize_rows,
+)
+from codec._plans import TOLERANCE
+from codec._residuals import embed
+from codec._validation import BoolArray, FloatArray, IntArray, Table
+
+MAX_GRAPHS = 10  # candidates whose residual CODEC is computed
+FIRST_LOOK = 39  # copies after which a hopeless step is given up
+CHUNK_ENTRIES = 4_000_000  # numbers in the columns of a chunk of candidates
+CHUNK_CANDIDATES = 32
+
+
+# --------------------------------------------------------------------------- the features
+@dataclass(frozen=True)
+class Features:
+    """Columns in groups: a feature is a group, and most groups are one column.
+
+    Attributes
+    ----------
+    table : Table
+    groups : tuple of tuple of int
+        Columns of each feature.
+    """
+
+    table: Table
+    groups: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def part(self, chosen: Sequence[int]) -> Table:
+        """The columns of some features side by side."""
+        columns = [j for feature in chosen for j in self.groups[feature]]
+        return replace(
+            self.table,
+            columns=self.table.columns[columns],
+            nominal=self.table.nominal[columns],
+            names=tuple(self.table.names[j] for j in columns),
+        )
+
+    def take(self, rows: IntArray) -> Features:
+        return replace(self, table=self.table.take(rows))
+
+
+def single_columns(table: Table) -> Features:
+    return Features(table, tuple((j,) for j in range(len(table.names))))
+
+
+def with_indicators(features: Features) -> Features:
+    """Missing numbers become the median, missing categories a category; groups also get what was missing.
+
+    The new columns stand behind the others.
+    """
+    table = features.table
+    missing = np.isnan(table.columns)
+    incomplete = np.flatnonzero(missing.any(axis=1))
+    if not incomplete.size:
+        return features
+    columns = table.columns.copy()
+    groups = [list(group) for group in features.groups]
+    indicators: list[FloatArray] = []
+    names: list[str] = []
+    for j in incomplete:
+        present = columns[j, ~missing[j]]
+        if table.nominal[j]:
+            columns[j, missing[j]] = present.max(initial=0.0) + 1.0
+            continue
+        columns[j, missing[j]] = np.median(present) if present.size else 0.0
+        group = next(group for group in groups if j in group)
+        group.append(len(columns) + len(indicators))
+        indicators.append(missing[j].astype(np.float64))
+        names.append(f"{table.names[j]} missing")
+    whole = Table(
+        np.concatenate([columns, *(row[None, :] for row in indicators)]),
+        np.concatenate([table.nominal, np.zeros(len(indicators), dtype=np.bool_)]),
+        (*table.names, *names),
+        table.argument,
+    )
+    return Features(whole, tuple(tuple(group) for group in groups))
+
+
+# --------------------------------------------------------------------------- the values of a step
+@dataclass(frozen=True)
+class Values:
+    """Largest standardized term of every candidate, observed and in every copy.
+
+    Attributes
+    ----------
+    candidates : tuple of int
+    values : ndarray of shape (candidates, B + 1)
+        The observed ones in column 0.
+    """
+
+    candidates: tuple[int, ...]
+    values: FloatArray
+
+    @property
+    def best(self) -> int:
+        """Place of the candidate with the largest observed value."""
+        return int(self.values[:, 0].argmax())
+
+    def statistic(self, place: int) -> float:
+        return float(self.values[place, 0])
+
+    def family_pvalue(self, place: int) -> float:
+        """Share of the B + 1 data sets in which any candidate reaches this one's observed value."""
+        return self._share(self._reached(place).any(axis=0))
+
+    def pvalue(self, place: int) -> float:
+        """Share of the B + 1 data sets in which this candidate reaches its observed value."""
+        return self._share(self._reached(place)[place])
+
+    def expected_false(self, place: int, n_features: int | None = None) -> float:
+        """How many of ``n_features`` features without dependence reach this one's observed value.
+
+        Estimated by the candidates' copies; never less than their resolution, and never less than
+        what one candidate alone gives, ``n_features`` times its p-value, would be at that resolution.
+        """
+        n_candidates, n_values = self.values.shape
+        weight = (n_features or n_candidates) / n_candidates
+        return float(weight * (1 + int(self._reached(place).sum())) / n_values)
+
+    def _reached(self, place: int) -> BoolArray:
+        bound = self.values[place, 0]
+        return np.asarray(self.values[:, 1:] >= bound - TOLERANCE * max(1.0, abs(bound)))
+
+    def _share(self, reached: Any) -> float:
+        return float((1 + reached.sum()) / self.values.shape[1])
+
+
+# --------------------------------------------------------------------------- the step
+class Step:
+    """Everything about y given some features that does not depend on the candidate.
+
+    Parameters
+    ----------
+    y : Table
+        Response, one or more columns.
+    features : Features
+    given : sequence of int
+        Features of the condition.
+    seed : int
+        Landmarks, ties and copies.
+    n_jobs : int, optional
+        Threads over chunks of candidates.
+    """
+
+    def __init__(
+        self, y: Table, features: Features, given: Sequence[int], seed: int, n_jobs: int | None = None
+    ) -> None:
+        self._features = features
+        self._n_jobs = n_jobs
+        setting_seed, self._draw_seed, self._graph_seed = (
+            int(s) for s in np.random.default_rng(seed).integers(2**63, size=3)
+        )
+        condition = features.part(given) if len(given) else None
+        strata = None if condition is None else find_strata(condition)
+        self._setting = Setting(y, condition, strata, np.random.default_rng(setting_seed))
+        self._null = self._setting.null()
+        self._entries = 8 * y.n_rows * len(self._setting.columns)
+        self._n = y.n_rows
+
+    def values(
+        self,
+        candidates: Sequence[int],
+        n_resamples: int,
+        give_up: float | None = None,
+        advance: Callable[[float], None] | None = None,
+    ) -> Values:
+        """The candidates' values.
+
+        Parameters
+        ----------
+        candidates : sequence of int
+        n_resamples : int
+            B
+        give_up : float, optional
+            Stop after a first look at 39 copies if more than this number of them already
+            reach the largest observed value: the rest could not make the step succeed.
+        advance : callable, optional
+            Told the share of the copies that is done.
+        """
+        panel = _Panel(self._setting, self._features, candidates, self._graph_seed, self._n_jobs)
+        panel.add(self._null.observed())
+        draws = np.random.default_rng(self._draw_seed)
+        for size in self._looks(n_resamples, give_up is not None):
+            for block in block_sizes(size, self._entries):
+                panel.add(self._null.draw(block, int(draws.integers(2**63))))
+                if advance is not None:
+                    advance(block / n_resamples)
+            found = panel.values()
+            if give_up is not None and found._reached(found.best).any(axis=0).sum() > give_up:
+                break
+        return found
+
+    def _looks(self, n_resamples: int, early: bool) -> list[int]:
+        if not early or n_resamples <= 2 * FIRST_LOOK:
+            return [n_resamples]
+        return [FIRST_LOOK, n_resamples - FIRST_LOOK]
+
+
+class _Panel:
+    """Candidates beside copies of y, growing block by block."""
+
+    def __init__(
+        self, setting: Setting, features: Features, candidates: Sequence[int], seed: int, n_jobs: int | None
+    ) -> None:
+        self._setting = setting
+        self._features = features
+        self._candidates = tuple(candidates)
+        self._seed = seed
+        self._n_jobs = n_jobs
+        self._functions = [f.astype(self._dtype(features)) for f in setting.varying()]
+        self._n = features.table.n_rows
+        self._terms: list[list[FloatArray]] = [[] for _ in self._candidates]
+        self._ranks: list[FloatArray] = []
+        self._codec: dict[int, tuple[IntArray, list[FloatArray]]] = {}
+        if len(candidates) > CHUNK_CANDIDATES:
+            setting.share_kernels()
+        size = max(1, min(CHUNK_CANDIDATES, CHUNK_ENTRIES // self._n))
+        self._chunks = [range(a, min(a + size, len(candidates))) for a in range(0, len(candidates), size)]
+        anchors = Parallel(n_jobs=n_jobs, prefer="threads")(delayed(self._anchors)(chunk) for chunk in self._chunks)
+        self._rows = [rows for chunk in anchors for rows in chunk]
+
+    @staticmethod
+    def _dtype(features: Features) -> type[np.floating[Any]]:
+        return np.float32 if features.table.n_rows > SINGLE_PRECISION_ROWS else np.float64
+
+    def _anchors(self, chunk: range) -> list[FloatArray]:
+        """Standardized residuals of each candidate of a chunk, (q, n)."""
+        blocks = [embed(self._features.part([self._candidates[i]])).T for i in chunk]
+        rows = standardize_rows(self._setting.anchors(np.ascontiguousarray(np.concatenate(blocks))))
+        rows = rows.astype(self._dtype(self._features))
+        return np.split(rows, np.cumsum([len(block) for block in blocks])[:-1])
+
+    def add(self, moving: Moving) -> None:
+        """The terms that need no graph, for one block of copies."""
+        found = Parallel(n_jobs=self._n_jobs, prefer="threads")(
+            delayed(self._products)(chunk, moving) for chunk in self._chunks
+        )
+        for i, terms in enumerate(terms for chunk in found for terms in chunk):
+            self._terms[i].append(terms)
+        self._ranks.append(moving.ranks)
+
+    def _products(self, chunk: range, moving: Moving) -> list[FloatArray]:
+        rng = np.random.default_rng(0)  # breaks ties in graphs, and there is none
+        return [
+            self._setting.omnibus(
+                self._features.part([self._candidates[i]]), self._rows[i].astype(np.float64), None, rng, self._functions
+            ).values(moving)
+            for i in chunk
+        ]
+
+    def values(self) -> Values:
+        """Values with all copies added so far."""
+        squares = np.stack([_squares(np.concatenate(parts, axis=1)).sum(axis=0) for parts in self._terms])
+        chosen = np.argsort(-squares.max(axis=1), kind="stable")[:MAX_GRAPHS]
+        found = Parallel(n_jobs=self._n_jobs, prefer="threads")(delayed(self._graph_term)(int(i)) for i in chosen)
+        for i, sums in zip(chosen, found, strict=True):
+            squares[i] += _squares(sums)
+        return Values(self._candidates, np.sqrt(squares))
+
+    def _graph_term(self, i: int) -> FloatArray:
+        """Residual CODEC of one candidate, observed and copies; blocks once computed are kept."""
+        if i not in self._codec:
+            rng = np.random.default_rng([self._seed, i])
+            k = default_neighbors(self._n)
+            near = residual_graph(self._rows[i].astype(np.float64), self._setting.points, k, rng)
+            self._codec[i] = (near, [])
+        near, done = self._codec[i]
+        done.extend(residual_codec(near, ranks) for ranks in self._ranks[len(done) :])
+        return np.concatenate(done)
+
+
+def _squares(terms: FloatArray) -> FloatArray:
+    """Squares of the positive standardized values: one strong view of the dependence counts, and so do many weak."""
+    return np.asarray(np.maximum(standardize_rows(terms), 0.0) ** 2)

@@ -1,0 +1,420 @@
+"""The calibrated search for a Markov blanket: screen, shrink, grow, shrink again.
+
+1. **Screen.** Extremely randomized trees on the features and a permuted copy of each; features more
+   important than every copy are listed, a dozen at most. Trees also list features that act only together.
+2. **Shrink.** From the least important on, each listed feature is tested given the others on the list. It
+   stays if, among all p features, at most alpha would be expected to reach its value by chance. The
+   list was made by looking at y, and this is what keeps the search honest: under pure noise a feature must
+   stand out from all p, however it came on the list. The last one is tested without a condition.
+3. **Grow.** All other features are tested given the members (:mod:`codec._family`); the best enters if the
+   family-wise p-value is at most alpha.
+4. **Shrink again.** Every member is tested given the others, those that entered in step 3 at the level alpha:
+   they have stood out from all others already. Steps 3 and 4 are repeated until nothing enters.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from codec._decisions import Action, Decision, Found
+from codec._family import Features, Step
+from codec._forward import Show, interruptible
+from codec._plans import single_thread
+from codec._residuals import embed
+from codec._validation import FloatArray, Table, constant_columns
+
+N_RESAMPLES = 199
+LARGE_ROWS = 20_000  # from here on fewer copies: every real dependence is far outside
+LARGE_RESAMPLES = 59
+SCREEN_FEATURES = 12  # listed at most, unless asked for more
+SCREEN_TREES = 100
+SCREEN_ROWS = 5_000  # rows that trees are grown on, at most
+ROWS_PER_MEMBER = 15  # fewer rows for each member than this leave nothing to smooth with
+MAX_ROUNDS = 3  # of growing and shrinking
+
+CITestFunction = Callable[..., Any]
+
+
+# --------------------------------------------------------------------------- judging
+@dataclass(frozen=True)
+class Verdict:
+    """Value of a test, its own p-value, and what is compared with alpha."""
+
+    statistic: float
+    pvalue: float
+    adjusted: float
+
+
+class Judge(Protocol):
+    """Decides about one member, or among many candidates."""
+
+    def member(self, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
+        """Test one feature that stands for a choice among ``among`` (itself included)."""
+
+    def best(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
+        """The strongest candidate; its ``adjusted`` p-value allows for the number of candidates."""
+
+
+@dataclass(frozen=True)
+class _Best:
+    feature: int
+    verdict: Verdict
+
+
+class Calibrated:
+    """The omnibus statistic, all candidates under the same copies of y."""
+
+    def __init__(self, y: Table, features: Features, alpha: float, seed: int, n_jobs: int | None) -> None:
+        self._y, self._features, self._alpha = y, features, alpha
+        self._seed, self._n_jobs = seed, n_jobs
+        usual = N_RESAMPLES if y.n_rows <= LARGE_ROWS else LARGE_RESAMPLES
+        self._n_resamples = max(usual, int(np.ceil(2.0 / alpha)) - 1)
+
+    def member(self, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
+        others = [v for v in among if v != feature and v not in given]
+        needed = int(np.ceil(2.0 * len(among) / (self._alpha * (self._n_resamples + 1))))
+        n_others = min(len(others), needed - 1) if len(among) > 1 else 0
+        rng = np.random.default_rng([self._seed, feature, *sorted(given)])
+        chosen = rng.choice(others, n_others, replace=False).tolist() if n_others else []
+        step = Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
+        values = step.values([feature, *chosen], self._n_resamples)
+        own = values.pvalue(0)
+        adjusted = own if len(among) == 1 else values.expected_false(0, len(among))
+        return Verdict(values.statistic(0), own, adjusted)
+
+    def best(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
+        step = Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
+        hopeless = self._alpha * (self._n_resamples + 1)
+        values = step.values(candidates, self._n_resamples, hopeless, advance)
+        place = values.best
+        verdict = Verdict(values.statistic(place), values.pvalue(place), values.family_pvalue(place))
+        return _Best(candidates[place], verdict)
+
+
+class External:
+    """A user's test, Bonferroni over the candidates."""
+
+    def __init__(self, test: CITestFunction, y: Table, features: Features, alpha: float, seed: int) -> None:
+        self._test, self._features, self._alpha = test, features, alpha
+        self._y = to_data(y)
+        if isinstance(self._y, np.ndarray) and self._y.shape[1] == 1:
+            self._y = self._y[:, 0]
+        self._seed = seed
+        try:
+            self._known = set(inspect.signature(test).parameters)
+        except (TypeError, ValueError):  # built-in functions have none
+            self._known = set()
+
+    def _ask(self, feature: int, given: Sequence[int], n_tests: int) -> tuple[float, float]:
+        options: dict[str, Any] = {}
+        if "rng" in self._known:
+            options["rng"] = np.random.default_rng([self._seed, feature, *sorted(given)])
+        if "n_resamples" in self._known:
+            options["n_resamples"] = max(N_RESAMPLES, int(np.ceil(2.0 * n_tests / self._alpha)) - 1)
+        condition = to_data(self._features.part(sorted(given))) if len(given) else None
+        statistic, pvalue = self._test(self._y, to_data(self._features.part([feature])), condition, **options)
+        if not 0.0 <= float(pvalue) <= 1.0:
+            raise ValueError(f"test returned the p-value {pvalue!r}; it must return (statistic, pvalue).")
+        return float(statistic), float(pvalue)
+
+    def member(self, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
+        statistic, pvalue = self._ask(feature, given, len(among))
+        return Verdict(statistic, pvalue, min(1.0, pvalue * len(among)))
+
+    def best(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
+        found = []
+        for v in candidates:
+            found.append(self._ask(v, given, len(candidates)))
+            advance(1.0 / len(candidates))
+        place = min(range(len(found)), key=lambda i: (found[i][1], -found[i][0]))
+        statistic, pvalue = found[place]
+        return _Best(candidates[place], Verdict(statistic, pvalue, min(1.0, pvalue * len(candidates))))
+
+
+def to_data(table: Table) -> Any:
+    """An array (n, d), or a pandas frame where columns are categories without order."""
+    if not table.nominal.any():
+        return table.columns.T.copy()
+    columns = {
+        name: pd.Categorical(values) if nominal else values
+        for name, values, nominal in zip(table.names, table.columns, table.nominal, strict=True)
+    }
+    return pd.DataFrame(columns)
+
+
+# --------------------------------------------------------------------------- the screen
+def screen_features(
+    y: Table, features: Features, candidates: Sequence[int], cap: int, seed: int, n_jobs: int | None
+) -> list[tuple[int, float]]:
+    """Features that trees find more important than every permuted copy, most important first."""
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+    rng = np.random.default_rng(seed)
+    rows = np.arange(y.n_rows)
+    if y.n_rows > SCREEN_ROWS:
+        rows = np.sort(rng.choice(y.n_rows, SCREEN_ROWS, replace=False))
+    blocks = [features.part([v]).columns[:, rows] for v in candidates]
+    shadows = [block[:, rng.permutation(rows.size)] for block in blocks]
+    design = np.concatenate([*blocks, *shadows]).T
+    classes = len(y.names) == 1 and bool(y.nominal[0])
+    model = (ExtraTreesClassifier if classes else ExtraTreesRegressor)(
+        SCREEN_TREES,
+        max_features=1.0 if design.shape[1] <= 200 else 1.0 / 3.0,
+        min_samples_leaf=3,
+        n_jobs=n_jobs,
+        random_state=int(rng.integers(2**31)),
+    )
+    target = y.columns[0, rows] if classes else embed(y.take(rows))
+    if target.shape[-1] == 0 or np.ptp(target, axis=0).max() == 0.0:  # constant in these rows
+        return []
+    importance = model.fit(design, target.squeeze()).feature_importances_
+    starts = np.concatenate([[0], np.cumsum([len(block) for block in (*blocks, *shadows)])[:-1]])
+    both = np.add.reduceat(importance, starts)
+    real, copies = both[: len(candidates)], both[len(candidates) :]
+    listed = [i for i in np.argsort(-real, kind="stable").tolist() if real[i] > copies.max()]
+    return [(candidates[i], float(real[i])) for i in listed[:cap]]
+
+
+# --------------------------------------------------------------------------- the search
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search.
+
+    Attributes
+    ----------
+    alpha : float
+    max_features : int or None
+        Members at most, ``always_include`` not counted.
+    screen : int
+        Features listed at most; 0: no screen.
+    always_include : tuple of int
+    test : callable or None
+        A user's test instead of the calibrated one.
+    n_jobs : int or None
+    """
+
+    alpha: float = 0.05
+    max_features: int | None = None
+    screen: int = SCREEN_FEATURES
+    always_include: tuple[int, ...] = ()
+    test: CITestFunction | None = None
+    n_jobs: int | None = None
+
+
+def make_judge(y: Table, features: Features, options: SearchOptions, seed: int) -> Judge:
+    if options.test is not None:
+        return External(options.test, y, features, options.alpha, seed)
+    return Calibrated(y, features, options.alpha, seed, options.n_jobs)
+
+
+def find_blanket(y: Table, features: Features, options: SearchOptions, rng: np.random.Generator, show: Show) -> Found:
+    """Search for the Markov blanket of y among the features.
+
+    Parameters
+    ----------
+    y : Table
+        One response or several, which are then explained together.
+    features : Features
+    options : SearchOptions
+    rng : Generator
+        One draw seeds everything.
+    show : callable
+        Progress, as :func:`codec._forward.show_progress` after its first two arguments.
+
+    Returns
+    -------
+    Found
+        Features are indices of ``features.groups``.
+    """
+    seed, screen_seed = (int(s) for s in rng.integers(2**63, size=2))
+    search = _Search(y, features, options, make_judge(y, features, options, seed), show)
+    with interruptible(), single_thread():
+        return search.run(screen_seed)
+
+
+@dataclass
+class _Search:
+    """Members and decisions so far."""
+
+    y: Table
+    features: Features
+    options: SearchOptions
+    judge: Judge
+    show: Show
+    members: list[int] = field(default_factory=list)
+    entered: set[int] = field(default_factory=set)
+    decisions: list[Decision] = field(default_factory=list)
+    n_tests: int = 0
+
+    def __post_init__(self) -> None:
+        self.always = list(self.options.always_include)
+        constant = constant_columns(self.features.table)
+        self.pool = [
+            v
+            for v, group in enumerate(self.features.groups)
+            if v not in self.options.always_include and not constant[list(group)].all()
+        ]
+        self.limit = max(1, self.y.n_rows // ROWS_PER_MEMBER - len(self.always))
+        if self.options.max_features is not None:
+            self.limit = min(self.limit, self.options.max_features)
+        self.known: dict[tuple[int, frozenset[int], int], Verdict] = {}
+
+    def run(self, screen_seed: int) -> Found:
+        if self.options.screen and len(self.pool) > 1:
+            self.screen(screen_seed)
+            self.shrink()
+        for _ in range(MAX_ROUNDS):
+            n_before = len(self.members)
+            self.grow()
+            grew = len(self.members) > n_before
+            if grew or n_before:
+                self.shrink()
+            if not grew:
+                break
+        return self.finish()
+
+    def screen(self, seed: int) -> None:
+        cap = min(self.options.screen, self.limit) if self.options.test is None else self.options.screen
+        cap = max(1, min(cap, self.y.n_rows // ROWS_PER_MEMBER))
+        with self.show(f"screen: {len(self.pool)} features"):
+            listed = screen_features(self.y, self.features, self.pool, cap, seed, self.options.n_jobs)
+        for v, importance in listed:
+            self.note(
+                "screened", v, (), Verdict(importance, np.nan, np.nan), len(self.pool), "trees: beyond all copies"
+            )
+        self.members = [v for v, _ in listed]
+
+    def shrink(self) -> None:
+        """Test members from the last on, given all others, until a whole round removes none."""
+        while self.members:
+            removed = False
+            with self.show(f"shrink: {len(self.members)} members") as advance:
+                share = 1.0 / len(self.members)
+                for v in self.members[::-1]:
+                    removed |= not self.stays(v)
+                    advance(share)
+            if not removed:
+                return
+
+    def stays(self, v: int) -> bool:
+        others = [u for u in [*self.always, *self.members] if u != v]
+        among = [v] if v in self.entered else self.pool
+        key = (v, frozenset(others), len(among))
+        new = key not in self.known
+        if new:
+            self.known[key] = self.judge.member(v, others, among)
+            self.n_tests += 1
+        verdict = self.known[key]
+        kept = verdict.adjusted <= self.options.alpha
+        if not kept:
+            self.members.remove(v)
+            self.entered.discard(v)
+        if new:
+            what = "p" if len(among) == 1 else f"expected by chance among {len(among)}:"
+            self.note("kept" if kept else "removed", v, others, verdict, len(among), f"{what} {verdict.adjusted:.3g}")
+        return kept
+
+    def grow(self) -> None:
+        """Add the best candidate as long as it stands out from all candidates."""
+        while len(self.members) < self.limit:
+            candidates = [v for v in self.pool if v not in self.members]
+            given = [*self.always, *self.members]
+            if not candidates:
+                self.stop(-1, given, Verdict(np.nan, np.nan, np.nan), 0, "no candidate is left")
+                return
+            with self.show(f"grow: {len(candidates)} candidates, {len(given)} members") as advance:
+                best = self.judge.best(candidates, given, advance)
+            self.n_tests += len(candidates)
+            if best.verdict.adjusted > self.options.alpha:
+                self.stop(best.feature, given, best.verdict, len(candidates), "the best candidate does not stand out")
+                return
+            self.note("entered", best.feature, given, best.verdict, len(candidates), "stands out from all candidates")
+            self.members.append(best.feature)
+            self.entered.add(best.feature)
+        self.stop(-1, self.members, Verdict(np.nan, np.nan, np.nan), 0, f"the limit of {self.limit} members is reached")
+
+    def stop(self, v: int, given: Sequence[int], verdict: Verdict, n: int, reason: str) -> None:
+        self.note("stopped", v, given, verdict, n, reason)
+
+    def note(self, action: Action, v: int, given: Sequence[int], verdict: Verdict, n: int, reason: str) -> None:
+        pvalue = verdict.adjusted if action in {"entered", "stopped"} else verdict.pvalue
+        self.decisions.append(Decision(action, v, tuple(given), verdict.statistic, pvalue, n, reason))
+
+    def finish(self) -> Found:
+        """Members with the tests given all others; the last shrink has made them."""
+        scores, pvalues = {}, {}
+        for v in self.members:
+            verdict = self.last(v)
+            scores[v], pvalues[v] = verdict.statistic, verdict.pvalue
+        return Found((*self.always, *self.members), tuple(self.decisions), self.n_tests, scores, pvalues)
+
+    def last(self, v: int) -> Verdict:
+        others = frozenset(u for u in [*self.always, *self.members] if u != v)
+        found = [self.known[key] for key in self.known if key[:2] == (v, others)]
+        return found[-1] if found else self.judge.member(v, sorted(others), [v])
+
+
+# --------------------------------------------------------------------------- given a blanket
+def member_pvalues(
+    y: Table, features: Features, members: Sequence[int], options: SearchOptions, rng: np.random.Generator
+) -> dict[int, tuple[float, float]]:
+    """Statistic and p-value of each member given the other members, on rows that took no part in the search."""
+    judge = make_judge(y, features, options, int(rng.integers(2**63)))
+    with interruptible(), single_thread():
+        found = {v: judge.member(v, [u for u in members if u != v], [v]) for v in members}
+    return {v: (verdict.statistic, verdict.pvalue) for v, verdict in found.items()}
+
+
+def keep_mutual(
+    y: Table, features: Features, found: Found, options: SearchOptions, rng: np.random.Generator, show: Show
+) -> Found:
+    """The AND rule: only members in whose own blanket y is."""
+    table = features.table
+    both = Table(
+        np.concatenate([table.columns, y.columns]),
+        np.concatenate([table.nominal, y.nominal]),
+        (*table.names, *y.names),
+        table.argument,
+    )
+    own = tuple(range(len(table.names), len(both.names)))
+    kept, decisions, n_tests = [], list(found.decisions), found.n_tests
+    for v in found.members:
+        if v in options.always_include:
+            kept.append(v)
+            continue
+        others = [group for u, group in enumerate(features.groups) if u != v]
+        theirs = find_blanket(
+            features.part([v]), Features(both, (*others, own)),
+            SearchOptions(options.alpha, options.max_features, options.screen, (), options.test, options.n_jobs),
+            rng, show,
+        )  # fmt: skip
+        n_tests += theirs.n_tests
+        if len(others) in theirs.members:
+            kept.append(v)
+        else:
+            decisions.append(
+                Decision("removed", v, (), np.nan, np.nan, len(others) + 1, "y is not in this feature's blanket")
+            )
+    return Found(
+        tuple(kept),
+        tuple(decisions),
+        n_tests,
+        {v: found.scores[v] for v in kept if v in found.scores},
+        {v: found.pvalues[v] for v in kept if v in found.pvalues},
+    )
+
+
+def spread_values(
+    values: dict[int, float], groups: Sequence[Sequence[int]], n_columns: int, empty: float
+) -> FloatArray:
+    """Values of features at all their columns."""
+    spread = np.full(n_columns, empty)
+    for feature, value in values.items():
+        spread[list(groups[feature])] = value
+    return spread

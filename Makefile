@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV ?= .venv
 PYTEST_ARGS ?=
 PYTHON_TESTS ?= tests/test_properties.py
+EXPERIMENTS ?= blankets celeba spurious mnist cifar kfac text faces reid
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet \
@@ -12,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint slow coverage docs figures bench-quick bench clean
+.PHONY: help demo test lint slow coverage docs figures bench-quick bench paper clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,8 +52,15 @@ bench-quick: $(VENV)/.test  ## the benchmarks on small data, in seconds
 bench: $(VENV)/.test  ## the benchmarks in full; writes benchmarks/results
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
+# `make paper FULL=1` takes the full settings and writes benchmarks/results/paper; a script that fails does not stop the rest.
+paper: $(VENV)/.test  ## the paper's experiments, small, and one page with all of them; FULL=1: in full
+	@failed=""; for name in $(EXPERIMENTS); do script=benchmarks/paper/$$name.py; \
+		[ ! -f $$script ] || $(BIN)/python $$script $(if $(FULL),,--quick) || failed="$$failed $$name"; done; \
+		$(BIN)/python benchmarks/paper/report.py $(if $(FULL),,--quick) || exit 1; \
+		[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
+
 clean:  ## remove what the commands above created
-	rm -rf $(VENV) docs/_build docs/api/generated .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) build/paper* docs/_build docs/api/generated .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis .coverage htmlcov
 
 # ---------------------------------------------------------------- the environment

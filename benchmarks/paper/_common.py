@@ -1,0 +1,243 @@
+"""What every experiment of the paper shares: options, tables and figures as data, drawing, the JSON.
+
+An experiment is a script with ``run(arguments)``, which returns tables, figures and notes, and a ``main()`` that
+hands it to :func:`main`. Figures are numbers in the JSON; :func:`draw` makes the picture, so that the page and the
+documentation show the same. Import this module before numpy: it limits the libraries below numpy to one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import _harness
+
+os.environ.update({name: "1" for name in _harness.THREADS if name not in os.environ})
+
+EXPERIMENTS = ("blankets", "celeba", "spurious", "mnist", "cifar", "kfac", "text", "faces", "reid")
+FULL = _harness.RESULTS / "paper"
+QUICK = _harness.ROOT / "build" / "paper"
+PACKAGES = ("codec", "numpy", "scipy", "scikit-learn", "numba", "torch", "transformers")
+TIME = "CPU s"  # a column whose name holds this is a time: all others are the same for the same seed
+
+
+# ---------------------------------------------------------------------- what an experiment returns
+@dataclass(frozen=True)
+class Table:
+    """Rows of numbers beside the paper's.
+
+    A cell is a number, a text, None, or a pair (mean, standard error). `paper` holds one cell a row, the number the
+    paper reports for the column `against`; leave both out where it reports none.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    paper: Sequence[Any] = ()
+    against: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        wrong = [row for row in self.rows if len(row) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"table {self.name}: {len(self.columns)} columns, but a row is {wrong[0]}.")
+        if self.paper and (len(self.paper) != len(self.rows) or self.against not in self.columns):
+            raise ValueError(f"table {self.name}: paper needs a cell for each row and a column to stand against.")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: lines {label, x, y}, marks {label, x, y}, an image (rows of numbers), or bars {label, y}."""
+
+    title: str = ""
+    xlabel: str = ""
+    ylabel: str = ""
+    lines: Sequence[dict[str, Any]] = ()
+    marks: Sequence[dict[str, Any]] = ()
+    bars: Sequence[dict[str, Any]] = ()
+    image: Sequence[Sequence[float]] = ()
+    xlog: bool = False
+    diagonal: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels side by side, in rows of `across`."""
+
+    name: str
+    title: str
+    panels: Sequence[Panel]
+    across: int = 4
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph: what was found, what was not run and why."""
+
+    text: str
+
+
+Item = Table | Figure | Note
+
+
+# ---------------------------------------------------------------------- the store
+@dataclass
+class Kept:
+    """Results of finished parts of a long run, written as they come; a second run with the same settings continues."""
+
+    path: Path
+    settings: dict[str, Any]
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        stored = json.loads(self.path.read_text()) if self.path.exists() else {}
+        if stored.get("settings") == self.settings:
+            self.parts = stored["parts"]
+
+    def __call__(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return the part of this name (something JSON can hold), computed unless it is there."""
+        if key not in self.parts:
+            self.parts[key] = json.loads(json.dumps(compute()))
+            _harness.write_json({"settings": self.settings, "parts": self.parts}, self.path)
+            print(f"  {key}", flush=True)
+        return self.parts[key]
+
+
+# ---------------------------------------------------------------------- the script
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The options that all experiments have; a script may add its own."""
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, default=_harness.ROOT.parent / "shared" / "data", help="folder with data")
+    options.add_argument("--quick", action="store_true", help="small settings, seconds")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument(
+        "--output", type=Path, help="folder of the JSON; benchmarks/results/paper, build/paper if quick"
+    )
+    return options
+
+
+def main(
+    run: Callable[[argparse.Namespace], Sequence[Item]],
+    *,
+    name: str,
+    title: str,
+    options: argparse.ArgumentParser,
+    arguments: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Parse, run, print the tables, write NAME.json; return what was written.
+
+    `run` finds in `arguments` what the parser read and ``keep``, a :class:`Kept`.
+    """
+    parsed = options.parse_args(arguments)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    folder = parsed.output or (QUICK if parsed.quick else FULL)
+    settings = {key: value for key, value in vars(parsed).items() if not isinstance(value, Path) and key != "output"}
+    parsed.keep = Kept(folder / f"{name}.partial.json", settings)
+    start = time.process_time()
+    items = list(run(parsed))
+    report = {
+        "experiment": EXPERIMENTS.index(name) + 1,
+        "name": name,
+        "title": title,
+        "settings": settings,
+        "cpu_s": round(time.process_time() - start, 1),
+        "environment": _harness.environment(PACKAGES),
+        "items": [{"kind": type(item).__name__.lower(), **asdict(item)} for item in items],
+    }
+    for item in items:
+        print(text(item), flush=True)
+    path = folder / f"{name}.json"
+    _harness.write_json(report, path)
+    parsed.keep.path.unlink(missing_ok=True)
+    stored: dict[str, Any] = json.loads(path.read_text())
+    return stored
+
+
+def load(folder: Path) -> dict[str, dict[str, Any]]:
+    """The reports in a folder by name, in the order of the experiments."""
+    paths = {name: folder / f"{name}.json" for name in EXPERIMENTS}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+# ---------------------------------------------------------------------- tables as text
+def cell(value: Any) -> str:
+    """Three digits of a number; mean ± error of a pair."""
+    if value is None:
+        return "-"
+    if isinstance(value, (list, tuple)):
+        return " ± ".join(cell(v) for v in value)
+    if isinstance(value, float):
+        size = abs(value)
+        return f"{value:,.0f}" if size >= 99.95 else f"{value:.3g}" if size >= 1e-3 or not size else f"{value:.1e}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def grid(table: dict[str, Any]) -> list[list[str]]:
+    """Header and rows of a table as text, the paper's numbers last."""
+    header, rows = list(table["columns"]), [[cell(value) for value in row] for row in table["rows"]]
+    if table["paper"]:
+        header.append(f"{table['against']}, the paper")
+        rows = [[*row, cell(value)] for row, value in zip(rows, table["paper"], strict=True)]
+    return [header, *rows]
+
+
+def text(item: Item) -> str:
+    """What the terminal shows."""
+    if isinstance(item, Note):
+        return item.text
+    if isinstance(item, Figure):
+        return f"[figure {item.name}: {item.title}]"
+    lines = grid(asdict(item))
+    width = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    body = ["  ".join(part.ljust(w) for part, w in zip(line, width, strict=True)).rstrip() for line in lines]
+    return "\n".join([item.title, *body, item.note]).rstrip() + "\n"
+
+
+# ---------------------------------------------------------------------- figures
+def draw(figure: dict[str, Any]) -> Any:
+    """A matplotlib figure of the numbers of a report."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    panels = figure["panels"]
+    across = min(figure["across"], len(panels))
+    down = -(-len(panels) // across)
+    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        picture = Picture(figsize=(max(3.2 * across, 5.0), 2.9 * down), layout="constrained")
+        FigureCanvasAgg(picture)
+        for place, panel in enumerate(panels):
+            _draw_panel(picture.add_subplot(down, across, place + 1), panel)
+    return picture
+
+
+def _draw_panel(axes: Any, panel: dict[str, Any]) -> None:
+    if panel["image"]:
+        axes.imshow(panel["image"], cmap="magma")
+        axes.set_axis_off()
+    for line in panel["lines"]:
+        axes.plot(line["x"], line["y"], label=line["label"], lw=1.5)
+    for mark in panel["marks"]:
+        axes.plot(mark["x"], mark["y"], "o", label=mark["label"], ms=6)
+    if panel["bars"]:
+        axes.barh([bar["label"] for bar in panel["bars"]], [bar["y"] for bar in panel["bars"]])
+        axes.invert_yaxis()
+    if panel["diagonal"]:
+        axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":", zorder=0)
+    if panel["xlog"]:
+        axes.set_xscale("log")
+    axes.set(title=panel["title"], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
+    if panel["lines"] or panel["marks"]:
+        axes.legend(frameon=False, fontsize="small")

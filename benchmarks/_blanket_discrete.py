@@ -1,13 +1,13 @@
 """Discrete Bayesian networks with known Markov blankets: data, peers and rows for the benchmark.
 
-    python benchmarks/_blanket_discrete.py --data FOLDER    # resumes; results/bench_blanket_discrete.json
+    python benchmarks/_blanket_discrete.py --data FOLDER    # resumes; benchmarks/results/bench_blanket_discrete.json
+    python benchmarks/_blanket_discrete.py --quick          # one small sample of one network; writes nothing
 
-Networks are ``.bif.gz`` files in a folder ``bif``; the true blankets stand in ``markov_blankets.json.gz``
-beside it. Every node is a target once; a sample's F1 is the mean over its nodes, a row's the mean over
-samples. Peers: HITON-MB and IAMB with the asymptotic G test at level .01 (a test with fewer than five rows per
-degree of freedom counts as independence, as is usual), HITON-MB with this package's permutation test, and
-hill climbing by BIC over the whole table. Methods that see the whole table at once share it among targets.
-"Noise" rows: the features of a network and a y that is one of its columns in random order.
+Networks are ``.bif.gz`` files in a folder ``bif``. Every node is a target once; a sample's F1 is the mean
+over its nodes, a row's the mean over samples. Peers: HITON-MB and IAMB with the asymptotic G test at level .01
+(a test with fewer than five rows per degree of freedom counts as independence, as is usual), HITON-MB with
+this package's permutation test, and hill climbing by BIC over the whole table, which serves all targets.
+The row "noise": the features of a network and a y that is one of its columns in random order.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import gzip
 import json
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,14 +27,17 @@ from typing import Any
 import _harness
 import numpy as np
 from scipy.stats import binomtest, chi2
+from threadpoolctl import threadpool_limits
 
+from codec import MarkovBlanketSelector
 from codec import _strata_kernels as kernels
-from codec._hiton import blanket_of, discrete_blanket, hiton_mb
+from codec._hiton import blanket_of, hiton_mb
 from codec._strata import Coded, Outcome, StratifiedTest
-from codec._validation import read_table
+from codec.datasets import make_discrete_network
 
 RESULT = _harness.RESULTS / "bench_blanket_discrete.json"
-SEED = 20_000
+PACKAGES = ["codec", "numpy", "scipy", "numba", "scikit-learn", "pandas"]
+SEED = 30_000
 NETWORKS = ("child", "insurance", "alarm")
 TARGETS = {("child", 500): 0.88, ("insurance", 500): 0.66, ("alarm", 500): 0.78}
 SAMPLES = {500: 10, 2000: 4}
@@ -46,50 +50,28 @@ Array = np.ndarray
 
 
 # ---------------------------------------------------------------------- networks
-@dataclass(frozen=True)
-class Network:
-    """Variables in topological order; ``tables[v]`` has one row of probabilities a configuration of parents."""
-
-    names: tuple[str, ...]
-    levels: tuple[int, ...]
-    parents: tuple[tuple[int, ...], ...]
-    tables: tuple[Array, ...]
-    blankets: tuple[frozenset[int], ...]
-
-    def sample(self, n: int, rng: np.random.Generator) -> Array:
-        """Codes of shape (p, n)."""
-        codes = np.zeros((len(self.names), n), dtype=np.int64)
-        for v, (parents, table) in enumerate(zip(self.parents, self.tables, strict=True)):
-            row = np.zeros(n, dtype=np.int64)
-            for u in parents:
-                row = row * self.levels[u] + codes[u]
-            bounds = np.cumsum(table, axis=1)[row]
-            u01 = rng.random(n) * bounds[:, -1]
-            codes[v] = (u01[:, None] >= bounds[:, :-1]).sum(axis=1)
-        return codes
-
-
 @cache
-def load(data_folder: Path, name: str) -> Network:
-    """Read one network and its blankets."""
+def load(data_folder: Path, name: str) -> dict[str, tuple[list[str], Array]]:
+    """Parents and table of every node, as :func:`codec.datasets.make_discrete_network` takes them."""
     text = gzip.decompress((data_folder / "bif" / f"{name}.bif.gz").read_bytes()).decode()
-    blankets = json.loads(gzip.decompress((data_folder / "markov_blankets.json.gz").read_bytes()))[name]
     values = {
         m[1]: [word.strip() for word in m[2].split(",")]
         for m in re.finditer(r"variable\s+(\S+)\s*\{[^}]*?\{([^}]*)\}", text)
     }
-    blocks = re.findall(r"probability\s*\(\s*([^)|\s]+)\s*(?:\|([^)]*))?\)\s*\{(.*?)\}", text, re.DOTALL)
-    parents = {v: [u.strip() for u in given.split(",")] if given.strip() else [] for v, given, _ in blocks}
-    tables = {v: _table(body, [values[u] for u in parents[v]]) for v, _, body in blocks}
-    order = _topological(parents)
-    at = {v: k for k, v in enumerate(order)}
-    return Network(
-        names=tuple(order),
-        levels=tuple(len(values[v]) for v in order),
-        parents=tuple(tuple(at[u] for u in parents[v]) for v in order),
-        tables=tuple(tables[v] for v in order),
-        blankets=tuple(frozenset(at[u] for u in blankets["markov_blanket"][v]) for v in order),
-    )
+    nodes = {}
+    for v, given, body in re.findall(r"probability\s*\(\s*([^)|\s]+)\s*(?:\|([^)]*))?\)\s*\{(.*?)\}", text, re.DOTALL):
+        parents = [u.strip() for u in given.split(",")] if given.strip() else []
+        table = _table(body, [values[u] for u in parents])
+        nodes[v] = (parents, table.reshape(*(len(values[u]) for u in parents), len(values[v])))
+    return nodes
+
+
+def sample(nodes: dict[str, tuple[list[str], Array]], n: int, seed: int) -> tuple[Coded, tuple[tuple[int, ...], ...]]:
+    """Codes of all nodes, levels that do not occur left out, and the true blankets."""
+    network = make_discrete_network(nodes, n, random_state=seed).network
+    assert network is not None
+    columns = np.stack([network.data[v].cat.codes.to_numpy() for v in network.data]).astype(np.int64)
+    return compact(columns), network.blankets
 
 
 def _table(body: str, parent_values: list[list[str]]) -> Array:
@@ -102,13 +84,6 @@ def _table(body: str, parent_values: list[list[str]]) -> Array:
                 at = at * len(options) + options.index(word.strip())
         rows[at] = [float(number) for number in numbers.split(",")]
     return np.array([rows[at] for at in range(len(rows))])
-
-
-def _topological(parents: dict[str, list[str]]) -> list[str]:
-    order: list[str] = []
-    while len(order) < len(parents):
-        order += [v for v, given in parents.items() if v not in order and all(u in order for u in given)]
-    return order
 
 
 def compact(codes: Array) -> Coded:
@@ -166,15 +141,18 @@ def iamb(test: Callable[..., Outcome], y: int, n_variables: int, alpha: float) -
 
 
 def with_codec(data: Coded, seed: int) -> list[set[int]]:
-    """The package's procedure, one call a target."""
-    return [codec_blanket(data.columns, y, [seed, y]) for y in range(len(data.levels))]
+    """The package's selector, one fit a target."""
+    return [codec_blanket(data.columns, y, seed) for y in range(len(data.levels))]
 
 
-def codec_blanket(columns: Array, y: int, seed: Sequence[int]) -> set[int]:
+def codec_blanket(columns: Array, y: int, seed: int) -> set[int]:
+    if np.ptp(columns[y]) == 0:
+        return set()
     others = [v for v in range(len(columns)) if v != y]
-    features, response = read_table(columns[others].T, "X"), read_table(columns[y], "y")
-    found = discrete_blanket(features, response, rng=np.random.default_rng(seed))
-    return {others[j] for j in found.members}
+    selector = MarkovBlanketSelector(random_state=np.random.SeedSequence([seed, y]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an empty blanket
+        return {others[j] for j in selector.fit(columns[others].T, columns[y]).blanket_}
 
 
 def with_hiton_g(data: Coded, seed: int) -> list[set[int]]:  # noqa: ARG001
@@ -219,87 +197,106 @@ def compare_sets(found: set[int], truth: frozenset[int]) -> dict[str, float]:
     }
 
 
-def score(network: Network, method: str, n: int, seed: int) -> list[dict[str, float]]:
-    """One sample, every node a target."""
-    data = compact(network.sample(n, np.random.default_rng([seed, n])))
+def score(nodes: dict[str, tuple[list[str], Array]], method: str, n: int, seed: int) -> dict[str, float]:
+    """One sample, every node a target: means over nodes and CPU seconds a target."""
+    data, blankets = sample(nodes, n, seed)
     began = time.process_time()
     found = METHODS[method](data, seed)
     seconds = (time.process_time() - began) / len(found)
-    return [{**compare_sets(f, t), "cpu_s": seconds} for f, t in zip(found, network.blankets, strict=True)]
+    nodes_scores = [compare_sets(f, frozenset(t)) for f, t in zip(found, blankets, strict=True)]
+    means = {key: float(np.mean([each[key] for each in nodes_scores])) for key in nodes_scores[0]}
+    return {"seed": seed, **{key: round(value, 4) for key, value in means.items()}, "cpu_s": float(f"{seconds:.3g}")}
 
 
 def summary(samples: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Means over samples, the standard error of F1, and F1 of each sample."""
-    f1 = [s["f1"] for s in samples]
-    error = float(np.std(f1, ddof=1) / np.sqrt(len(f1))) if len(f1) > 1 else None
-    means = {key: round(float(np.mean([s[key] for s in samples])), 4) for key in samples[0]}
-    return {**means, "f1_error": error and round(error, 4), "samples": len(f1), "f1_samples": [round(v, 4) for v in f1]}
+    """Mean over samples and its standard error of each figure, and the mean CPU seconds a target."""
+    report: dict[str, Any] = {"samples": len(samples)}
+    for key in ("f1", "precision", "recall", "exact"):
+        values = np.array([each[key] for each in samples])
+        error = round(float(values.std(ddof=1) / np.sqrt(values.size)), 4) if values.size > 1 else None
+        report[key] = [round(float(values.mean()), 4), error]
+    report["cpu_s"] = float(f"{np.mean([each['cpu_s'] for each in samples]):.3g}")
+    return report
 
 
-def rows(data_folder: Path, quick: bool = False, seeds: Sequence[int] | None = None) -> list[dict[str, Any]]:
-    """Every network, number of rows and method."""
-    return list(iterate(data_folder, quick, seeds, {}))
-
-
-def iterate(
-    data_folder: Path, quick: bool, seeds: Sequence[int] | None, stored: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Rows one by one; stored ones are not computed again."""
+def cells(quick: bool) -> Iterator[tuple[str, int, str, int]]:
+    """Network, rows, method, number of samples."""
     for name in NETWORKS[:1] if quick else NETWORKS:
-        network = load(data_folder, name)
         for n, count in (QUICK_SAMPLES if quick else SAMPLES).items():
             for method in METHODS:
-                key = f"{name}, n = {n}, {method}"
-                if key in stored:
-                    yield stored[key]
-                    continue
-                used = (seeds or range(SEED, SEED + count))[: FEW_SAMPLES.get(method, count)]
-                nodes = [score(network, method, n, seed) for seed in used]
-                samples = [{k: float(np.mean([node[k] for node in s])) for k in s[0]} for s in nodes]
-                yield {"row": key, "network": name, "n": n, "method": method, "target": TARGETS.get((name, n)),
-                       **summary(samples)}  # fmt: skip
+                yield name, n, method, min(count, FEW_SAMPLES.get(method, count))
+
+
+def noise(data_folder: Path, seed: int) -> bool:
+    """Whether anything is selected for a y that depends on nothing: a node in random order."""
+    rng = np.random.default_rng([seed, 500])
+    columns = sample(load(data_folder, "child"), 500, seed)[0].columns.copy()
+    y = seed % len(columns)
+    columns[y] = rng.permutation(columns[y])
+    return bool(codec_blanket(columns, y, seed))
+
+
+def run(data_folder: Path, stored: dict[str, Any], quick: bool = False) -> dict[str, Any]:
+    """Compute what is missing in this benchmark's own file, storing every sample; return all rows.
+
+    Parameters
+    ----------
+    data_folder : Path
+        With ``bif/``.
+    stored : dict
+        Rows kept elsewhere; those in this benchmark's file go before.
+    quick : bool
+        One small sample, nothing read or written.
+    """
+    kept = json.loads(RESULT.read_text())["rows"] if RESULT.exists() and not quick else {}
+    rows: dict[str, Any] = {} if quick else {**stored, **kept}
+    for name, n, method, count in cells(quick):
+        key = f"{name}, n = {n}, {method}"
+        row = rows.setdefault(
+            key, {"network": name, "n": n, "method": method, "target": TARGETS.get((name, n)), "runs": []}
+        )
+        missing = range(len(row["runs"]), count)
+        for i in missing:
+            row["runs"].append(score(load(data_folder, name), method, n, SEED + i))
+            row["summary"] = summary(row["runs"])
+            save(rows, quick)
+        if len(missing):
+            print(key, row["summary"], flush=True)
     if not quick:
-        key = f"child, n = 500, y in random order, {NOISE_RUNS} runs"
-        yield stored[key] if key in stored else {"row": key, **noise(data_folder)}
+        add_noise(rows, data_folder)
+    return rows
 
 
-def noise(data_folder: Path) -> dict[str, Any]:
-    """How often anything is selected for a y that depends on nothing."""
-    network, hits = load(data_folder, "child"), 0
-    for seed in range(SEED, SEED + NOISE_RUNS):
-        rng = np.random.default_rng([seed, 500])
-        columns = compact(network.sample(500, rng)).columns
-        y = seed % len(columns)
-        columns[y] = rng.permutation(columns[y])
-        hits += bool(codec_blanket(columns, y, [seed, y]))
-    interval = binomtest(hits, NOISE_RUNS).proportion_ci()
-    return {"method": "codec", "non_empty": hits / NOISE_RUNS, "interval": [round(v, 4) for v in interval],
-            "target": 0.05}  # fmt: skip
+def add_noise(rows: dict[str, Any], data_folder: Path) -> None:
+    row = rows.setdefault("noise", {"method": "codec", "network": "child", "n": 500, "target": 0.05, "hits": []})
+    for i in range(len(row["hits"]), NOISE_RUNS):
+        row["hits"].append(int(noise(data_folder, SEED + i)))
+        interval = binomtest(sum(row["hits"]), len(row["hits"])).proportion_ci()
+        row["summary"] = {
+            "runs": len(row["hits"]),
+            "non-empty": [round(v, 4) for v in (np.mean(row["hits"]), interval.low, interval.high)],
+        }
+        if i % 20 == 19:
+            save(rows, False)
 
 
-def run(data_folder: Path, stored: dict[str, Any]) -> dict[str, Any]:
-    """Rows by name; those stored, here or in this benchmark's own file, are kept."""
-    if RESULT.exists():
-        stored = {**json.loads(RESULT.read_text())["rows"], **stored}
-    return {row["row"]: row for row in iterate(data_folder, False, None, stored)}
+def save(rows: dict[str, Any], quick: bool) -> None:
+    if not quick:
+        report = {"benchmark": "bench_blanket_discrete", "environment": _harness.environment(PACKAGES)}
+        _harness.write_json({**report, "rows": rows}, RESULT)
 
 
 def main() -> None:
-    """Compute what is missing, row by row."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Compute what is missing, sample by sample."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=_harness.ROOT.parent / "shared" / "data")
     parser.add_argument("--quick", action="store_true", help="one small sample; writes nothing")
     options = parser.parse_args()
-    stored = json.loads(RESULT.read_text())["rows"] if RESULT.exists() and not options.quick else {}
-    found: dict[str, Any] = {}
-    for row in iterate(options.data, options.quick, None, stored):
-        found[row["row"]] = row
-        print(row["row"], {k: row.get(k) for k in ("f1", "f1_error", "precision", "recall", "cpu_s", "non_empty")})
-        if not options.quick:
-            packages = ["codec", "numpy", "scipy", "numba"]
-            report = {"benchmark": "bench_blanket_discrete", "environment": _harness.environment(packages)}
-            _harness.write_json({**report, "rows": found}, RESULT)
+    rows = run(options.data, {}, options.quick)
+    for key, row in rows.items():
+        print(f"{key:45s}", row["summary"])
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(limits=1):
+        main()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from html import escape
 from typing import Any, Self
@@ -135,6 +137,22 @@ class Deletion:
             f"<tr><th>{escape(key)}</th><td>{escape(_text(value))}</td></tr>" for key, value in self.summary().items()
         )
         return f"<table><caption>Deletion</caption><tbody>{rows}</tbody></table>"
+
+
+class Timer:
+    """CPU seconds by name: `Deletion.timings`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Add what the block takes."""
+        start = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
 
 
 def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,7 @@ class Point:
 
     def mean_gradient(self, ids: Sequence[int] | Tensor) -> Parameters:
         """Mean of ``grad f`` over samples, regulariser included."""
-        found = self._products.mean_gradient(torch.as_tensor(ids, dtype=torch.long))
-        return {k: g + self.problem.weight_decay * self.point[k] for k, g in found.items()}
+        return objective_gradient(self._products, torch.as_tensor(ids, dtype=torch.long))
 
     def right_side(self, slices: Slices, ids: Sequence[int]) -> Tensor:
         """``grad F_S - grad F_R`` on the slices: what forgetting the ids changes."""
@@ -52,3 +51,9 @@ class Point:
         """Units chosen one after the other by the residual of the step on those before."""
         curvature = Curvature(self.problem, self.point, kept, slices, self.kind, linearisation=self.linear)
         return residual_greedy(curvature.product, b, slices, max_units)
+
+
+def objective_gradient(products: Products, ids: Tensor) -> Parameters:
+    """Mean of ``grad f`` over samples, regulariser included."""
+    decay, params = products.problem.weight_decay, products.params
+    return {k: g + decay * params[k] for k, g in products.mean_gradient(ids).items()}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -18,9 +16,9 @@ from torch import Tensor, nn
 from codec._validation import check_option
 from codec.unlearn._certificate import Accountant, Certificate, certify
 from codec.unlearn._curvature import Curvature
-from codec.unlearn._deletion import NAN, Deletion
-from codec.unlearn._ledger import Ledger
-from codec.unlearn._point import Point
+from codec.unlearn._deletion import NAN, Deletion, Timer
+from codec.unlearn._history import History, clone, ids_of
+from codec.unlearn._point import Point, objective_gradient
 from codec.unlearn._problem import Loss, Parameters, Problem
 from codec.unlearn._products import Products
 from codec.unlearn._record import record
@@ -186,55 +184,41 @@ class Unlearner:
         self.guard, self.guard_drop, self.captured = guard, guard_drop, captured
         self.tolerance = tolerance
         self._anchored = update not in {"gradient", "chained"}
-        self._entropy = np.random.SeedSequence(random_state).entropy
-        self._start = _clone(self.problem.parameters())
-        self._weights = _clone(self._start)
-        self._deletions: list[Deletion] = []
-        self._pending: list[tuple[int, ...]] = []
-        self._standing: list[int] = []  # numbers of the requests that were done and not rolled back
-        self._anchors: list[tuple[int, Parameters]] = [(0, self._weights)]  # requests before it, and the weights
         self._accountant = Accountant()
         self._prepared: Point | None = None
-        self._ledger: Ledger | None = None
-        if ledger is not None:
-            self._ledger = Ledger.open(ledger, self._start)
-            if self._ledger.entries():
-                self._ledger.close()
-                raise ValueError(f"ledger {str(ledger)!r} holds requests already; continue it with Unlearner.resume.")
-            self._ledger.append({"kind": "start", "entropy": str(self._entropy)})
+        entropy = cast(int, np.random.SeedSequence(random_state).entropy)
+        self._history = History.begin(self.problem.parameters(), entropy, self._anchored, ledger)
 
     # ------------------------------------------------------------------------ what is seen from outside
     @property
     def model(self) -> nn.Module:
         """A copy of the model as it is now, in evaluation mode."""
-        model = copy.deepcopy(self.problem.model)
-        _write(model, self._weights)
-        return model
+        return self._with(self._history.weights)
 
     @property
     def parameters(self) -> Parameters:
         """Copies of the trainable parameters as they are now, by name."""
-        return _clone(self._weights)
+        return clone(self._history.weights)
 
     @property
     def forgotten(self) -> tuple[int, ...]:
         """Samples forgotten so far, in order."""
-        return tuple(i for k in self._standing for i in self._by_number(k).forgotten)
+        return tuple(ids_of(self._history.of(self._history.standing)))
 
     @property
     def deletions(self) -> tuple[Deletion, ...]:
         """Every request so far."""
-        return tuple(self._deletions)
+        return tuple(self._history.deletions)
 
     @property
     def pending(self) -> tuple[tuple[int, ...], ...]:
         """Requests that wait for :meth:`run`."""
-        return tuple(self._pending)
+        return tuple(self._history.pending)
 
     @property
     def history(self) -> pd.DataFrame:
         """One row a request."""
-        return history_frame(self._deletions)
+        return history_frame(self._history.deletions)
 
     def report(self, title: str = "Deletions") -> Report:
         """Tables and plots of all requests; ``.to_html(path)`` writes a page."""
@@ -246,20 +230,17 @@ class Unlearner:
 
         The parameters are those of :meth:`forget`. Returns the ids that wait.
         """
-        waiting = [i for request in self._pending for i in request]
+        waiting = [i for request in self._history.pending for i in request]
         fresh = self._read(ids, target, repeated, [*self.forgotten, *waiting])
         if fresh:
-            if self._ledger is not None:
-                self._ledger.append({"kind": "submitted", "ids": list(fresh)})
-            self._pending.append(fresh)
+            self._history.submit(fresh)
         return fresh
 
     def run(self) -> tuple[Deletion, ...]:
         """Do the waiting requests in the order in which they came."""
         done = []
-        while self._pending:
-            done.append(self._forget(self._pending[0], waited=True))
-            self._pending.pop(0)
+        while self._history.pending:
+            done.append(self._forget(self._history.pending[0], waited=True))
         return tuple(done)
 
     def forget(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> Deletion:
@@ -297,18 +278,18 @@ class Unlearner:
 
     def _forget(self, ids: tuple[int, ...], *, waited: bool = False) -> Deletion:
         """One request from selection to ledger; nothing of the state changes before the ledger has it."""
-        number = len(self._deletions) + 1
-        timer = _Timer()
-        draws = np.random.default_rng(np.random.SeedSequence(self._entropy, spawn_key=(number,)))
+        number = len(self._history.deletions) + 1
+        timer = Timer()
+        draws = np.random.default_rng(np.random.SeedSequence(self._history.entropy, spawn_key=(number,)))
         prepared = self._prepare(timer)
-        gone = [*self._since_anchor(), *ids]
+        gone = [*ids_of(self._history.since_anchor), *ids]
         with timer("select"):
             ranking = self._rank(prepared, ids, draws)
         units = None if self.selector == "all" else self._touched(ranking.units)
         slices = Slices(self.units, units)
         with timer("solve"):
             step = self._solve(prepared, slices, gone)
-        weights = _clone(slices.add(prepared.point, step.delta)) if step.accepted else self._weights
+        weights = clone(slices.add(prepared.point, step.delta)) if step.accepted else self._history.weights
         accepted = step.accepted and all(bool(torch.isfinite(w).all()) for w in weights.values())
         with timer("measure"):
             measured = self._measure(prepared, ids, weights, ranking, gone)
@@ -330,37 +311,18 @@ class Unlearner:
             timings=timer.seconds,
             **measured,
         )
-        self._enter(deletion, weights if accepted else self._weights, waited)
+        self._history.enter(deletion, weights, waited)
         return deletion
 
-    def _enter(self, deletion: Deletion, weights: Parameters, waited: bool) -> None:
-        if self._ledger is not None:
-            entry = {"kind": "deletion", "waited": waited, "deletion": deletion.to_dict()}
-            self._ledger.append(entry, weights if deletion.accepted else None, self._weights)
-        self._take(deletion, weights)
-
-    def _take(self, deletion: Deletion, weights: Parameters) -> None:
-        """Make a request part of the state."""
-        self._deletions.append(deletion)
-        if deletion.accepted:
-            self._standing.append(deletion.id)
-            self._weights = weights
-
     # ------------------------------------------------------------------------ steps of a request
-    def _prepare(self, timer: _Timer, *, renew: bool = True) -> Point:
+    def _prepare(self, timer: Timer, *, renew: bool = True) -> Point:
         """What stays the same while the anchor stays; a new anchor when the budget is spent."""
-        spent = len(self._since_anchor()) > self.budget * self._n_at_anchor() and self._anchored
-        if renew and spent:
-            if self._ledger is not None:
-                self._ledger.append({"kind": "anchor", "requests": len(self._standing)})
-            self._anchors.append((len(self._standing), self._weights))
+        if renew and len(ids_of(self._history.since_anchor)) > self.budget * len(self._at_anchor()):
+            self._history.renew_anchor()
             self._prepared = None
         if self._prepared is None or not self._anchored:
             with timer("prepare"):
-                point = self._anchors[-1][1] if self._anchored else self._weights
-                self._prepared = Point(
-                    self.problem, point, others(self._before_anchor(), self.problem.n), self.curvature
-                )
+                self._prepared = Point(self.problem, self._history.point, self._at_anchor(), self.curvature)
         return self._prepared
 
     def _rank(self, prepared: Point, ids: Sequence[int], draws: np.random.Generator) -> Ranking:
@@ -377,7 +339,7 @@ class Unlearner:
             targets,
             perturb=self.perturb,
             n_perturbations=self.n_perturbations,
-            params=self._weights,
+            params=self._history.weights,
             reference=kept,
             generator=draws,
         )
@@ -400,13 +362,12 @@ class Unlearner:
 
     def _touched(self, units: Tensor) -> Tensor:
         """Units of every standing request since the anchor, and these."""
-        first = self._anchors[-1][0] if self._anchored else len(self._standing)
-        before = [u for k in self._standing[first:] for u in self._by_number(k).units]
+        before = [u for deletion in self._history.since_anchor for u in deletion.units]
         return torch.tensor(sorted({*before, *units.tolist()}), dtype=torch.long)
 
     def _solve(self, prepared: Point, slices: Slices, gone: Sequence[int]) -> Step:
         """The step for all samples forgotten since the point it starts from."""
-        before = self._before_anchor()
+        before = ids_of(self._history.before_anchor)
         if self.update == "gradient" and self.convex:
             return self._newton(slices, [*before, *gone])
         fitting = prepared.point if self._anchored else None
@@ -422,7 +383,7 @@ class Unlearner:
             whole_gradient=slices.gather(prepared.gradient),
             losses=prepared.losses,
             already=before,
-            x0=None if fitting is None else slices.gather(self._weights) - slices.gather(fitting),
+            x0=None if fitting is None else slices.gather(self._history.weights) - slices.gather(fitting),
             guard=None if self.guard is None else self._guarded,
             max_drop=self.guard_drop,
             tol=self.tolerance,
@@ -434,12 +395,11 @@ class Unlearner:
 
     def _newton(self, slices: Slices, gone: Sequence[int]) -> Step:
         """Undamped Newton steps on the retained objective from where the model is."""
-        kept = others(gone, self.problem.n)
-        delta = newton_steps(self.problem, self._weights, gone, slices, n_steps=self.n_steps, curvature=self.curvature)
-        moved = slices.add(self._weights, delta)
+        kept, start = others(gone, self.problem.n), self._history.weights
+        delta = newton_steps(self.problem, start, gone, slices, n_steps=self.n_steps, curvature=self.curvature)
+        moved = slices.add(start, delta)
         before, after = (
-            float(self.problem.sample_losses(w, kept).mean()) + self.problem.regularizer(w)
-            for w in (self._weights, moved)
+            float(self.problem.sample_losses(w, kept).mean()) + self.problem.regularizer(w) for w in (start, moved)
         )
         said = f"retained objective {before:.6g} -> {after:.6g} in {self.n_steps} Newton steps"
         slack = 1e-6 * abs(before)  # of rounding
@@ -449,10 +409,10 @@ class Unlearner:
         self, prepared: Point, ids: Sequence[int], weights: Parameters, ranking: Ranking, gone: Sequence[int]
     ) -> dict[str, Any]:
         """Losses before and after, and what share of the full Newton decrease the units have."""
-        kept = others([*self._before_anchor(), *gone], self.problem.n)
-        before, after = (self.problem.sample_losses(w) for w in (self._weights, weights))
+        kept, old = others([*ids_of(self._history.before_anchor), *gone], self.problem.n), self._history.weights
+        before, after = (self.problem.sample_losses(w) for w in (old, weights))
         chosen = torch.as_tensor(ids)
-        moved = sum(float((weights[k] - self._weights[k]).square().sum()) for k in weights) ** 0.5
+        moved = sum(float((weights[k] - old[k]).square().sum()) for k in weights) ** 0.5
         captured, by_norm = self._captured(prepared, ranking, gone, kept)
         return {
             "retain_loss": (float(before[kept].mean()), float(after[kept].mean())),
@@ -478,7 +438,7 @@ class Unlearner:
     def _certificate(self, weights: Parameters, gone: Sequence[int]) -> Certificate:
         """A posteriori, from the gradient measured over the retained samples in double precision."""
         kept = others(gone, self.problem.n)
-        norm = _norm(_mean_gradient(self.problem, weights, kept))
+        norm = _norm(objective_gradient(Products(self.problem, weights), kept))
         eps = torch.finfo(next(iter(weights.values())).dtype).eps
         size = sum(w.numel() for w in weights.values())
         rounding = eps * (size**0.5 + norm)
@@ -503,53 +463,35 @@ class Unlearner:
         ValueError
             No such request stands, or the model was anchored anew after it.
         """
-        if not self._standing:
+        history = self._history
+        if not history.standing:
             raise ValueError("no request stands: there is nothing to take back.")
-        number = self._standing[-1] if id is None else id
-        if number not in self._standing:
-            raise ValueError(f"id is {number}; the requests that stand are {self._standing}.")
-        if self._standing.index(number) < self._anchors[-1][0] or not self._anchored:
+        number = history.standing[-1] if id is None else id
+        if number not in history.standing:
+            raise ValueError(f"id is {number}; the requests that stand are {history.standing}.")
+        if number not in [d.id for d in history.since_anchor]:
             raise ValueError(
                 f"request {number} cannot be taken back alone: the model was anchored anew after it. Begin again with "
                 "the trained model, or use a larger budget."
             )
-        kept = [k for k in self._standing if k != number]
-        weights = self._solved(kept)
-        if self._ledger is not None:
-            self._ledger.append({"kind": "rollback", "request": number}, weights, self._weights)
-        self._standing, self._weights = kept, weights
+        history.take_back(number, self._solved(tuple(d for d in history.since_anchor if d.id != number)))
 
-    def _solved(self, standing: list[int]) -> Parameters:
-        """Weights for a set of requests, from the anchor."""
-        first, anchor = self._anchors[-1]
-        rest = standing[first:]
-        if not rest:
-            return _clone(anchor)
-        prepared = self._prepare(_Timer(), renew=False)
-        gone = [i for k in rest for i in self._by_number(k).forgotten]
-        units = {u for k in rest for u in self._by_number(k).units}
+    def _solved(self, requests: tuple[Deletion, ...]) -> Parameters:
+        """Weights for some of the requests since the anchor."""
+        if not requests:
+            return clone(self._history.anchor)
+        prepared = self._prepare(Timer(), renew=False)
+        units = {u for deletion in requests for u in deletion.units}
         slices = Slices(self.units, None if self.selector == "all" else torch.tensor(sorted(units)))
-        step = self._solve(prepared, slices, gone)
+        step = self._solve(prepared, slices, ids_of(requests))
         if not step.accepted:
             raise ValueError(f"the requests that would remain are refused together: {step.reason}")
-        return _clone(slices.add(prepared.point, step.delta))
+        return clone(slices.add(prepared.point, step.delta))
 
     # ------------------------------------------------------------------------ disk
     def save(self, folder: str | Path) -> None:
         """Write the history and the weights into a new ledger that :meth:`resume` reads."""
-        with Ledger.open(folder, self._start) as ledger:
-            if ledger.entries():
-                raise ValueError(f"folder {str(folder)!r} holds a ledger already; pass another folder.")
-            ledger.append({"kind": "start", "entropy": str(self._entropy)})
-            for deletion in self._deletions:
-                ledger.append({"kind": "deletion", "waited": False, "deletion": deletion.to_dict()})
-            for number in [d.id for d in self._deletions if d.accepted and d.id not in self._standing]:
-                ledger.append({"kind": "rollback", "request": number})
-            for request in self._pending:
-                ledger.append({"kind": "submitted", "ids": list(request)})
-            requests, anchor = self._anchors[-1]
-            ledger.append({"kind": "anchor", "requests": requests}, anchor, self._start)
-            ledger.append({"kind": "weights"}, self._weights, anchor)
+        self._history.save(folder)
 
     @classmethod
     def resume(cls, folder: str | Path, model: nn.Module, loss: Loss, train_data: Any, **options: Any) -> Self:
@@ -573,36 +515,12 @@ class Unlearner:
             The folder is damaged, in use, or belongs to another model.
         """
         made = cls(model, loss, train_data, **options)
-        ledger = Ledger.open(folder, made._start)
-        entries = ledger.entries()
-        if not entries or entries[0].get("kind") != "start":
-            ledger.close()
-            raise ValueError(f"folder {str(folder)!r} holds no unlearner; begin one with ledger={str(folder)!r}.")
-        made._entropy = int(entries[0]["entropy"])
-        for place, entry in enumerate(entries):
-            made._replay(entry, partial(ledger.replay, made._start, place + 1))
-        made._weights = ledger.replay(made._start)
-        made._ledger = ledger
+        made._history = History.resume(made._history.start, made._anchored, folder)
         return made
-
-    def _replay(self, entry: Mapping[str, Any], weights: Callable[[], Parameters]) -> None:
-        kind = entry["kind"]
-        if kind == "submitted":
-            self._pending.append(tuple(entry["ids"]))
-        elif kind == "rollback":
-            self._standing.remove(entry["request"])
-        elif kind == "anchor":
-            self._anchors = [(entry["requests"], weights())]
-        elif kind == "deletion":
-            deletion = Deletion.from_dict(entry["deletion"])
-            if entry["waited"]:
-                self._pending.remove(deletion.forgotten)
-            self._take(deletion, self._weights)
 
     def close(self) -> None:
         """Let other processes open the ledger."""
-        if self._ledger is not None:
-            self._ledger.close()
+        self._history.close()
 
     # ------------------------------------------------------------------------ release
     def release(self, epsilon: float, delta: float, *, bound: float, random_state: int | None = None) -> nn.Module:
@@ -633,7 +551,7 @@ class Unlearner:
                 "no release: no bound on the distance to a retrained model is known for a loss that is not convex in "
                 "the parameters. Noise without a bound protects nothing."
             )
-        certificate = self._certificate(self._weights, self.forgotten)
+        certificate = self._certificate(self._history.weights, self.forgotten)
         if certificate.bound is None or certificate.bound > bound:
             raise ValueError(
                 f"no release: the certificate's bound is {certificate.bound:.3g}, above the {bound:.3g} that the noise "
@@ -643,7 +561,7 @@ class Unlearner:
         generator = torch.Generator().manual_seed(int(np.random.default_rng(random_state).integers(2**63 - 1)))
         noisy = {
             name: w + sigma * torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w)
-            for name, w in self._weights.items()
+            for name, w in self._history.weights.items()
         }
         return self._with(noisy)
 
@@ -658,38 +576,9 @@ class Unlearner:
         _write(model, weights)
         return model
 
-    def _by_number(self, number: int) -> Deletion:
-        return self._deletions[number - 1]
-
-    def _before_anchor(self) -> list[int]:
-        first = self._anchors[-1][0] if self._anchored else len(self._standing)
-        return [i for k in self._standing[:first] for i in self._by_number(k).forgotten]
-
-    def _since_anchor(self) -> list[int]:
-        first = self._anchors[-1][0] if self._anchored else len(self._standing)
-        return [i for k in self._standing[first:] for i in self._by_number(k).forgotten]
-
-    def _n_at_anchor(self) -> int:
-        return self.problem.n - len(self._before_anchor())
-
-
-class _Timer:
-    """CPU seconds by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.process_time()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
-
-
-def _clone(params: Mapping[str, Tensor]) -> Parameters:
-    return {name: value.detach().clone() for name, value in params.items()}
+    def _at_anchor(self) -> Tensor:
+        """Samples that the starting point still has."""
+        return others(ids_of(self._history.before_anchor), self.problem.n)
 
 
 def _write(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -698,11 +587,6 @@ def _write(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         for name, parameter in model.named_parameters():
             if name in weights:
                 parameter.copy_(weights[name])
-
-
-def _mean_gradient(problem: Problem, weights: Parameters, ids: Tensor) -> Parameters:
-    found = Products(problem, weights).mean_gradient(ids)
-    return {k: g + problem.weight_decay * weights[k] for k, g in found.items()}
 
 
 def _norm(tensors: Mapping[str, Tensor]) -> float:

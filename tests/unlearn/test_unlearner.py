@@ -214,7 +214,7 @@ def test_requests_queue_and_survive_in_the_ledger(tmp_path):
 
 def ours_after(ours):
     """The same request without the ledger, which another process holds by now."""
-    ours._ledger = None
+    ours._history._ledger = None
     return ours.run()[0]
 
 

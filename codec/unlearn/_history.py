@@ -1,0 +1,186 @@
+"""Requests, what stands of them, and the weights; with a ledger every change is on disk before it is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+
+from codec.unlearn._deletion import Deletion
+from codec.unlearn._ledger import Ledger
+from codec.unlearn._problem import Parameters
+
+
+class History:
+    """State of an unlearner. Make one with :meth:`begin` or :meth:`resume`.
+
+    Parameters
+    ----------
+    start : dict of str to Tensor
+        Trainable parameters before the first request.
+    entropy : int
+        Seed of every random choice.
+    anchored : bool
+        Whether steps start at an anchor. Without one, all that stands counts as done before the next step.
+
+    Attributes
+    ----------
+    weights : dict of str to Tensor
+        The parameters as they are now.
+    anchor : dict of str to Tensor
+        The parameters where steps start.
+    deletions : list of Deletion
+        Every request done; number k stands at place k - 1.
+    standing : list of int
+        Numbers of the requests that were accepted and not taken back.
+    pending : list of tuple of int
+        Requests that wait.
+    """
+
+    def __init__(self, start: Mapping[str, Tensor], entropy: int, anchored: bool) -> None:
+        self.start = clone(start)
+        self.weights = clone(start)
+        self.anchor = self.weights
+        self.entropy = entropy
+        self.deletions: list[Deletion] = []
+        self.standing: list[int] = []
+        self.pending: list[tuple[int, ...]] = []
+        self._anchored = anchored
+        self._settled = 0  # standing requests that were done before the anchor
+        self._ledger: Ledger | None = None
+
+    # ------------------------------------------------------------------------ disk
+    @classmethod
+    def begin(cls, start: Mapping[str, Tensor], entropy: int, anchored: bool, folder: str | Path | None) -> Self:
+        """A history without requests, kept in a new folder where one is given."""
+        made = cls(start, entropy, anchored)
+        if folder is not None:
+            made._ledger = made._new_ledger(folder, f"continue it with Unlearner.resume({str(folder)!r}, ...)")
+        return made
+
+    @classmethod
+    def resume(cls, start: Mapping[str, Tensor], anchored: bool, folder: str | Path) -> Self:
+        """The history that a folder holds; it goes on there."""
+        made = cls(start, 0, anchored)
+        ledger = Ledger.open(folder, made.start)
+        try:
+            made._read(ledger, folder)
+        except BaseException:
+            ledger.close()
+            raise
+        made._ledger = ledger
+        return made
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything into a new folder."""
+        with self._new_ledger(folder, "pass another folder") as ledger:
+            for deletion in self.deletions:
+                ledger.append({"kind": "deletion", "waited": False, "deletion": deletion.to_dict()})
+            for number in [d.id for d in self.deletions if d.accepted and d.id not in self.standing]:
+                ledger.append({"kind": "rollback", "request": number})
+            for request in self.pending:
+                ledger.append({"kind": "submitted", "ids": list(request)})
+            ledger.append({"kind": "anchor", "requests": self._settled}, self.anchor, self.start)
+            ledger.append({"kind": "weights"}, self.weights, self.anchor)
+
+    def close(self) -> None:
+        """Let other processes open the folder."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def _new_ledger(self, folder: str | Path, advice: str) -> Ledger:
+        ledger = Ledger.open(folder, self.start)
+        if ledger.entries():
+            ledger.close()
+            raise ValueError(f"ledger {str(folder)!r} holds requests already; {advice}.")
+        ledger.append({"kind": "start", "entropy": str(self.entropy)})
+        return ledger
+
+    def _read(self, ledger: Ledger, folder: str | Path) -> None:
+        entries = ledger.entries()
+        if not entries or entries[0].get("kind") != "start":
+            raise ValueError(f"folder {str(folder)!r} holds no unlearner; begin one with ledger={str(folder)!r}.")
+        self.entropy = int(entries[0]["entropy"])
+        for place, entry in enumerate(entries):
+            self._replay(entry, partial(ledger.replay, self.start, place + 1))
+        self.weights = ledger.replay(self.start)
+
+    def _replay(self, entry: Mapping[str, Any], weights: Callable[[], Parameters]) -> None:
+        kind = entry["kind"]
+        if kind == "submitted":
+            self.pending.append(tuple(entry["ids"]))
+        elif kind == "rollback":
+            self.standing.remove(entry["request"])
+        elif kind == "anchor":
+            self._settled, self.anchor = entry["requests"], weights()
+        elif kind == "deletion":
+            self._take(Deletion.from_dict(entry["deletion"]), entry["waited"])
+
+    # ------------------------------------------------------------------------ changes
+    def submit(self, ids: tuple[int, ...]) -> None:
+        """A request that waits."""
+        self._write({"kind": "submitted", "ids": list(ids)})
+        self.pending.append(ids)
+
+    def enter(self, deletion: Deletion, weights: Parameters, waited: bool) -> None:
+        """A request that was done, and the parameters after it."""
+        entry = {"kind": "deletion", "waited": waited, "deletion": deletion.to_dict()}
+        self._write(entry, weights if deletion.accepted else None)
+        self._take(deletion, waited)
+        if deletion.accepted:
+            self.weights = weights
+
+    def take_back(self, number: int, weights: Parameters) -> None:
+        """A request that stands no longer, and the parameters without it."""
+        self._write({"kind": "rollback", "request": number}, weights)
+        self.standing.remove(number)
+        self.weights = weights
+
+    def renew_anchor(self) -> None:
+        """Steps start at the present parameters from now on."""
+        self._write({"kind": "anchor", "requests": len(self.standing)})
+        self._settled, self.anchor = len(self.standing), self.weights
+
+    def _take(self, deletion: Deletion, waited: bool) -> None:
+        if waited:
+            self.pending.remove(deletion.forgotten)
+        self.deletions.append(deletion)
+        if deletion.accepted:
+            self.standing.append(deletion.id)
+
+    def _write(self, entry: Mapping[str, Any], weights: Parameters | None = None) -> None:
+        if self._ledger is not None:
+            self._ledger.append(entry, weights, self.weights)
+
+    # ------------------------------------------------------------------------ reading
+    @property
+    def point(self) -> Parameters:
+        """Where the next step starts."""
+        return self.anchor if self._anchored else self.weights
+
+    @property
+    def before_anchor(self) -> tuple[Deletion, ...]:
+        """Standing requests that the starting point has done already."""
+        return self.of(self.standing[: self._settled] if self._anchored else self.standing)
+
+    @property
+    def since_anchor(self) -> tuple[Deletion, ...]:
+        """Standing requests that a step from the starting point must do again."""
+        return self.of(self.standing[self._settled :] if self._anchored else ())
+
+    def of(self, numbers: list[int] | tuple[int, ...]) -> tuple[Deletion, ...]:
+        """Requests by number."""
+        return tuple(self.deletions[k - 1] for k in numbers)
+
+
+def clone(params: Mapping[str, Tensor]) -> Parameters:
+    """Copies without a graph."""
+    return {name: value.detach().clone() for name, value in params.items()}
+
+
+def ids_of(deletions: tuple[Deletion, ...]) -> list[int]:
+    """Samples of requests, in order."""
+    return [i for deletion in deletions for i in deletion.forgotten]

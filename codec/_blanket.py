@@ -407,8 +407,7 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
             features = read_table(X, "X")
             validate_data(self, X, skip_check_array=True)
         else:
-            finite = "allow-nan" if self._accepts_nan() else True
-            X = validate_data(self, X, dtype=None, ensure_all_finite=finite)
+            X = validate_data(self, X, dtype=None, ensure_all_finite="allow-nan")  # refused below, with the remedy
             features = read_table(X, "X")
         response = read_response(y, self.nominal_y)
         if self.method != "auto":

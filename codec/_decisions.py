@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+SHOWN = 2  # features of a condition that the printed table names
 Action = Literal["screened", "entered", "removed", "kept", "stopped"]
 
 
@@ -126,12 +127,22 @@ class BlanketPath:
     def _blanket(self) -> str:
         return ", ".join(self._name(j) for j in self.members) or "nothing was selected"
 
+    def _short(self) -> pd.DataFrame:
+        """The frame to look at: of a long condition its size and the last two features."""
+        frame = self.to_frame()
+        shown = [", ".join(self._name(j) for j in d.given[-SHOWN:]) for d in self.decisions]
+        hidden = [len(d.given) - SHOWN for d in self.decisions]
+        frame["given"] = [f"{n} more, {names}" if n > 0 else names for n, names in zip(hidden, shown, strict=True)]
+        return frame
+
     def __repr__(self) -> str:
-        table = self.to_frame().to_string(float_format="{:.4g}".format) if self.decisions else "no decision was needed"
+        table = "no decision was needed"
+        if self.decisions:
+            table = self._short().to_string(float_format="{:.4g}".format, na_rep="")
         return f"{self._title()}\n{table}\nBlanket: {self._blanket()}"
 
     def _repr_html_(self) -> str:
-        table = self.to_frame().to_html(float_format="{:.4g}".format) if self.decisions else ""
+        table = self._short().to_html(float_format="{:.4g}".format, na_rep="") if self.decisions else ""
         return f"<p>{html.escape(self._title())}</p>{table}<p>{html.escape('Blanket: ' + self._blanket())}</p>"
 
 

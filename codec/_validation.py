@@ -210,8 +210,8 @@ def drop_incomplete(tables: Sequence[Table], nan_policy: str) -> tuple[list[Tabl
             k = int(np.argmax(missing.any(axis=1)))
             raise ValueError(
                 f"{table.argument} contains NaN: column {table.names[k]!r} has "
-                f"{int(missing[k].sum())} missing value(s); impute them or pass nan_policy='omit' "
-                "where the function has it."
+                f"{int(missing[k].sum())} missing value(s); impute them, or pass nan_policy='omit' "
+                "or allow_nan=True where there is such a parameter."
             )
         keep &= ~missing.any(axis=0)
     n_omitted = int(first.n_rows - keep.sum())

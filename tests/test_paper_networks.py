@@ -1,0 +1,60 @@
+"""The experiments on networks run from their one line, have a retrained row, and repeat bit for bit."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+torch = pytest.importorskip("torch")
+
+
+def quick(name, folder, monkeypatch):
+    """The report of one experiment's quick run, which reads no data from disk."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "paper"))
+    return importlib.import_module(name).main(["--quick", "--data", str(folder / "none"), "--output", str(folder)])
+
+
+def tables(report):
+    return {item["name"]: item for item in report["items"] if item["kind"] == "table"}
+
+
+def rows(table, model):
+    """The rows of one model, as dicts."""
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"] if model in row[:2]]
+
+
+def without_times(report):
+    """Every number but the times."""
+    found = []
+    for table in tables(report).values():
+        kept = [i for i, column in enumerate(table["columns"]) if "CPU s" not in column]
+        found.append([[row[i] for i in kept] for row in table["rows"]])
+    return found
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield quick("mnist", tmp_path_factory.mktemp("mnist"), monkeypatch)
+
+
+class TestMnist:
+    def test_newton_is_nearer_to_retrained_than_everything_else(self, mnist):
+        table = tables(mnist)["logistic"]
+        distance = {name: rows(table, name)[-1]["distance to retrained"] for name in {row[0] for row in table["rows"]}}
+        assert distance.pop("retrained") == 0.0
+        newton = distance.pop("Newton step, all weights")
+        assert newton < 0.05 * distance["nothing"]
+        assert all(newton < other for other in distance.values())
+
+    def test_the_papers_step_collapses_and_ours_does_not(self, mnist):
+        table = tables(mnist)["network"]
+        retrained = rows(table, "retrained")[-1]["test"]
+        assert rows(table, "the paper's step")[-1]["test"] < retrained - 0.3
+        for name in ("all units", "L-FOCI", "gradient norm", "K-FAC greedy", "random units"):
+            last = rows(table, name)[-1]
+            assert last["test"] > retrained - 0.02, name
+            assert last["refused"] == 0, name

@@ -58,3 +58,27 @@ class TestMnist:
             last = rows(table, name)[-1]
             assert last["test"] > retrained - 0.02, name
             assert last["refused"] == 0, name
+
+
+@pytest.fixture(scope="module")
+def kfac(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield quick("kfac", tmp_path_factory.mktemp("kfac"), monkeypatch)
+
+
+class TestKfac:
+    def test_no_direction_beats_the_exact_one_and_kfac_beats_the_diagonal(self, kfac):
+        table = tables(kfac)["steps"]
+        share = {name: [row["share, best length"] for row in rows(table, name)] for name in ("K-FAC", "diagonal")}
+        assert all(0.0 < d < k <= 1.0 for d, k in zip(share["diagonal"], share["K-FAC"], strict=True))
+        assert [row["share"] for row in rows(table, "exact GGN")] == [1.0, 1.0]
+
+    def test_chosen_units_hold_more_of_the_step_than_random_ones(self, kfac):
+        table = tables(kfac)["units"]
+        for name in ("gradient norm", "K-FAC greedy", "L-FOCI"):
+            for chosen, drawn in zip(rows(table, name), rows(table, "random"), strict=True):
+                assert drawn["captured"] < chosen["captured"] <= 1.0, name
+
+    def test_every_table_has_a_retrained_row(self, kfac, mnist):
+        for report in (kfac, mnist):
+            assert all(rows(table, "retrained") for table in tables(report).values())

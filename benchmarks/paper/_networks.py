@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -210,6 +211,13 @@ def fit(
     passes = [Pass(others(list(without), work.n), loss_of(work), recipe.batch_size, in_whole_order=True)]
     train(work, recipe, lambda _: passes, seed)
     return work.model
+
+
+def loaded(model: nn.Module, state: Any) -> nn.Module:
+    """A copy of the model with other parameters."""
+    model = copy.deepcopy(model)
+    model.load_state_dict({**model.state_dict(), **state})
+    return model
 
 
 # ---------------------------------------------------------------------- measuring

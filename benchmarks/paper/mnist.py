@@ -51,20 +51,13 @@ def looker(problem: Problem, data: _networks.Data, retrained: Callable[[Sequence
     return look
 
 
-def loaded(model: nn.Module, state: Any) -> nn.Module:
-    """A copy of the model with other parameters."""
-    model = copy.deepcopy(model)
-    model.load_state_dict({**model.state_dict(), **state})
-    return model
-
-
 def references(
     problem: Problem, queue: Sequence[int], marks: Sequence[int], look: Look, others: dict[str, Any]
 ) -> dict[str, list[dict[str, float]]]:
     """Rows of models that are made anew at every mark: nothing done, retrained, the paper's step."""
 
     def paper(gone: Sequence[int]) -> nn.Module:
-        return loaded(problem.model, baselines.paper_step(problem, list(gone)).parameters)
+        return _networks.loaded(problem.model, baselines.paper_step(problem, list(gone)).parameters)
 
     makers = others | {"nothing": lambda _: problem.model, "the paper's step": paper}
     return {

@@ -1,15 +1,14 @@
 """Linear models that forget: distance to the exact retrained optimum, CPU seconds, certificates, releases.
 
-``python benchmarks/_unlearn_linear.py --data FOLDER`` with MNIST's four files in FOLDER/mnist; ``--quick`` uses the
-digits that scikit-learn carries. Distances are relative: doing nothing is 1.
+Distances are relative: doing nothing is 1. Quick runs use the digits that scikit-learn carries.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import gzip
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ for name in THREADS:  # before numpy loads
 
 import time  # noqa: E402
 
-import _harness  # noqa: E402
 import numpy as np  # noqa: E402
 from sklearn.datasets import load_digits  # noqa: E402
 
@@ -27,7 +25,6 @@ from codec.unlearn._certificate import audited_epsilon  # noqa: E402
 from codec.unlearn.linear import RemovableLogisticRegression, RemovableRidge  # noqa: E402
 
 WEIGHT_DECAY = 0.01
-PACKAGES = ("codec", "numpy", "scipy", "scikit-learn")
 Row = dict[str, Any]
 
 
@@ -87,15 +84,8 @@ def orders(model: RemovableLogisticRegression, X: np.ndarray, y: np.ndarray) -> 
     }
 
 
-def row(question: str, case: str, measured: float, target: float | None = None, **more: Any) -> Row:
-    met = None if target is None else bool(measured <= target)
-    return {
-        "question": question,
-        "case": case,
-        "measured": float(f"{measured:.4g}"),
-        "target": target,
-        "met": met,
-    } | more
+def row(case: str, measured: float, target: float | None = None, **more: Any) -> Row:
+    return {"case": case, "measured": float(f"{measured:.4g}"), "target": target} | more
 
 
 # ---------------------------------------------------------------------- questions
@@ -111,14 +101,14 @@ def one_request(data: Path, quick: bool) -> list[Row]:
         goal = retrained(X, y, gone)
         nothing = np.linalg.norm(start - goal)
         paper = np.linalg.norm(paper_step(start, X1, y, gone) - goal) / nothing
-        rows.append(row("one request", f"{case}, the paper's step", paper))
+        rows.append(row(f"{case}, the paper's step", paper))
         for steps in (1, 2):
             after = copy.deepcopy(model)
             deletion = after.forget(gone, steps=steps)
             distance = np.linalg.norm(weights(after) - goal)
             more = {"bound_over_distance": float(f"{deletion.certificate.bound / distance:.3g}")}
             case_steps = f"{case}, {steps} step{'s' * (steps > 1)}"
-            rows.append(row("one request", case_steps, distance / nothing, targets.get((case, steps)), **more))
+            rows.append(row(case_steps, distance / nothing, targets.get((case, steps)), **more))
     return rows
 
 
@@ -132,8 +122,8 @@ def sequential(data: Path, quick: bool) -> list[Row]:
     clock.append(time.process_time())
     size = f"n = {len(X)}, {weights(model).size} weights"
     rows = [
-        row("sequential", f"fit, {size}", clock[1] - clock[0], unit="CPU s"),
-        row("sequential", f"set-up, {size}", clock[2] - clock[1], 15.0, unit="CPU s"),
+        row(f"fit, {size}", clock[1] - clock[0], unit="CPU s"),
+        row(f"set-up, {size}", clock[2] - clock[1], 15.0, unit="CPU s"),
     ]
     start, n_requests = weights(model), 20 if quick else 100
     for order, chosen in orders(model, X, y).items():
@@ -149,11 +139,9 @@ def sequential(data: Path, quick: bool) -> list[Row]:
                 if k in goals:
                     found[k] = np.linalg.norm(weights(after) - goals[k]) / np.linalg.norm(start - goals[k])
             case = f"{order}, {steps} step{'s' * (steps > 1)}"
-            rows.append(
-                row("sequential", f"{case}, median", 1e3 * float(np.median(times)), milliseconds, unit="CPU ms")
-            )
-            rows.append(row("sequential", f"{case}, mean", 1e3 * float(np.mean(times)), unit="CPU ms"))
-            rows += [row("sequential", f"{case}, distance after {k}", value, distance) for k, value in found.items()]
+            rows.append(row(f"{case}, median", 1e3 * float(np.median(times)), milliseconds, unit="CPU ms"))
+            rows.append(row(f"{case}, mean", 1e3 * float(np.mean(times)), unit="CPU ms"))
+            rows += [row(f"{case}, distance after {k}", value, distance) for k, value in found.items()]
     return rows
 
 
@@ -167,8 +155,8 @@ def release(data: Path, quick: bool) -> list[Row]:
         exact = model.score(T, test)
         losses = [exact - model.release(1.0, 1e-5, random_state=s).score(T, test) for s in range(5)]
         sigma = model.accountant_.releases[0].sigma
-        rows.append(row("release", f"points lost, {case}", 100 * float(np.mean(losses)), 0.5, sigma=sigma))
-    return [*rows, audit(200 if quick else 5_000)]
+        rows.append(row(f"points lost, {case}", 100 * float(np.mean(losses)), 0.5, sigma=sigma))
+    return [*rows, audit(50 if quick else 5_000)]
 
 
 def audit(trials: int) -> Row:
@@ -190,10 +178,10 @@ def audit(trials: int) -> Row:
     ]
     false_positives, false_negatives = int((scores[0] > middle).sum()), int((scores[1] <= middle).sum())
     lower = audited_epsilon(false_positives, trials, false_negatives, trials, delta=1e-5)
-    return row("release", "audited lower bound on epsilon = 1", lower, 1.0, trials=trials)
+    return row("audited lower bound on epsilon = 1", lower, 1.0, trials=trials)
 
 
-def ridge(quick: bool) -> list[Row]:
+def ridge(_: Path, quick: bool) -> list[Row]:
     """One step against retraining, and how often the certificate covers the true distance."""
     trials, worst, covered = 20 if quick else 200, 0.0, 0
     for seed in range(trials):
@@ -209,33 +197,14 @@ def ridge(quick: bool) -> list[Row]:
         error = np.linalg.norm(np.column_stack([np.atleast_2d(model.coef_), model.intercept_]) - exact)
         worst, covered = max(worst, error / np.linalg.norm(exact)), covered + (error <= certificate.bound)
     return [
-        row("ridge", "one step, largest relative error", worst, 1e-10),
-        row("ridge", f"trials of {trials} whose bound was too small", trials - covered, 0.0),
+        row("one step, largest relative error", worst, 1e-10),
+        row(f"trials of {trials} whose bound was too small", trials - covered, 0.0),
     ]
 
 
-def rows(data: Path, quick: bool) -> list[Row]:
-    """Every measurement; `data` is the folder with MNIST's files."""
-    return [*one_request(data, quick), *sequential(data, quick), *release(data, quick), *ridge(quick)]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=_harness.ROOT.parent / "shared" / "data")
-    parser.add_argument("--quick", action="store_true", help="small data, seconds")
-    parser.add_argument("--output", type=Path, help="JSON file; default: benchmarks/results, none with --quick")
-    arguments = parser.parse_args()
-    found = rows(arguments.data, arguments.quick)
-    for entry in found:
-        target = (
-            "" if entry["target"] is None else f"  target {entry['target']:g}  {'met' if entry['met'] else 'MISSED'}"
-        )
-        print(f"{entry['question']:<12} {entry['case']:<50} {entry['measured']:<10g}{target}")
-    output = arguments.output or (None if arguments.quick else _harness.RESULTS / "bench_unlearn_linear.json")
-    if output:
-        report = {"environment": _harness.environment(PACKAGES), "quick": arguments.quick, "results": found}
-        _harness.write_json(report, output)
-
-
-if __name__ == "__main__":
-    main()
+QUESTIONS: dict[str, Callable[[Path, bool], list[Row]]] = {
+    "one request": one_request,
+    "sequential": sequential,
+    "release": release,
+    "ridge": ridge,
+}

@@ -35,7 +35,7 @@ STYLE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The requests of an unlearner, in order.
 
@@ -86,12 +86,11 @@ class Report:
 
     def to_html(self, path: str | Path | None = None) -> str:
         """The whole page as text, and in a file where a path is given; no other file is needed to show it."""
-        frame = self.to_frame()
-        table = frame[[c for c in COLUMNS if c in frame]].to_html(index=False, float_format=lambda v: f"{v:.4g}")
+        table = self._table().to_html(index=False, float_format="{:.4g}".format)
         reasons = "".join(f"<li>{d.id}: {escape(d.reason)}</li>" for d in self.deletions)
         page = (
             f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{escape(self.title)}</title>"
-            f"<style>{STYLE}</style></head><body><h1>{escape(self.title)}</h1>{self._summary()}{table}"
+            f"<style>{STYLE}</style></head><body><h1>{escape(self.title)}</h1><p>{self._summary()}</p>{table}"
             f"{self._figure()}<h2>Why</h2><ul>{reasons}</ul>{self._certificate()}</body></html>"
         )
         if path is not None:
@@ -101,7 +100,15 @@ class Report:
     def _summary(self) -> str:
         done = [d for d in self.deletions if d.accepted]
         samples = len({i for d in done for i in d.forgotten})
-        return f"<p>{len(self.deletions)} requests, {len(done)} done, {samples} samples in them.</p>"
+        return f"{len(self.deletions)} requests, {len(done)} done, {samples} samples in them."
+
+    def _table(self) -> pd.DataFrame:
+        return self.to_frame()[list(COLUMNS)]
+
+    def __repr__(self) -> str:
+        rows = self._table().drop(columns=["method", "selector"])
+        table = rows.to_string(index=False, float_format="{:.4g}".format, na_rep="")
+        return f"{self.title}: {self._summary()}" + (f"\n{table}" if self.deletions else "")
 
     def _figure(self) -> str:
         """The plots inside the page; nothing without matplotlib or without requests."""
@@ -122,7 +129,7 @@ class Report:
         return f"<h2>Certificate</h2><pre>{escape(str(found[-1]))}</pre>" if found else ""
 
     def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False, float_format=lambda v: f"{v:.4g}"))
+        return str(self._table().to_html(index=False, float_format="{:.4g}".format))
 
 
 def history_frame(deletions: Sequence[Deletion]) -> pd.DataFrame:

@@ -78,3 +78,12 @@ def test_plots_show_the_figures():
 
 def test_a_page_without_requests():
     assert "0 requests" in Report(()).to_html()
+
+
+def test_a_report_prints_as_a_table_of_requests():
+    refused = dataclasses.replace(ONE, id=2, forgotten=(9,), accepted=False)
+    lines = repr(Report((ONE, refused), "Digits")).splitlines()
+    assert lines[0] == "Digits: 2 requests, 1 done, 2 samples in them."
+    assert len(lines) == 4  # the line above, the names of the columns, a row each
+    assert max(map(len, lines)) < 160
+    assert repr(Report(())) == "Deletions: 0 requests, 0 done, 0 samples in them."

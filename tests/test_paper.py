@@ -7,7 +7,12 @@ import runpy
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
+from scipy.special import digamma
+
+from codec.datasets import make_bullseye
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "paper"
@@ -149,3 +154,76 @@ def test_stored_results_are_of_full_settings(common):
         assert report["name"] == name
         assert not report["settings"]["quick"]
         assert any(item["kind"] == "table" for item in report["items"])
+
+
+# --------------------------------------------------------------------------- experiment 1: Markov blankets
+def chebyshev(x):
+    """Distances of every two rows in the maximum norm, by SciPy."""
+    return cdist(x.reshape(len(x), -1), x.reshape(len(x), -1), "chebyshev")
+
+
+def information(blankets, x, y, z, k, *, ties):
+    return blankets.conditional_information(chebyshev(x), chebyshev(y), chebyshev(z), k, ties=ties)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_information_of_gaussian_variables(load, ties):
+    # x = z + a, y = z + a + b: cov(x, y | z) = var(x | z) = 1, var(y | z) = 2, so I = -log(1 - 1/2) / 2.
+    blankets = load("blankets")
+    z, a, b, free = np.random.default_rng(0).standard_normal((4, 1500))
+    assert information(blankets, z + a, z + a + b, z, 5, ties=ties) == pytest.approx(np.log(2) / 2, abs=0.06)
+    assert information(blankets, z + free, z + a, z, 5, ties=ties) == pytest.approx(0, abs=0.06)
+
+
+def test_information_of_bits_needs_the_estimator_for_ties(load):
+    # y = x + z modulo 2: one bit given z, nothing without it.
+    blankets = load("blankets")
+    x, z = np.random.default_rng(0).integers(0, 2, (2, 1000)).astype(float)
+    y = (x + z) % 2
+    assert information(blankets, x, y, z, 7, ties=True) == pytest.approx(np.log(2), abs=0.01)
+    assert information(blankets, x, y, np.zeros(1000), 7, ties=True) == pytest.approx(0, abs=0.01)
+    assert abs(information(blankets, x, y, z, 7, ties=False) - np.log(2)) > 1
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_information_by_loops(load, ties):
+    blankets = load("blankets")
+    rng = np.random.default_rng(3)
+    x, y, z = rng.integers(0, 4, (3, 40)) + (0 if ties else rng.random((3, 40)))
+    k, total = 3, 0.0
+    for i in range(40):
+        far = [
+            [max(abs(v[i] - v[j]) for v in space) for j in range(40) if j != i]
+            for space in ((x, y, z), (x, z), (y, z), (z,))
+        ]
+        radius = sorted(far[0])[k - 1]
+        if ties:
+            count = [sum(d <= radius for d in f) for f in far]
+            psi = [digamma(count[0] if radius == 0 else k), *(digamma(c) for c in count[1:])]
+        else:
+            psi = [digamma(k), *(digamma(sum(d < radius for d in f) + 1) for f in far[1:])]
+        total += psi[0] - psi[1] - psi[2] + psi[3]
+    assert information(blankets, x, y, z, k, ties=ties) == pytest.approx(total / 40)
+
+
+def test_points_count_by_their_columns(load):
+    blankets = load("blankets")
+    data = make_bullseye(60, dim=2, random_state=0)
+    _, far = blankets.spaces(data)
+    scaled = (data.X - data.X.mean(axis=0)) / data.X.std(axis=0)
+    assert np.allclose(far[4], chebyshev(scaled[:, [8, 9]]))
+    assert sorted(blankets.by_entry(data, 0))[-1] == 0  # the first column in is column 0 of the order
+    assert tuple(sorted({j // 2 for j in data.blanket})) == blankets.MEMBERS
+
+
+def test_markov_blankets_in_small_settings(load, tmp_path):
+    report = load("blankets").main(["--quick", "--output", str(tmp_path)])
+    auc, answers, figure, note = report["items"]
+    scores = {row[0]: row[1][0] for row in auc["rows"]}
+    assert set(scores) == set(load("blankets").SCORES)
+    assert scores["MarkovBlanketSelector, levels .01 to .5"] > 0.8  # the six distances, chance is .5
+    assert all(0 <= row[2] <= 1 and 0 <= row[3] <= 1 for row in answers["rows"])
+    assert len(figure["panels"]) == 2
+    for panel in figure["panels"]:
+        assert all(line["x"][0] == line["y"][0] == 0 and line["x"][-1] == line["y"][-1] == 1 for line in panel["lines"])
+    assert note["text"].startswith("Largest area")

@@ -8,11 +8,13 @@ is drawn, never before.
 from codec.plotting._blankets import BlanketGraphDisplay, BlanketPathDisplay, StabilityDisplay
 from codec.plotting._paths import SelectionPathDisplay
 from codec.plotting._tests import CalibrationDisplay, NullDistributionDisplay
+from codec.plotting._unlearning import EvaluationDisplay
 
 __all__ = [
     "BlanketGraphDisplay",
     "BlanketPathDisplay",
     "CalibrationDisplay",
+    "EvaluationDisplay",
     "NullDistributionDisplay",
     "SelectionPathDisplay",
     "StabilityDisplay",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -111,18 +111,7 @@ class Report:
         return f"{self.title}: {self._summary()}" + (f"\n{table}" if self.deletions else "")
 
     def _figure(self) -> str:
-        """The plots inside the page; nothing without matplotlib or without requests."""
-        if not self.deletions:
-            return ""
-        try:
-            from matplotlib import pyplot as plt
-        except ImportError:
-            return "<p>Install matplotlib for the plots.</p>"
-        figure = self.plot()[0].figure
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-        plt.close(figure)
-        return f"<p><img alt='losses over requests' src='data:image/png;base64,{_text(buffer)}'></p>"
+        return figure_html(lambda: self.plot()[0].figure, "losses over requests") if self.deletions else ""
 
     def _certificate(self) -> str:
         found = [d.certificate for d in self.deletions if d.accepted and d.certificate is not None]
@@ -138,5 +127,15 @@ def history_frame(deletions: Sequence[Deletion]) -> pd.DataFrame:
     return pd.DataFrame([d.summary() for d in deletions], columns=list(empty))
 
 
-def _text(buffer: io.BytesIO) -> str:
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+def figure_html(draw: Callable[[], Any], alt: str) -> str:
+    """A matplotlib figure inside a page; a line in its place without matplotlib."""
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError:
+        return "<p>Install matplotlib for the plots.</p>"
+    figure, buffer = draw(), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return (
+        f"<p><img alt='{escape(alt)}' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'></p>"
+    )

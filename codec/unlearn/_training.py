@@ -143,7 +143,7 @@ def _step(optimizer: Optimizer, objective: Objective, batch: Batch) -> None:
 @contextmanager
 def training_mode(work: Problem, seed: int) -> Iterator[None]:
     """Dropout on, running statistics free to move; the global random state is as before afterwards."""
-    with _seeded(work.device, seed):
+    with seeded(work.device, seed):
         work.model.train()
         try:
             yield
@@ -152,7 +152,8 @@ def training_mode(work: Problem, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Start the global random state from a seed; it is as before afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -201,7 +202,7 @@ def reset(model: nn.Module, seed: int) -> None:
         raise ValueError(
             f"{', '.join(without)} have no reset_parameters(); pass initial=, the state_dict of a fresh model."
         )
-    with _seeded(next(model.parameters()).device, seed), torch.no_grad():
+    with seeded(next(model.parameters()).device, seed), torch.no_grad():
         for method in methods.values():
             if method is not None:
                 method()

@@ -1,0 +1,121 @@
+"""Models that forgot, beside the range of retrained ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from codec.plotting._axes import BEYOND, KEPT, NOTED, new_axes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHOWN = ("forget_accuracy", "forget_loss", "test_accuracy", "mia_loss_auc", "js_divergence", "test_disagreement")
+COLUMNS = 3
+
+
+class EvaluationDisplay:
+    """Every model as a point, one panel a metric, the range of the retrained models as a band.
+
+    A model inside the band cannot be told from a retrained one by that metric.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        One row a model, index (name, run), one column a metric: ``Evaluation.runs``.
+    metrics : sequence of str, optional
+        Columns to show. Default: those of six that are there.
+    reference : str, default 'retrained'
+        Name of the models whose range is the band.
+
+    Attributes
+    ----------
+    metrics : tuple of str
+        Columns shown.
+    names : tuple of str
+        Models, from top to bottom.
+    axes_ : ndarray of matplotlib.axes.Axes
+        The axes of the last :meth:`plot`, one a metric.
+    figure_ : matplotlib.figure.Figure
+        The figure of the last :meth:`plot`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from codec.plotting import EvaluationDisplay
+    >>> index = pd.MultiIndex.from_tuples([("original", 0), ("retrained", 0)], names=["name", "run"])
+    >>> EvaluationDisplay(pd.DataFrame({"forget_loss": [0.1, 0.7]}, index=index)).metrics
+    ('forget_loss',)
+    """
+
+    axes_: Any
+    figure_: Figure
+
+    def __init__(
+        self, runs: pd.DataFrame, *, metrics: Sequence[str] | None = None, reference: str = "retrained"
+    ) -> None:
+        missing = [metric for metric in metrics or () if metric not in runs]
+        if missing:
+            raise ValueError(f"metrics holds {missing[0]!r}; the columns are {', '.join(map(str, runs.columns))}.")
+        self.runs, self.reference = runs, reference
+        known = [m for m in SHOWN if m in runs] or list(runs.columns[:COLUMNS])
+        self.metrics: tuple[str, ...] = tuple(metrics) if metrics else tuple(known)
+        self.names: tuple[str, ...] = tuple(dict.fromkeys(runs.index.get_level_values(0)))
+        if reference not in self.names:
+            raise ValueError(f"reference is {reference!r}; the models are {', '.join(self.names)}.")
+
+    def plot(self, axes: Sequence[Axes] | None = None) -> EvaluationDisplay:
+        """Draw the panels.
+
+        Parameters
+        ----------
+        axes : sequence of matplotlib.axes.Axes, optional
+            Where to draw, one a metric; a new figure when absent.
+
+        Returns
+        -------
+        display : EvaluationDisplay
+            The object itself.
+        """
+        self.axes_ = np.ravel(np.asarray(self._new_axes() if axes is None else axes, dtype=object))
+        if len(self.axes_) != len(self.metrics):
+            raise ValueError(f"axes holds {len(self.axes_)} axes for {len(self.metrics)} metrics.")
+        self.figure_ = cast("Figure", self.axes_[0].figure)
+        for place, (ax, metric) in enumerate(zip(self.axes_, self.metrics, strict=True)):
+            self._panel(ax, metric, named=axes is not None or place % COLUMNS == 0)
+        return self
+
+    def _new_axes(self) -> list[Axes]:
+        first = new_axes(0)  # says what to install where matplotlib is absent
+        figure = cast("Figure", first.figure)
+        figure.clear()
+        rows = math.ceil(len(self.metrics) / COLUMNS)
+        columns = min(COLUMNS, len(self.metrics))
+        figure.set_size_inches(1.6 + 3.1 * columns, rows * (0.9 + 0.27 * len(self.names)))
+        return [figure.add_subplot(rows, columns, i + 1) for i in range(len(self.metrics))]
+
+    def _panel(self, ax: Axes, metric: str, *, named: bool) -> None:
+        places = np.arange(len(self.names))
+        for place, name in zip(places, self.names, strict=True):
+            values = self.runs.loc[[name], metric].to_numpy(dtype=float)
+            colour = "0.35" if name == self.reference else NOTED if name == "original" else KEPT
+            ax.scatter(values, np.full(len(values), place), s=16, color=colour, alpha=0.55, linewidth=0, zorder=2)
+            ax.scatter(values.mean(), place, s=120, marker="|", color=colour, zorder=3)
+        band = self.runs.loc[[self.reference], metric].to_numpy(dtype=float)
+        if not np.isnan(band).all():
+            ax.axvspan(np.nanmin(band), np.nanmax(band), color=BEYOND, alpha=0.3, linewidth=0, zorder=0)
+            ax.axvline(float(np.nanmean(band)), color="0.5", linewidth=0.8, zorder=1)
+        ax.set_yticks(places, self.names if named else [""] * len(places))
+        ax.set_ylim(len(places) - 0.5, -0.5)
+        ax.tick_params(axis="y", length=0)
+        ax.set_title(
+            metric.replace("_", " ").replace("mia ", "membership by ").replace("auc", "(AUC)"), fontsize="small"
+        )
+        ax.margins(x=0.08)
+        for side in ("top", "right", "left"):
+            ax.spines[side].set_visible(False)

@@ -1,0 +1,295 @@
+"""The one call: original, unlearned and retrained models beside each other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from codec.unlearn._deletion import Deletion
+from codec.unlearn._problem import Loss
+from codec.unlearn._training import Recipe, reset, seed_of, seeded
+from codec.unlearn.evaluate._membership import attack_scores, auc, tpr_at_fpr
+from codec.unlearn.evaluate._metrics import accuracy, activation_distance, disagreement, js_divergence, zrf
+from codec.unlearn.evaluate._outputs import Outputs, Parts, Train, as_model, parameter_distance
+from codec.unlearn.evaluate._relearn import relearn_epochs
+from codec.unlearn.evaluate._result import RETRAINED, Evaluation
+
+ORIGINAL = "original"
+PARTS = ("retain", "forget", "test")
+DISTANCES = ("test_disagreement", "forget_disagreement", "js_divergence", "activation_distance")
+Models = Mapping[str, Any]
+Everyone = dict[str, list[nn.Module]]
+
+
+def evaluate(
+    models: Models,
+    *,
+    retain: Any,
+    forget: Any,
+    test: Any,
+    loss: Loss = "cross_entropy",
+    train: Train | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    nonmembers: Any = None,
+    untrained: nn.Module | None = None,
+    relearn: Recipe | None = None,
+    output: Callable[[Any], Tensor] | None = None,
+    target_key: str = "labels",
+    device: torch.device | str | None = None,
+    batch_size: int = 1024,
+    random_state: int | None = 0,
+) -> Evaluation:
+    """Compare unlearned models with the original and, always, with retrained ones.
+
+    Parameters
+    ----------
+    models : dict of str to model or list of models
+        A model is a torch module, an :class:`~codec.unlearn.Unlearner`, or the :class:`~codec.unlearn.Deletion` of a
+        baseline, whose parameters are put on a copy of the original. A list has one entry a seed. ``'original'``
+        is needed, and ``'retrained'`` unless ``train`` is given.
+    retain, forget, test : Dataset, (inputs, targets), or dict of tensors
+        Training samples that stay, training samples that are forgotten, and samples that no model has seen.
+    loss : {'cross_entropy', 'mse'} or callable, default 'cross_entropy'
+        As in :class:`~codec.unlearn.Problem`.
+    train : callable(retain, seed) -> model, optional
+        Trains on the retained samples; makes the retrained models, one a seed.
+    seeds : sequence of int, default (0, 1, 2)
+        Seeds for ``train``. Two or more show how far retrained models differ among themselves.
+    nonmembers : data, optional
+        Samples never seen that the forgotten ones are held against by membership inference. Default: ``test``.
+        When a class is forgotten, pass the test samples of that class.
+    untrained : nn.Module, optional
+        Model with random parameters for ZRF. Default: the original with every module's ``reset_parameters``.
+    relearn : Recipe, optional
+        How to train for the relearn time, see :func:`relearn_epochs`. Default: it is not measured.
+    output, target_key, device, batch_size
+        As in :class:`~codec.unlearn.Problem`.
+    random_state : None, int or Generator, default 0
+        Of ZRF's random model and of relearning.
+
+    Returns
+    -------
+    Evaluation
+        ``.to_frame()`` is the table, ``.gaps()`` the differences to the retrained models, ``.plot()`` and
+        ``.to_html(path)`` show them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No original or no retrained model, a deletion without parameters, data that cannot be read, or a model whose
+        output changes from one call to the next.
+
+    Notes
+    -----
+    Columns; a retrained model is compared with the other retrained ones, which is the noise floor:
+
+    ``{retain,forget,test}_{accuracy,loss}``
+        Mean over the samples.
+    ``gap``
+        Mean of the absolute differences to the retrained models in retain, forget and test accuracy and in the
+        AUC of ``mia_loss``, the average gap of Fan et al. (ICLR 2024).
+    ``{test,forget}_disagreement``, ``js_divergence``, ``activation_distance``, ``parameter_distance``
+        Distance to a retrained model, mean over them; the third and fourth on the forgotten samples.
+    ``zrf``
+        See :func:`zrf`.
+    ``mia_{loss,confidence,entropy,modified_entropy}_{auc,tpr}``
+        Membership inference, forgotten samples against those never seen. AUC below 1/2: forgotten samples stand out
+        by their large loss. TPR: two-sided, at 1 % false positives.
+    ``relearn_epochs``
+        See :func:`relearn_epochs`.
+
+    Where the targets are not class labels, only the losses, ``mia_loss`` and ``parameter_distance`` are there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn.evaluate import evaluate
+    >>> _ = torch.manual_seed(0)
+    >>> X, y = torch.randn(60, 4), torch.randint(3, (60,))
+    >>> def train(data, seed):
+    ...     torch.manual_seed(seed)
+    ...     model, (inputs, targets) = torch.nn.Linear(4, 3), data
+    ...     optimizer = torch.optim.LBFGS(model.parameters())
+    ...
+    ...     def closure():
+    ...         optimizer.zero_grad()
+    ...         value = torch.nn.functional.cross_entropy(model(inputs), targets)
+    ...         value.backward()
+    ...         return value
+    ...
+    ...     optimizer.step(closure)
+    ...     return model
+    >>> result = evaluate(
+    ...     {"original": train((X[:40], y[:40]), 0)},
+    ...     retain=(X[5:40], y[5:40]),
+    ...     forget=(X[:5], y[:5]),
+    ...     test=(X[40:], y[40:]),
+    ...     train=train,
+    ... )
+    >>> result.to_frame()["forget_accuracy"].round(2).to_dict()
+    {'original': 0.8, 'retrained': 0.2}
+    """
+    everyone = _resolve(models, train, retain, seeds, device)
+    original, seed = everyone[ORIGINAL][0], seed_of(random_state)
+    data = {"retain": retain, "forget": forget, "test": test}
+    if nonmembers is not None:
+        data["nonmembers"] = nonmembers
+    options = {"output": output, "target_key": target_key, "device": device, "batch_size": batch_size}
+    parts = Parts(original, loss, data, **options)
+    fresh, notes = _fresh(original, untrained, seed)
+    seen = {name: [_Seen(model, parts.run(model)) for model in group] for name, group in everyone.items()}
+    random = parts.run(fresh)["forget"] if fresh is not None else None
+    goal = float(seen[ORIGINAL][0].outputs["forget"].losses.mean())
+    rows = {}
+    for name, group in seen.items():
+        for run, one in enumerate(group):
+            others = [other for other in seen[RETRAINED] if other is not one]
+            rows[name, run] = _row(one, others, random)
+            if relearn is not None:
+                work = parts.problem("forget", one.model)
+                rows[name, run]["relearn_epochs"] = relearn_epochs(work, goal, relearn, random_state=seed)
+    runs = pd.DataFrame.from_dict(rows, orient="index")
+    runs.index = pd.MultiIndex.from_tuples(rows, names=["name", "run"])
+    scores = {name: [one.scores for one in group] for name, group in seen.items()}
+    return Evaluation(runs, scores, (*notes, *_notes(everyone, runs)))
+
+
+# --------------------------------------------------------------------------- who is compared
+def _resolve(
+    models: Models, train: Train | None, retain: Any, seeds: Sequence[int], device: torch.device | str | None
+) -> Everyone:
+    """Every model by name, the retrained ones last."""
+    if ORIGINAL not in models:
+        raise ValueError("models must be a dict by name with the trained model as 'original'.")
+    if (RETRAINED in models) == (train is not None):
+        raise ValueError(
+            "a table without a retrained model shows nothing: pass models['retrained'], or train=, a callable "
+            "train(retain, seed) that makes them; not both."
+        )
+    first = _as_list(models[ORIGINAL])
+    if not first or isinstance(first[0], Deletion):
+        raise ValueError("models['original'] must be the trained model itself, or a list of such models.")
+    original = as_model(first[0], ORIGINAL, first[0])
+    everyone = {}
+    for name in [*(n for n in models if n != RETRAINED), *([RETRAINED] if RETRAINED in models else [])]:
+        everyone[str(name)] = [as_model(value, name, original) for value in _as_list(models[name])]
+        if not everyone[str(name)]:
+            raise ValueError(f"models[{name!r}] is an empty list.")
+    if train is not None:
+        everyone[RETRAINED] = [_retrained(train, retain, seed, original, device) for seed in seeds]
+        if not everyone[RETRAINED]:
+            raise ValueError("seeds is empty: at least one retrained model is needed.")
+    return everyone
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _retrained(
+    train: Train, retain: Any, seed: int, original: nn.Module, device: torch.device | str | None
+) -> nn.Module:
+    """A model of the user's training; torch's global random state starts from the seed and is as before afterwards."""
+    place = next(original.parameters()).device if device is None else torch.device(device)
+    with seeded(place, int(seed)):
+        model = train(retain, int(seed))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"train returned {type(model).__name__}; it must return the trained torch module.")
+    return model
+
+
+def _fresh(original: nn.Module, untrained: nn.Module | None, seed: int) -> tuple[nn.Module | None, list[str]]:
+    """The untrained model of ZRF, or why there is none."""
+    if untrained is not None:
+        return untrained, []
+    model = copy.deepcopy(original)
+    try:
+        reset(model, seed)
+    except ValueError as error:
+        return None, [f"zrf is not computed: {str(error).replace('initial=, the state_dict of', 'untrained=,')}"]
+    return model, []
+
+
+# --------------------------------------------------------------------------- one row
+class _Seen:
+    """A model, its outputs, and what they say without any other model."""
+
+    def __init__(self, model: nn.Module, outputs: Mapping[str, Outputs]) -> None:
+        self.model, self.outputs, self.scores = model, outputs, _attacks(outputs)
+        self.row = {**_levels(outputs), **_inferred(self.scores)}
+
+
+def _row(one: _Seen, retrained: Sequence[_Seen], random: Outputs | None) -> dict[str, float]:
+    """Every metric of one model, its distances to these retrained ones among them."""
+    forget, row = one.outputs["forget"], dict(one.row)
+    if forget.logits is not None:
+        keys = [*(f"{part}_accuracy" for part in PARTS), "mia_loss_auc"]
+        row["gap"] = _mean([abs(row[key] - _mean([other.row[key] for other in retrained])) for key in keys])
+        distances = [_distances(one.outputs, other.outputs) for other in retrained]
+        row |= {name: _mean([d[name] for d in distances]) for name in DISTANCES}
+        if random is not None and random.logits is not None:
+            row["zrf"] = zrf(forget.logits, random.logits)
+    row["parameter_distance"] = _mean([parameter_distance(one.model, other.model) for other in retrained])
+    return {name: row[name] for name in sorted(row, key=lambda column: column.startswith("mia_"))}
+
+
+def _levels(found: Mapping[str, Outputs]) -> dict[str, float]:
+    """Accuracy and loss of every part."""
+    row = {}
+    for part in PARTS:
+        outputs = found[part]
+        if outputs.logits is not None and outputs.labels is not None:
+            row[f"{part}_accuracy"] = accuracy(outputs.logits, outputs.labels)
+        row[f"{part}_loss"] = float(outputs.losses.mean())
+    return row
+
+
+def _distances(found: Mapping[str, Outputs], other: Mapping[str, Outputs]) -> dict[str, float]:
+    """Distances of the outputs of two classifiers; nothing for other models."""
+    first, second = ([o[part].logits for part in ("forget", "test")] for o in (found, other))
+    if first[0] is None or second[0] is None or first[1] is None or second[1] is None:
+        return {}
+    return {
+        "test_disagreement": disagreement(first[1], second[1]),
+        "forget_disagreement": disagreement(first[0], second[0]),
+        "js_divergence": js_divergence(first[0], second[0]),
+        "activation_distance": activation_distance(first[0], second[0]),
+    }
+
+
+def _attacks(found: Mapping[str, Outputs]) -> dict[str, tuple[Any, Any]]:
+    """Scores of the forgotten samples and of those never seen, by attack."""
+    pair = [found["forget"], found.get("nonmembers", found["test"])]
+    scores: list[dict[str, Any]] = [{"loss": -o.losses} for o in pair]
+    for mine, o in zip(scores, pair, strict=True):
+        if o.logits is not None and o.labels is not None:
+            mine |= attack_scores(o.logits, o.labels)
+    return {name: (scores[0][name], scores[1][name]) for name in scores[0]}
+
+
+def _inferred(scores: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
+    row = {}
+    for name, (members, others) in scores.items():
+        row[f"mia_{name}_auc"] = auc(members, others)
+        row[f"mia_{name}_tpr"] = tpr_at_fpr(members, others)
+    return row
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+# --------------------------------------------------------------------------- what the table does not say
+def _notes(everyone: Everyone, runs: pd.DataFrame) -> list[str]:
+    notes = []
+    if len(everyone[RETRAINED]) == 1:
+        notes.append("one retrained model: how far two of them differ is not known, so small gaps mean nothing.")
+    if runs["parameter_distance"].isna().any() and len(everyone[RETRAINED]) > 1:
+        notes.append("parameter_distance is missing where models differ in their form.")
+    return notes

@@ -1,0 +1,134 @@
+"""From models to arrays: every model runs once on every part of the data, on a copy, in evaluation mode."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from codec.unlearn._deletion import Deletion
+from codec.unlearn._problem import Loss, Problem
+from codec.unlearn._unlearner import Unlearner
+from codec.unlearn.evaluate._metrics import Array, Labels
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one model says about some samples.
+
+    ``logits`` and ``labels`` are None where the targets are no classes.
+    """
+
+    losses: Array
+    logits: Array | None
+    labels: Labels | None
+
+
+class Parts:
+    """The parts of the data, each read once; any model can be run on them."""
+
+    def __init__(self, model: nn.Module, loss: Loss, data: Mapping[str, Any], **options: Any) -> None:
+        self._problems = {name: _problem(name, model, loss, part, options) for name, part in data.items()}
+
+    def problem(self, part: str, model: nn.Module) -> Problem:
+        """A part of the data with a copy of this model, in evaluation mode."""
+        work = copy.copy(self._problems[part])
+        work.model = copy.deepcopy(model).to(work.device).eval()
+        work.names = tuple(name for name, p in work.model.named_parameters() if p.requires_grad)
+        return work
+
+    def run(self, model: nn.Module) -> dict[str, Outputs]:
+        """The model's outputs on every part."""
+        return {part: _run(self.problem(part, model)) for part in self._problems}
+
+
+def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
+    """The model that a module, an unlearner or a deletion means.
+
+    Raises
+    ------
+    TypeError
+        It is none of them.
+    ValueError
+        A deletion that does not carry its parameters, or those of another model.
+    """
+    if isinstance(value, nn.Module):
+        return value
+    if isinstance(value, Unlearner):
+        return value.model
+    if not isinstance(value, Deletion):
+        raise TypeError(
+            f"models[{name!r}] is a {type(value).__name__}; it must be a torch module, an Unlearner, a Deletion, or a "
+            "list of them."
+        )
+    if value.parameters is None:
+        raise ValueError(
+            f"models[{name!r}] is a Deletion without parameters, as Unlearner.forget gives it; pass the unlearner, or a "
+            "copy of its model."
+        )
+    model = copy.deepcopy(original)
+    unknown = set(value.parameters) - set(model.state_dict())
+    if unknown:
+        raise ValueError(f"models[{name!r}] holds {sorted(unknown)[:3]}, which models['original'] has not.")
+    model.load_state_dict(dict(value.parameters), strict=False)
+    return model
+
+
+def parameter_distance(model: nn.Module, other: nn.Module) -> float:
+    """Euclidean distance of the trainable parameters; NaN for models of different form.
+
+    Two networks trained alike from different seeds lie far apart, so this is no goal for networks.
+    """
+    first, second = ({name: p.detach() for name, p in m.named_parameters() if p.requires_grad} for m in (model, other))
+    if {name: p.shape for name, p in first.items()} != {name: p.shape for name, p in second.items()}:
+        return float("nan")
+    squares = [(first[name].cpu().double() - second[name].cpu().double()).square().sum() for name in first]
+    return float(torch.stack(squares).sum().sqrt())
+
+
+# --------------------------------------------------------------------------- private
+def _problem(name: str, model: nn.Module, loss: Loss, part: Any, options: Mapping[str, Any]) -> Problem:
+    try:
+        return Problem(model, loss, part, weight_decay=0.0, **options)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{name}: {str(error).replace('train_data', 'the data')}") from error
+
+
+def _run(work: Problem) -> Outputs:
+    outputs: list[Tensor] = []
+    losses: list[Tensor] = []
+    targets: list[Any] = []
+    with torch.no_grad():
+        for batch in work.batches():
+            found = work.outputs({}, batch.inputs)
+            outputs.append(found)
+            losses.append(work.losses(found, batch.targets))
+            targets.append(batch.targets)
+    known = _numbers(torch.cat(losses))
+    if not _are_classes(outputs[0], targets[0]):
+        return Outputs(known, None, None)
+    return Outputs(known, _numbers(torch.cat(outputs)), torch.cat(targets).cpu().numpy().astype(np.int64))
+
+
+def _are_classes(output: Tensor, target: Any) -> bool:
+    """One class label and one row of logits a sample."""
+    return (
+        isinstance(target, Tensor)
+        and target.dim() == 1
+        and not target.is_floating_point()
+        and target.dtype != torch.bool
+        and output.dim() == 2
+        and output.shape[1] > 1
+    )
+
+
+def _numbers(values: Tensor) -> Array:
+    return np.asarray(values.detach().cpu().double().numpy())
+
+
+Train = Callable[[Any, int], nn.Module]

@@ -1,0 +1,62 @@
+"""How fast a model learns again what it was to forget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from codec.unlearn._problem import Problem
+from codec.unlearn._training import Pass, Recipe, loss_of, seed_of, train, working_copy
+
+RELEARN = Recipe(epochs=100, lr=0.01)
+
+
+def relearn_epochs(
+    problem: Problem, goal: float, recipe: Recipe = RELEARN, *, margin: float = 0.05, random_state: Any = None
+) -> float:
+    """Epochs of training on the forgotten samples until their loss is the original model's again.
+
+    The first epoch after which ``L(forget) <= (1 + margin) L_original(forget)`` [1]_ [2]_; 0 where that holds
+    already, and infinity where the recipe's epochs are not enough. A model that relearns faster than a
+    retrained one has kept something of the samples.
+
+    Parameters
+    ----------
+    problem : Problem
+        The model, and the forgotten samples as its data. A copy is trained.
+    goal : float
+        Mean loss of the original model on the forgotten samples.
+    recipe : Recipe
+        How to train; its epochs are the most that are tried. Its weight decay is 0 unless it says so.
+    margin : float, default 0.05
+    random_state : None, int or Generator
+        Of the order of the samples and of dropout.
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
+    .. [1] Golatkar, Achille, Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020.
+    .. [2] Golatkar, Achille, Ravichandran, Polito, Soatto, "Mixed-Privacy Forgetting in Deep Networks", CVPR 2021.
+    """
+    work, everyone = working_copy(problem), torch.arange(problem.n)
+    reached: list[int] = []
+
+    def loss() -> float:
+        with torch.no_grad():
+            work.model.eval()
+            return float(work.sample_losses({}).double().mean())
+
+    def passes(epoch: int) -> list[Pass]:
+        if not reached and loss() <= (1.0 + margin) * goal:
+            reached.append(epoch)
+        work.model.train()
+        return [] if reached else [Pass(everyone, loss_of(work), recipe.batch_size)]
+
+    train(work, recipe, passes, seed_of(random_state), method="relearn")
+    if not reached and loss() <= (1.0 + margin) * goal:
+        reached.append(recipe.epochs)
+    return float(reached[0]) if reached else float("inf")

@@ -1,0 +1,150 @@
+"""The table of an evaluation, and how it shows itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from codec.unlearn._report import STYLE, figure_html
+
+RETRAINED = "retrained"
+BOUNDS = ("mean", "low", "high")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation:
+    """Metrics of several models beside retrained ones.
+
+    Attributes
+    ----------
+    runs : DataFrame
+        One row a model, index (name, run), one column a metric; see :func:`evaluate` for the columns.
+    scores : dict of str to list of dict
+        For each model the scores of its membership attacks: by attack, forgotten samples and those never seen.
+    notes : tuple of str
+        What could not be computed, and what the table cannot show.
+    """
+
+    runs: pd.DataFrame
+    scores: Mapping[str, Sequence[Mapping[str, Any]]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the models, the retrained last."""
+        return tuple(dict.fromkeys(self.runs.index.get_level_values("name")))
+
+    def to_frame(self, *, intervals: bool = False, confidence_level: float = 0.95) -> pd.DataFrame:
+        """One row a name: the mean over its models.
+
+        Parameters
+        ----------
+        intervals : bool, default False
+            Columns (metric, 'mean' | 'low' | 'high') with Student's interval over the models of a name; NaN where
+            there is one model only.
+        confidence_level : float, default 0.95
+
+        Returns
+        -------
+        DataFrame
+        """
+        groups = self.runs.groupby(level="name", sort=False)
+        means = groups.mean()
+        if not intervals:
+            return means
+        count = groups.count()
+        half = self._errors() * student.ppf(_upper(confidence_level), (count - 1).where(count > 1))
+        return _with_bounds(means, half)
+
+    def gaps(self, *, confidence_level: float = 0.95) -> pd.DataFrame:
+        """Every metric minus its mean over the retrained models, with Welch's interval.
+
+        Returns
+        -------
+        DataFrame
+            One row a name other than the retrained, columns (metric, 'mean' | 'low' | 'high'). NaN bounds where a
+            side has one model only. A gap whose interval holds 0 is not shown to be one.
+        """
+        means, variances = self.to_frame(), self._errors().pow(2)
+        counts = self.runs.groupby(level="name", sort=False).count()
+        others = [name for name in self.names if name != RETRAINED]
+        gap = means.loc[others] - means.loc[RETRAINED]
+        total = variances.loc[others] + variances.loc[RETRAINED]
+        terms = variances.pow(2) / (counts - 1).where(counts > 1)
+        freedom = total.pow(2) / (terms.loc[others] + terms.loc[RETRAINED])
+        half = total.pow(0.5).mul(student.ppf(_upper(confidence_level), freedom))
+        return _with_bounds(gap, half.where(total > 0, total))
+
+    def _errors(self) -> pd.DataFrame:
+        """Standard errors of the means."""
+        return self.runs.groupby(level="name", sort=False).sem()
+
+    def plot(self, metrics: Sequence[str] | None = None, axes: Any = None) -> Any:
+        """Every model beside the range of the retrained ones, one panel a metric.
+
+        Parameters
+        ----------
+        metrics : sequence of str, optional
+            Columns to show. Default: those that matter most.
+        axes : sequence of matplotlib Axes, optional
+            Where to draw, one a metric.
+
+        Returns
+        -------
+        codec.plotting.EvaluationDisplay
+        """
+        from codec.plotting import EvaluationDisplay
+
+        return EvaluationDisplay(self.runs, metrics=metrics, reference=RETRAINED).plot(axes)
+
+    def to_html(self, path: str | Path | None = None, *, title: str = "What was forgotten") -> str:
+        """A page with the table, the differences to the retrained models and the plot; no other file is needed."""
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        page = (
+            f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
+            f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{self._repr_html_()}"
+            f"{figure_html(lambda: self.plot().figure_, 'models beside the range of retrained ones')}"
+            f"<h2>Differences to the retrained models</h2>{_table(self.gaps()).T.to_html()}"
+            f"{f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}</body></html>"
+        )
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def _repr_html_(self) -> str:
+        return str(_table(self.to_frame(intervals=True)).T.to_html())
+
+    def __repr__(self) -> str:
+        return str(self.to_frame().T.to_string(float_format=lambda v: f"{v:.4g}"))
+
+
+def _upper(confidence_level: float) -> float:
+    if not 0.0 < confidence_level < 1.0:
+        raise ValueError(f"confidence_level is {confidence_level}; it must lie between 0 and 1.")
+    return (1.0 + confidence_level) / 2
+
+
+def _with_bounds(means: pd.DataFrame, half: pd.DataFrame) -> pd.DataFrame:
+    """Columns (metric, mean | low | high), the metrics in their order."""
+    parts = dict(zip(BOUNDS, (means, means - half, means + half), strict=True))
+    return pd.concat(parts, axis=1).swaplevel(axis=1).reindex(columns=pd.MultiIndex.from_product([means, BOUNDS]))
+
+
+def _table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean and half width as text."""
+    metrics = list(dict.fromkeys(frame.columns.get_level_values(0)))
+    cells = {
+        metric: [
+            f"{mean:.4g}" if np.isnan(high) else f"{mean:.4g} ± {high - mean:.2g}"
+            for mean, high in zip(frame[metric, "mean"], frame[metric, "high"], strict=True)
+        ]
+        for metric in metrics
+    }
+    return pd.DataFrame(cells, index=frame.index)

@@ -1,0 +1,297 @@
+"""The one call: rows, distances, intervals, hygiene and messages."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Subset, TensorDataset
+
+from codec.unlearn import Problem, Unlearner, baselines
+from codec.unlearn import evaluate as ev
+from codec.unlearn.evaluate import evaluate
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(90, 4, generator=GENERATOR)
+Y = (X[:, :3] + 0.7 * torch.randn(90, 3, generator=GENERATOR)).argmax(1)
+FORGET, RETAIN, TEST = slice(0, 8), slice(8, 60), slice(60, 90)
+DATA = {name: (X[rows], Y[rows]) for name, rows in (("retain", RETAIN), ("forget", FORGET), ("test", TEST))}
+
+
+def net(seed=0, width=6):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, 3))
+
+
+def train(data, seed):
+    model = net(seed).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    for _ in range(20):
+        optimizer.zero_grad()
+        cross_entropy(model(data[0]), data[1]).backward()
+        optimizer.step()
+    return model
+
+
+@pytest.fixture(scope="module")
+def models():
+    everyone = (X[:60], Y[:60])
+    return {
+        "original": [train(everyone, seed) for seed in range(2)],
+        "nothing": train(everyone, 0),
+        "retrained": [train(DATA["retain"], seed) for seed in range(3)],
+    }
+
+
+@pytest.fixture(scope="module")
+def result(models):
+    return evaluate(models, **DATA)
+
+
+def logits(model, rows):
+    with torch.no_grad():
+        return copy.deepcopy(model).eval()(X[rows]).double().numpy()
+
+
+def by_hand(model, others):
+    """Metrics of one model, from the module itself."""
+    out, labels = logits(model, FORGET), Y[FORGET].numpy()
+    test = logits(model, TEST)
+    losses = [cross_entropy(torch.tensor(o), Y[r], reduction="none").numpy() for o, r in ((out, FORGET), (test, TEST))]
+    return {
+        "forget_accuracy": (out.argmax(1) == labels).mean(),
+        "test_loss": losses[1].mean(),
+        "test_disagreement": np.mean([(test.argmax(1) != logits(o, TEST).argmax(1)).mean() for o in others]),
+        "js_divergence": np.mean([ev.js_divergence(out, logits(o, FORGET)) for o in others]),
+        "activation_distance": np.mean([ev.activation_distance(out, logits(o, FORGET)) for o in others]),
+        "parameter_distance": np.mean(
+            [
+                sum(float((a - b).detach().double().square().sum()) for a, b in zip(model.parameters(), o.parameters(), strict=True)) ** 0.5
+                for o in others
+            ]
+        ),
+        "mia_loss_auc": ev.auc(-losses[0], -losses[1]),
+        "mia_modified_entropy_tpr": ev.tpr_at_fpr(
+            -ev.modified_entropy(out, labels), -ev.modified_entropy(test, Y[TEST].numpy())
+        ),
+    }  # fmt: skip
+
+
+def test_every_row_is_what_the_modules_say(result, models):
+    for name, group in models.items():
+        for run, model in enumerate(group if isinstance(group, list) else [group]):
+            others = [m for m in models["retrained"] if m is not model]  # of a retrained model: the other two
+            for metric, value in by_hand(model, others).items():
+                assert result.runs.loc[(name, run), metric] == pytest.approx(value, rel=1e-5, abs=1e-7), (name, metric)
+
+
+def test_gap_is_the_mean_absolute_difference_to_the_retrained(result):
+    columns = ["retain_accuracy", "forget_accuracy", "test_accuracy", "mia_loss_auc"]
+    mean = result.runs.loc["retrained", columns].mean()
+    expected = (result.runs.loc[("nothing", 0), columns] - mean).abs().mean()
+    assert result.runs.loc[("nothing", 0), "gap"] == pytest.approx(expected, rel=1e-12)
+    others = result.runs.loc["retrained", columns].iloc[1:].mean()
+    expected = (result.runs.loc[("retrained", 0), columns] - others).abs().mean()
+    assert result.runs.loc[("retrained", 0), "gap"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_means_and_students_intervals(result):
+    frame, values = result.to_frame(intervals=True), result.runs.loc["retrained", "forget_loss"]
+    assert list(result.to_frame().index) == ["original", "nothing", "retrained"]
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = frame.loc["retrained", "forget_loss"]
+    np.testing.assert_allclose(found[["mean", "low", "high"]].to_numpy(float), [values.mean(), low, high], rtol=1e-10)
+    assert np.isnan(frame.loc["nothing", ("forget_loss", "low")])  # one model has no interval
+
+
+def test_gaps_have_welchs_intervals(result):
+    first, other = (result.runs.loc[name, "forget_loss"] for name in ("original", "retrained"))
+    low, high = stats.ttest_ind(first, other, equal_var=False).confidence_interval(0.9)
+    found = result.gaps(confidence_level=0.9).loc["original", "forget_loss"]
+    expected = [first.mean() - other.mean(), low, high]
+    np.testing.assert_allclose(found[["mean", "low", "high"]].to_numpy(float), expected, rtol=1e-10)
+    assert "retrained" not in result.gaps().index
+
+
+def test_train_makes_the_retrained_models_and_every_bit_again(models, result):
+    known = {name: group for name, group in models.items() if name != "retrained"}
+    state = torch.get_rng_state()
+    first, again = (evaluate(known, train=train, seeds=(0, 1, 2), **DATA) for _ in range(2))
+    pd.testing.assert_frame_equal(first.runs, again.runs, check_exact=True)
+    pd.testing.assert_frame_equal(first.runs, result.runs, check_exact=True)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_models_and_inputs_are_as_before(models):
+    every = [m for group in models.values() for m in (group if isinstance(group, list) else [group])]
+    for model in every:
+        model.train()
+        model[0].weight.grad = torch.ones_like(model[0].weight)
+    before = [copy.deepcopy(m.state_dict()) for m in every]
+    inputs = copy.deepcopy(DATA)
+    evaluate(models, **DATA, relearn=baselines.Recipe(epochs=1, lr=0.1))
+    for model, state in zip(every, before, strict=True):
+        assert model.training
+        assert all(m.training for m in model.modules())
+        assert bool((model[0].weight.grad == 1).all())
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(a, b) for name in DATA for a, b in zip(DATA[name], inputs[name], strict=True))
+
+
+def test_an_unlearner_a_deletion_and_their_models_are_the_same_row():
+    model = train((X[:60], Y[:60]), 0).eval()
+    model[1].eval().requires_grad_(False)
+    problem = Problem(model, "cross_entropy", (X[:60], Y[:60]), weight_decay=0.01)
+    deletion = baselines.fine_tune(problem, list(range(8)), baselines.Recipe(epochs=1), random_state=0)
+    moved = copy.deepcopy(model)
+    moved.load_state_dict(dict(deletion.parameters), strict=False)
+    assert not torch.equal(moved[1].running_mean, model[1].running_mean)  # buffers that training moved count, too
+    unlearner = Unlearner(model, "cross_entropy", (X[:60], Y[:60]), weight_decay=0.01, selector="all", random_state=0)
+    done = unlearner.forget([0, 1])
+    rows = evaluate(
+        {
+            "original": model, "deletion": deletion, "its model": moved, "unlearner": unlearner,
+            "its copy": unlearner.model, "retrained": train(DATA["retain"], 1),
+        },
+        **DATA,
+    ).runs  # fmt: skip
+    pd.testing.assert_series_equal(rows.loc[("deletion", 0)], rows.loc[("its model", 0)], check_names=False)
+    pd.testing.assert_series_equal(rows.loc[("unlearner", 0)], rows.loc[("its copy", 0)], check_names=False)
+    assert rows.loc[("deletion", 0), "forget_loss"] != rows.loc[("original", 0), "forget_loss"]
+    with pytest.raises(ValueError, match="pass the unlearner"):
+        evaluate({"original": model, "codec": done, "retrained": model}, **DATA)
+
+
+def test_zrf_holds_the_outputs_against_an_untrained_model(models):
+    untrained = net(5)
+    rows = evaluate({**models, "untrained": untrained}, untrained=untrained, **DATA).to_frame()
+    assert rows.loc["untrained", "zrf"] == 1.0
+    expected = ev.zrf(logits(models["nothing"], FORGET), logits(untrained, FORGET))
+    assert rows.loc["nothing", "zrf"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_zrf_without_an_untrained_model_is_left_out_and_noted():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(4, 3))
+
+        def forward(self, x):
+            return x @ self.w
+
+    result = evaluate({"original": Own(), "retrained": Own()}, **DATA)
+    assert "zrf" not in result.runs
+    assert "pass untrained=, a fresh model" in result.notes[0]
+    assert "one retrained model" in result.notes[1]
+
+
+def test_relearn_time_of_a_quadratic_by_hand():
+    """w -> w - 0.25 * 2 w: the loss w^2 of a single weight is 1/4 of itself after every epoch."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    problem = Problem(model, "mse", (torch.ones(1, 1), torch.zeros(1, 1)), weight_decay=0.0)
+    recipe = baselines.Recipe(epochs=5, lr=0.25, momentum=0.0, batch_size=None)
+    for goal, epochs in ((1.0, 0), (0.3, 1), (1 / 16, 2), (4.0**-5, 5), (4.0**-6, np.inf)):
+        assert ev.relearn_epochs(problem, goal, recipe, margin=0.0) == epochs
+    assert ev.relearn_epochs(problem, 0.99, recipe, margin=0.05) == 0
+    assert float(problem.model.weight.detach()) == 1.0
+
+
+def test_relearning_the_original_takes_no_epoch(models):
+    rows = evaluate(models, relearn=baselines.Recipe(epochs=30, lr=0.5, batch_size=None), **DATA).runs
+    assert rows.loc[("original", 0), "relearn_epochs"] == 0
+    assert rows.loc["retrained", "relearn_epochs"].min() > 0
+
+
+def test_nonmembers_replace_the_test_set_in_attacks_only(models, result):
+    chosen = evaluate(models, nonmembers=(X[60:75], Y[60:75]), **DATA).runs
+    out = [logits(models["nothing"], rows) for rows in (FORGET, slice(60, 75))]
+    expected = ev.auc(*(ev.confidence(o, Y[r].numpy()) for o, r in zip(out, (FORGET, slice(60, 75)), strict=True)))
+    assert chosen.loc[("nothing", 0), "mia_confidence_auc"] == pytest.approx(expected, abs=1e-9)
+    assert chosen["test_loss"].equals(result.runs["test_loss"])
+
+
+def test_regression_has_losses_and_no_classes():
+    target = X @ torch.ones(4, 1)
+    data = {name: (X[rows], target[rows]) for name, rows in (("retain", RETAIN), ("forget", FORGET), ("test", TEST))}
+    result = evaluate(
+        {"original": nn.Linear(4, 1), "retrained": [nn.Linear(4, 1) for _ in range(2)]}, loss="mse", **data
+    )
+    assert list(result.runs) == [
+        "retain_loss", "forget_loss", "test_loss", "parameter_distance", "mia_loss_auc", "mia_loss_tpr",
+    ]  # fmt: skip
+    assert result.runs.notna().all(axis=None)
+
+
+def test_data_of_other_forms_give_the_same_table(models, result):
+    whole = TensorDataset(X, Y)
+    subsets = {name: Subset(whole, range(*rows.indices(90))) for name, rows in (("retain", RETAIN), ("forget", FORGET), ("test", TEST))}  # fmt: skip
+    pd.testing.assert_frame_equal(evaluate(models, batch_size=7, **subsets).runs, result.runs, rtol=1e-5, atol=1e-7)
+
+
+def test_models_of_another_form_have_no_parameter_distance(models):
+    result = evaluate({**models, "wide": net(0, width=9)}, **DATA)
+    assert np.isnan(result.runs.loc[("wide", 0), "parameter_distance"])
+    assert result.notes[-1].startswith("parameter_distance is missing")
+
+
+def test_it_shows_itself(result, tmp_path):
+    page = result.to_html(tmp_path / "page.html", title="A < B")
+    assert (tmp_path / "page.html").read_text() == page
+    assert "A &lt; B" in page
+    assert page.count("data:image/png;base64,") == 1
+    assert f"{result.runs.loc[('nothing', 0), 'forget_loss']:.4g}" in result._repr_html_()
+    assert "forget_accuracy" in repr(result)
+
+
+def test_plot_puts_every_model_beside_the_retrained_band(result):
+    from matplotlib import pyplot as plt
+
+    display = result.plot(["forget_loss", "mia_loss_auc"])
+    assert [t.get_text() for t in display.axes_[0].get_yticklabels()] == ["original", "nothing", "retrained"]
+    points = display.axes_[0].collections[0].get_offsets()
+    np.testing.assert_allclose(points[:, 0], result.runs.loc["original", "forget_loss"])
+    band = display.axes_[0].patches[0].get_extents().transformed(display.axes_[0].transData.inverted())
+    values = result.runs.loc["retrained", "forget_loss"]
+    np.testing.assert_allclose([band.x0, band.x1], [values.min(), values.max()])
+    plt.close(display.figure_)
+    with pytest.raises(ValueError, match="metrics holds 'speed'"):
+        result.plot(["speed"])
+    with pytest.raises(ValueError, match="1 axes for 6 metrics"):
+        result.plot(axes=[plt.subplots()[1]])
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"models": {}}, ValueError, "'original'"),
+        ({"models": {"original": nn.Linear(4, 3)}}, ValueError, "without a retrained model shows nothing"),
+        ({"train": train}, ValueError, "not both"),
+        ({"models": {"original": nn.Linear(4, 3), "retrained": []}}, ValueError, r"models\['retrained'\] is an empty"),
+        (
+            {"models": {"original": [], "retrained": []}},
+            ValueError,
+            r"models\['original'\] must be the trained model itself",
+        ),
+        ({"models": {"original": nn.Linear(4, 3), "a": 3, "retrained": nn.Linear(4, 3)}}, TypeError, "is a int"),
+        ({"models": {"original": nn.Linear(4, 3)}, "train": train, "seeds": ()}, ValueError, "seeds is empty"),
+        ({"models": {"original": nn.Linear(4, 3)}, "train": lambda *_: 1}, TypeError, "train returned int"),
+        ({"forget": (X[:0], Y[:0])}, ValueError, "forget: the data is empty"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(change, error, message):
+    arguments = {"models": {"original": nn.Linear(4, 3), "retrained": nn.Linear(4, 3)}, **DATA, **change}
+    with pytest.raises(error, match=message):
+        evaluate(arguments.pop("models"), **arguments)
+
+
+def test_parameters_of_another_model_are_refused():
+    problem = Problem(nn.Sequential(nn.Linear(4, 3)), "cross_entropy", DATA["forget"], weight_decay=0.0)
+    deletion = baselines.fine_tune(problem, [0], baselines.Recipe(epochs=1), random_state=0)
+    with pytest.raises(ValueError, match=r"which models\['original'\] has not"):
+        evaluate({"original": nn.Linear(4, 3), "other": deletion, "retrained": nn.Linear(4, 3)}, **DATA)

@@ -52,11 +52,11 @@ def mnist(folder: Path, n: int, quick: bool) -> Data:
 def cifar(folder: Path, n: int, quick: bool) -> Data:
     """N images of CIFAR-10 and test images: the binary batches of the full set, or the subset as an npz.
 
-    Quick: 8 x 8 digits in three channels of 16 x 16.
+    Quick: 8 x 8 digits in three channels of 32 x 32.
     """
     if quick:
         x, y = load_digits(return_X_y=True)
-        images = np.kron(x.reshape(-1, 1, 8, 8), np.ones((1, 3, 2, 2))) / 16.0
+        images = np.kron(x.reshape(-1, 1, 8, 8), np.ones((1, 3, 4, 4))) / 16.0
         return _split(images, y, n)
     binary = folder / "cifar-10-batches-bin"
     if binary.exists():
@@ -79,10 +79,10 @@ def _cifar_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _split(x: np.ndarray, y: np.ndarray, n: int) -> Data:
-    """A fixed random order; the first n to train on."""
+    """A fixed random order; the first n to train on, as many to test on."""
     order = np.random.default_rng(0).permutation(len(y))
     inputs, labels = torch.tensor(x[order], dtype=torch.float32), torch.tensor(y[order]).long()
-    return Data(inputs[:n], labels[:n], inputs[n:], labels[n:])
+    return Data(inputs[:n], labels[:n], inputs[n : 2 * n], labels[n : 2 * n])
 
 
 # ---------------------------------------------------------------------- networks
@@ -146,7 +146,7 @@ def resnet18(width: int = 64, n_classes: int = 10) -> Network:
     return Network(nn.Sequential(*layers, *_pooled()), c, n_classes)
 
 
-def vgg11(width: int = 64, n_classes: int = 10, channels: int = 3, side: int = 32) -> Network:
+def vgg11(width: int = 64, n_classes: int = 10, channels: int = 3) -> Network:
     """Simonyan and Zisserman 2015, with batch normalisation and one linear layer."""
     layers: list[nn.Module] = []
     c = channels
@@ -154,9 +154,7 @@ def vgg11(width: int = 64, n_classes: int = 10, channels: int = 3, side: int = 3
         for factor in factors:
             layers += [*_conv(c, width * factor), nn.ReLU()]
             c = width * factor
-        if side > 1:
-            layers.append(nn.MaxPool2d(2))
-            side //= 2
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))
     return Network(nn.Sequential(*layers, *_pooled()), c, n_classes)
 
 

@@ -1,0 +1,179 @@
+"""CIFAR-10: many deletions from ResNet-18, VGG-11, MobileNet and DenseNet, and the accuracy on what stays.
+
+FOLDER has cifar10_subset.npz (10,000 images), or the full set as cifar-10-batches-bin. The networks are the published
+ones; ``--width`` is the share of their channels, 1 for the paper's size. ``--quick`` takes digits and a few requests.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import _common  # isort: split
+
+import _networks
+import torch
+from _common import Figure, Note, Panel, Table
+from torch import nn
+
+from codec.unlearn import Problem, Unlearner, baselines
+from codec.unlearn._training import Recipe
+
+DECAY = 5e-4
+WHOLE_DAMPING = 0.03  # of a step on all layers: what convolutional networks need
+PAPER = {"ResNet-18": 0.95, "VGG-11": None, "MobileNet": 0.66, "DenseNet": 0.58}
+COLUMNS = ("residual", "residual / start", "test", "forgotten", "forget loss", "refused", "CPU s a deletion")
+Row = dict[str, Any]
+Look = Callable[[nn.Module, Sequence[int]], Row]
+
+
+def networks(width: float) -> dict[str, Callable[[], _networks.Network]]:
+    """Each network with a share of its channels."""
+    makers = {
+        "ResNet-18": lambda: _networks.resnet18(round(64 * width)),
+        "VGG-11": lambda: _networks.vgg11(round(64 * width)),
+        "MobileNet": lambda: _networks.mobilenet(round(32 * width)),
+        "DenseNet": lambda: _networks.densenet(max(4, round(12 * width)), depth=4 if width == 1 else 2),
+    }
+    return {name: lambda make=make: make().to(memory_format=torch.channels_last) for name, make in makers.items()}
+
+
+def with_head(model: _networks.Network, head: nn.Linear) -> _networks.Network:
+    """The network with another last layer."""
+    model = copy.deepcopy(model)
+    model.head = copy.deepcopy(head)
+    return model
+
+
+def last_layer(
+    model: _networks.Network, data: _networks.Data, queue: Sequence[int], marks: Sequence[int], look: Look
+) -> list[Row]:
+    """One sample a request from the last layer, on features that are computed once; and the paper's step there."""
+    features = _networks.outputs(model.features, data.x)
+    looked = lambda head, gone: look(with_head(model, head), gone)  # noqa: E731
+    unlearner = Unlearner(
+        model.head,
+        "cross_entropy",
+        (features, data.y),
+        weight_decay=DECAY,
+        selector="all",
+        captured=False,
+        random_state=0,
+    )
+    ours = _networks.one_by_one(unlearner, queue, marks, looked)
+    problem, theirs = Problem(model.head, "cross_entropy", (features, data.y), weight_decay=DECAY), []
+    for k in marks:
+        start = time.process_time()
+        head = _networks.loaded(problem.model, baselines.paper_step(problem, list(queue[:k])).parameters)
+        cost = {"deleted": k, "CPU s a deletion": round((time.process_time() - start) / k, 4), "refused": 0}
+        theirs.append(cost | looked(head, queue[:k]))
+    return [{"model": "ours, last layer"} | row for row in ours] + [
+        {"model": "the paper's step"} | row for row in theirs
+    ]
+
+
+def all_layers(model: nn.Module, data: _networks.Data, gone: Sequence[int], look: Look) -> Row:
+    """One request for all of the samples, on the units of all layers that L-FOCI chooses."""
+    unlearner = Unlearner(
+        model, "cross_entropy", (data.x, data.y), weight_decay=DECAY, damping=WHOLE_DAMPING, captured=False,
+        batch_size=250, random_state=0,
+    )  # fmt: skip
+    start = time.process_time()
+    deletion = unlearner.forget(list(gone))
+    seconds = round((time.process_time() - start) / len(gone), 4)
+    about = {"model": "ours, L-FOCI units, one request", "deleted": len(gone), "CPU s a deletion": seconds}
+    return about | {"refused": int(not deletion.accepted)} | look(unlearner.model, gone)
+
+
+def experiment(
+    make: Callable[[], nn.Module],
+    data: _networks.Data,
+    queue: Sequence[int],
+    marks: Sequence[int],
+    recipe: Recipe,
+    seed: int,
+) -> list[Row]:
+    """One network: trained, retrained, and every way to delete."""
+    gone = list(queue[: max(marks)])
+    start = time.process_time()
+    model = _networks.fit(make, data.x, data.y, recipe, weight_decay=DECAY, seed=seed)
+    seconds = time.process_time() - start
+    look = partial(lambda model, gone: _networks.measured(model, data, gone))
+    at_start = look(model, gone)
+    retrained = _networks.fit(make, data.x, data.y, recipe, weight_decay=DECAY, seed=seed, without=gone)
+    fixed = {"deleted": len(gone), "refused": 0, "CPU s a deletion": None}
+    rows = [
+        {"model": "retrained"} | fixed | {"CPU s a deletion": round(seconds / len(gone), 4)} | look(retrained, gone),
+        {"model": "nothing"} | fixed | at_start,
+        *last_layer(model, data, queue, marks, look),
+        all_layers(model, data, gone, look),
+    ]
+    return [row | {"residual / start": row["residual"] / at_start["residual"]} for row in rows]
+
+
+# ---------------------------------------------------------------------- what is shown
+def after(found: dict[str, list[Row]], most: int, title: str) -> Table:
+    """Every model after the last deletion."""
+    rows = [(name, row) for name, rows in found.items() for row in rows if row["deleted"] == most]
+    paper = [PAPER[name] if row["model"].startswith("ours, last") else None for name, row in rows]
+    cells = [[name, row["model"], *(row[c] for c in COLUMNS)] for name, row in rows]
+    return Table("after", title, ["network", "model", *COLUMNS], cells, paper=paper, against="residual", note=NOTE)
+
+
+def path(found: dict[str, list[Row]]) -> Figure:
+    """Residual accuracy along the deletions."""
+
+    def panel(name: str, rows: list[Row]) -> Panel:
+        lines = []
+        for model in ("ours, last layer", "the paper's step"):
+            some = [row for row in rows if row["model"] == model]
+            lines.append({"label": model, "x": [r["deleted"] for r in some], "y": [r["residual"] for r in some]})
+        retrained = next(row for row in rows if row["model"] == "retrained")
+        marks = [{"label": "retrained", "x": [retrained["deleted"]], "y": [retrained["residual"]]}]
+        return Panel(name, "deleted", "accuracy on what stays", lines=lines, marks=marks, xlog=True)
+
+    return Figure("path", "Accuracy on what stays, along the deletions", [panel(*item) for item in found.items()])
+
+
+def run(arguments: Any) -> list[Any]:
+    """All networks, or those that are named."""
+    quick = arguments.quick
+    data = _networks.cifar(arguments.data, 120 if quick else arguments.n, quick)
+    marks = [1, 6] if quick else [1, 10, 100, 300, 1000]
+    recipe = Recipe(epochs=6 if quick else 10, lr=0.05, batch_size=30 if quick else 100, schedule="cosine")
+    queue = torch.randperm(data.n, generator=torch.Generator().manual_seed(arguments.seed)).tolist()
+    width = 1 / 32 if quick else arguments.width
+    wanted = networks(width)
+    found = {
+        name: arguments.keep(name, partial(experiment, make, data, queue, marks, recipe, arguments.seed))
+        for name, make in wanted.items()
+    }
+    size = f"{data.n:,} images, {width:.3g} of the channels, {max(marks):,} deleted"
+    if quick:
+        return [after(found, max(marks), f"After the last deletion: {size}"), path(found)]
+    parameters = {name: sum(p.numel() for p in make().parameters()) for name, make in wanted.items()}
+    sizes = ", ".join(f"{name} {count:,}" for name, count in parameters.items())
+    note = Note(f"Weights: {sizes}. The paper has 50,000 images and networks of full width; its numbers are for those.")
+    return [after(found, max(marks), f"After the last deletion: {size}"), path(found), note]
+
+
+NOTE = (
+    "Residual: accuracy on the training images that stay. The last layer forgets one image a request, on features that "
+    "stay as they are; the other row is one request for all of the images on units of every layer."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The command line."""
+    options = _common.parser(__doc__)
+    options.add_argument("--n", type=int, default=10_000, help="training images")
+    options.add_argument("--width", type=float, default=1 / 8, help="share of the networks' channels")
+    title = "CIFAR-10: many deletions"
+    return _common.main(run, name="cifar", title=title, options=options, arguments=arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,8 +15,10 @@ seconds of a selection, with the row's target beside them.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import importlib.util
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -153,36 +155,60 @@ def show(cell: dict[str, Any]) -> None:
 
 # ---------------------------------------------------------------------- the store
 class Store:
-    """The results so far; written at most every five seconds, and at the end of each cell."""
+    """The results so far; written at most every five seconds, and at the end of each cell.
+
+    Only what this run computed is written: the rest is read anew, so that two runs of different parts do
+    not undo one another.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.written = path, 0.0
-        self.report = json.loads(path.read_text()) if path.exists() else {"cells": {}}
+        self.report = self._stored()
+        self.touched: set[str] = set()
+
+    def _stored(self) -> dict[str, Any]:
+        stored: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {"cells": {}}
+        return stored
 
     def cell(self, part: str, name: str, method: str, target: dict[str, float]) -> dict[str, Any]:
         key = f"{part}/{name}/{method}"
         cells: dict[str, Any] = self.report["cells"]
         return cells.setdefault(key, {"part": part, "name": name, "method": method, "target": target, "runs": []})
 
-    def save(self, *, force: bool = False) -> None:
-        if force or time.monotonic() - self.written > 5.0:
-            self.report["cells"] = {key: cell for key, cell in self.report["cells"].items() if cell["runs"]}
-            for cell in self.report["cells"].values():
-                cell["summary"] = summary(cell)
-            self.report |= {"absent": ABSENT, "environment": _harness.environment(PACKAGES)}
-            _harness.write_json(self.report, self.path)
-            self.written = time.monotonic()
+    def save(self, changed: str, *, force: bool = False) -> None:
+        """Write; ``changed`` is the key of a cell, or of a part of the report."""
+        self.touched.add(changed)
+        if not force and time.monotonic() - self.written < 5.0:
+            return
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            report = self._stored()
+            for key in self.touched & set(self.report["cells"]):
+                report["cells"][key] = self.report["cells"][key]
+                report["cells"][key]["summary"] = summary(report["cells"][key])
+            for key in self.touched - set(self.report["cells"]):
+                report[key] = {**report.get(key, {}), **self.report[key]}
+            report |= {"absent": ABSENT, "environment": _harness.environment(PACKAGES)}
+            partial_file = self.path.with_suffix(".partial")
+            _harness.write_json(report, partial_file)
+            partial_file.replace(self.path)
+        finally:
+            os.close(folder)
+        self.report["cells"] = report["cells"]
+        self.written = time.monotonic()
 
 
 def fill(store: Store, row: Row, method: str, compute: Callable[[int], dict[str, Any]]) -> None:
     """Complete a cell."""
+    key = f"{row.part}/{row.name}/{method}"
     cell = store.cell(row.part, row.name, method, row.target)
     missing = range(len(cell["runs"]), row.count(method))
     for i in missing:
         cell["runs"].append(compute(i))
-        store.save()
+        store.save(key)
     if len(missing):
-        store.save(force=True)
+        store.save(key, force=True)
         show(cell)
 
 
@@ -242,7 +268,7 @@ def run_scale(store: Store) -> None:
         if key not in done:
             done[key] = {"n": n, "p": p, **_harness.in_fresh_process(__file__, {"n": n, "p": p})}
             print(done[key], flush=True)
-            store.save(force=True)
+            store.save("scale", force=True)
 
 
 # ---------------------------------------------------------------------- the script
@@ -336,7 +362,7 @@ def run_discrete(store: Store, folder: Path) -> None:
 
     if hasattr(_blanket_discrete, "run"):
         store.report["discrete"] = _blanket_discrete.run(folder, store.report.get("discrete", {}))
-        store.save(force=True)
+        store.save("discrete", force=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from codec._decisions import BlanketPath, Found
 from codec._dependence import NominalY, read_response, refuse_constant
-from codec._family import Features, with_indicators
+from codec._family import Features, with_distances, with_indicators
 from codec._forward import show_progress
 from codec._hiton import discrete_blanket
 from codec._markov import (
@@ -50,7 +50,16 @@ from codec._validation import (
 DISCRETE_LEVELS = 10  # a column of at most this many whole numbers is discrete
 MIN_SPLIT_ROWS = 20  # rows that each part of a split must have
 FORWARD_ONLY = {"stop": True, "standardize": "scale", "n_neighbors": 1, "noise": 1e-3}
-AUTO_ONLY = {"screen": "auto", "symmetric": False, "groups": None, "test": None, "split": None, "stability": None}
+AUTO_ONLY = {
+    "alpha": 0.05,
+    "screen": "auto",
+    "symmetric": False,
+    "groups": None,
+    "test": None,
+    "split": None,
+    "stability": None,
+    "allow_nan": False,
+}
 
 
 class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
@@ -78,7 +87,7 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         selections and more missed ones; costs one search for each selected feature.
     groups : list of lists of str or int, optional
         Columns that enter together, by name or index: one-hot blocks, coordinates. Columns
-        not named stand alone.
+        not named stand alone. Of several numbers in a group, their distance from the mean counts, too.
     test : callable, optional
         ``test(y, z, given)`` with the first three arguments of :func:`codec.codec_test` returns (statistic,
         p-value) or an object that unpacks so; used in place of the calibrated test, with
@@ -119,8 +128,8 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
     blanket_ : ndarray of int
         Their columns in order of entry, those of ``always_include`` first; with ``stability`` by frequency.
     scores_ : ndarray of shape (n_features_in_,)
-        The statistic of each selected feature given the other selected ones, 0 elsewhere. FOCI: T(y,
-        feature | selected before it) at entry.
+        The statistic of each selected feature given the other selected ones, 0 elsewhere. Discrete data,
+        without ``split`` and ``stability``: the share of networks. FOCI: T(y, feature | selected before it).
     pvalues_ : ndarray of shape (n_features_in_,)
         p-value of each selected feature given the other selected ones, NaN elsewhere. **Descriptive**:
         the same rows chose the features, so small values were to be expected; use ``split`` for valid ones.
@@ -129,7 +138,7 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
     n_tests_ : int
         Hypotheses that were tested.
     stability_ : StabilityResult
-        Only with ``stability``.
+        Only with ``stability``; the decisions of ``path_`` are then those of the search in all rows.
     n_features_in_ : int
         Columns seen in fit.
     feature_names_in_ : ndarray of str
@@ -148,8 +157,9 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
     added as long as it stands out from all of them under the same copies of y, and at last every
     member is tested again. y and features are compared after what the condition explains of them is
     taken out; the terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all
-    features are categories or hold at most 10 whole numbers go to a search for discrete data instead
-    (HITON with stratified permutation).
+    features are categories or hold at most 10 whole numbers go to a search for discrete data instead:
+    stratified permutation tests find the features that may be near y, and networks learned on bootstrap samples
+    vote on which are. ``screen`` has no meaning there.
 
     *Several responses* are explained together: a feature is selected if it carries information on any.
 
@@ -263,14 +273,20 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         discrete = self._discrete(table, response)
         features = Features(table, self._given_groups(table))
         features = features if discrete else with_indicators(features)  # there a missing value is a level
+        features = features if self.test is not None else with_distances(features)
         task = _Task(features, response, discrete, self._options(table), self)
         stability = self._stability_options()
+        names = tuple(" + ".join(table.names[j] for j in group) for group in self._given_groups(table))
         rows = np.arange(response.n_rows)
         kept_rows, held_rows = self._split(rows, rng)
         found = task.find(kept_rows, rng)
-        if held_rows.size:
-            found = task.test_members(found, held_rows, rng)
-        names = tuple(" + ".join(table.names[j] for j in group) for group in self._given_groups(table))
+        if stability is not None:
+            self.stability_ = task.stability(names, stability, rng)
+            found = replace(found, members=task.stable_members(self.stability_))
+        elif hasattr(self, "stability_"):
+            del self.stability_
+        if stability is not None or held_rows.size:
+            found = task.test_members(found, held_rows if held_rows.size else rows, rng)
         self.path_ = BlanketPath(
             found.decisions, found.members, names, "discrete" if task.discrete else "auto", task.options.alpha,
             kept_rows.size, len(names), found.n_tests,
@@ -279,14 +295,7 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         columns = [[j for j in group if j < n_columns] for group in features.groups]
         self.scores_ = spread_values(found.scores, columns, n_columns, 0.0)
         self.pvalues_ = spread_values(found.pvalues, columns, n_columns, np.nan)
-        members: Sequence[int] = found.members
-        if stability is not None:
-            self.stability_ = task.stability(names, stability, rng)
-            always = task.options.always_include
-            members = [*always, *(v for v in self.stability_.selected if v not in always)]
-        elif hasattr(self, "stability_"):
-            del self.stability_
-        self.blanket_ = np.array([j for v in members for j in columns[v]], dtype=np.int64)
+        self.blanket_ = np.array([j for v in found.members for j in columns[v]], dtype=np.int64)
         self.support_ = np.zeros(n_columns, dtype=np.bool_)
         self.support_[self.blanket_] = True
 
@@ -476,11 +485,11 @@ class _Task:
         return keep_mutual(y, features, found, self.options, rng, show) if self.symmetric else found
 
     def test_members(self, found: Found, rows: IntArray, rng: np.random.Generator) -> Found:
-        """The same members with statistics and p-values from other rows."""
+        """The same members with statistics and p-values from these rows."""
         y, features = self.response.take(rows), self.features.take(rows)
         tested = [v for v in found.members if not constant_columns(features.part([v])).all()]
         if constant_columns(y).any():
-            raise ValueError("y is constant in the rows held out; split another share of the rows.")
+            raise ValueError("y is constant in the rows held out; pass another random_state, or a smaller split.")
         values = member_pvalues(y, features, tested, self.options, rng)
         return replace(
             found,
@@ -488,6 +497,11 @@ class _Task:
             scores={v: statistic for v, (statistic, _) in values.items()},
             pvalues={v: pvalue for v, (_, pvalue) in values.items()},
         )
+
+    def stable_members(self, result: StabilityResult) -> tuple[int, ...]:
+        """Features that are always included, then the stable ones by frequency."""
+        always = self.options.always_include
+        return (*always, *(v for v in result.selected if v not in always))
 
     def stability(self, names: Sequence[str], options: dict[str, Any], rng: np.random.Generator) -> StabilityResult:
         def select(rows: IntArray, generator: np.random.Generator) -> Iterable[int]:

@@ -89,24 +89,47 @@ def with_indicators(features: Features) -> Features:
     if not incomplete.size:
         return features
     columns = table.columns.copy()
-    groups = [list(group) for group in features.groups]
-    indicators: list[FloatArray] = []
-    names: list[str] = []
+    added: dict[str, tuple[int, FloatArray]] = {}
     for j in incomplete:
         present = columns[j, ~missing[j]]
         if table.nominal[j]:
             columns[j, missing[j]] = present.max(initial=0.0) + 1.0
             continue
         columns[j, missing[j]] = np.median(present) if present.size else 0.0
-        group = next(group for group in groups if j in group)
-        group.append(len(columns) + len(indicators))
-        indicators.append(missing[j].astype(np.float64))
-        names.append(f"{table.names[j]} missing")
-    whole = Table(
-        np.concatenate([columns, *(row[None, :] for row in indicators)]),
-        np.concatenate([table.nominal, np.zeros(len(indicators), dtype=np.bool_)]),
-        (*table.names, *names),
-        table.argument,
+        place = next(v for v, group in enumerate(features.groups) if j in group)
+        added[f"{table.names[j]} missing"] = (place, missing[j].astype(np.float64))
+    return _extend(replace(features, table=replace(table, columns=columns)), added)
+
+
+def with_distances(features: Features) -> Features:
+    """A group of numbers is a point: it also gets the distance from its mean, in standardized columns.
+
+    A function of the distance alone is independent of every coordinate's linear part, and costly to learn
+    from several points at once. The new columns stand behind the others; flags do not count as numbers.
+    """
+    table = features.table
+    added: dict[str, tuple[int, FloatArray]] = {}
+    for v, group in enumerate(features.groups):
+        numbers = [j for j in group if not table.nominal[j] and np.unique(table.columns[j]).size > 2]
+        if len(numbers) > 1:
+            points = standardize_rows(table.columns[numbers])
+            added[f"distance of {table.names[group[0]]}"] = (v, np.sqrt(np.einsum("ji,ji->i", points, points)))
+    return _extend(features, added)
+
+
+def _extend(features: Features, added: dict[str, tuple[int, FloatArray]]) -> Features:
+    """More columns, by name, each with the feature that it belongs to."""
+    if not added:
+        return features
+    table = features.table
+    groups = [list(group) for group in features.groups]
+    for place, (v, _) in enumerate(added.values(), len(table.names)):
+        groups[v].append(place)
+    whole = replace(
+        table,
+        columns=np.concatenate([table.columns, [values for _, values in added.values()]]),
+        nominal=np.concatenate([table.nominal, np.zeros(len(added), dtype=np.bool_)]),
+        names=(*table.names, *added),
     )
     return Features(whole, tuple(tuple(group) for group in groups))
 
@@ -208,7 +231,7 @@ class Step:
             B
         give_up : float, optional
             Stop after a first look at 39 copies if more than this number of them already
-            reach the largest observed value: the rest could not make the step succeed.
+            reach the largest observed value: with the rest the step would hardly succeed.
         advance : callable, optional
             Told the share of the copies that is done.
         """
@@ -295,7 +318,7 @@ class _Panel:
     def _graph_term(self, i: int) -> FloatArray:
         """Residual CODEC of one candidate, observed and copies; blocks once computed are kept."""
         if i not in self._codec:
-            rng = np.random.default_rng([self._seed, i])
+            rng = np.random.default_rng([self._seed, self._candidates[i]])
             k = default_neighbors(self._n)
             near = residual_graph(self._rows[i].astype(np.float64), self._setting.points, k, rng)
             self._codec[i] = (near, [])

@@ -347,9 +347,12 @@ class _Search:
         self.decisions.append(Decision(action, v, tuple(given), verdict.statistic, pvalue, n, reason))
 
     def finish(self) -> Found:
-        """Members with the tests given all others; the last shrink has made them."""
+        """Members with the tests given all others; for those that were searched the last shrink has made them."""
         scores, pvalues = {}, {}
-        for v in self.members:
+        constant = constant_columns(self.features.table)
+        for v in [*self.always, *self.members]:
+            if constant[list(self.features.groups[v])].all():
+                continue
             verdict = self.last(v)
             scores[v], pvalues[v] = verdict.statistic, verdict.pvalue
         return Found((*self.always, *self.members), tuple(self.decisions), self.n_tests, scores, pvalues)
@@ -357,7 +360,10 @@ class _Search:
     def last(self, v: int) -> Verdict:
         others = frozenset(u for u in [*self.always, *self.members] if u != v)
         found = [self.known[key] for key in self.known if key[:2] == (v, others)]
-        return found[-1] if found else self.judge.member(v, sorted(others), [v])
+        if found:
+            return found[-1]
+        self.n_tests += 1
+        return self.judge.member(v, sorted(others), [v])
 
 
 # --------------------------------------------------------------------------- given a blanket

@@ -1,0 +1,697 @@
+"""The calibrated search: what it finds, every option, what it says about itself, and its errors."""
+
+import ast
+import inspect
+import pickle
+import re
+
+import joblib
+import networkx as nx
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from scipy.stats import binom
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from codec import MarkovBlanketSelector, codec_test, fisher_z, g_test
+
+LEARNED = ("support_", "blanket_", "scores_", "pvalues_", "n_tests_")
+
+
+def fit(X, y, **options):
+    return MarkovBlanketSelector(**{"random_state": 0, **options}).fit(X, y)
+
+
+def chosen(X, y, **options):
+    return sorted(fit(X, y, **options).blanket_.tolist())
+
+
+def normal(n, p, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, p))
+
+
+@pytest.fixture
+def product():
+    """y depends on x1 and x4 through their product, and on nothing else."""
+    X = normal(150, 6)
+    return X, X[:, 1] * X[:, 4] + 0.3 * normal(150, 1, 1)[:, 0]
+
+
+@pytest.fixture
+def table():
+    """Numbers, an ordered and an unordered category; y depends on `colour`, `grade` and `size`."""
+    rng = np.random.default_rng(3)
+    n = 300
+    X = pd.DataFrame(
+        {
+            "size": rng.standard_normal(n),
+            "weight": rng.standard_normal(n),
+            "grade": pd.Categorical(rng.choice(["low", "mid", "high"], n), ["low", "mid", "high"], ordered=True),
+            "colour": pd.Categorical(rng.choice(["red", "green", "blue"], n)),
+            "shape": pd.Categorical(rng.choice(["round", "square"], n)),
+            "fixed": 7.0,
+        }
+    )
+    y = 2.0 * (X.colour == "red") + X.grade.cat.codes + X["size"] + 0.3 * rng.standard_normal(n)
+    return X, y.to_numpy()
+
+
+def same_fit(a, b):
+    for name in LEARNED:
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    pd.testing.assert_frame_equal(a.path_.to_frame(), b.path_.to_frame())
+
+
+# --------------------------------------------------------------------------- an oracle in place of the test
+class Oracle:
+    """d-separation, read off a known graph; columns are known by their values."""
+
+    def __init__(self, graph, target, X):
+        self.graph, self.target = graph, target
+        self.name = {column.tobytes(): j for j, column in enumerate(X.T)}
+        self.calls = 0
+
+    def columns(self, block):
+        return {self.name[column.tobytes()] for column in block.T}
+
+    def __call__(self, y, z, given):
+        self.calls += 1
+        condition = set() if given is None else self.columns(given)
+        separated = nx.is_d_separator(self.graph, {self.target}, self.columns(z), condition)
+        return (0.0, 1.0) if separated else (1.0, 0.0)
+
+
+def random_dag(d, rng):
+    graph = nx.DiGraph()
+    graph.add_nodes_from(range(d))
+    graph.add_edges_from((i, j) for i in range(d) for j in range(i + 1, d) if rng.random() < 2.0 / d)
+    return graph
+
+
+def blanket(graph, v):
+    children = set(graph.successors(v))
+    spouses = {u for child in children for u in graph.predecessors(child)}
+    return (set(graph.predecessors(v)) | children | spouses) - {v}
+
+
+@pytest.mark.parametrize("screen", [False, "auto"])
+def test_with_an_oracle_every_blanket_of_random_graphs_is_found(screen, global_random_seed):
+    # With the truth about every conditional independence, growing and shrinking must end at the blanket
+    # (Margaritis & Thrun 1999), wherever the screen has started.
+    rng = np.random.default_rng(global_random_seed)
+    for _ in range(2):
+        graph = random_dag(7, rng)
+        data = rng.standard_normal((120, 7))  # only tells the oracle who is who; trees see pure noise
+        for v in range(7):
+            others = [j for j in range(7) if j != v]
+            columns = np.column_stack([data[:, others], np.zeros(120)])  # the constant one is never asked for
+            index = dict(enumerate(others))
+            relabelled = nx.relabel_nodes(graph, {**{j: i for i, j in index.items()}, v: 99})
+            oracle = Oracle(relabelled, 99, columns)
+            selector = fit(columns, data[:, v], test=oracle, screen=screen)
+            assert {index[j] for j in selector.blanket_} == blanket(graph, v)
+            assert oracle.calls == selector.n_tests_
+
+
+def test_and_rule_with_an_oracle_keeps_true_blankets(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    graph = random_dag(6, rng)
+    data = rng.standard_normal((120, 6))
+
+    def truth(y, z, given):
+        name = {column.tobytes(): j for j, column in enumerate(data.T)}
+        at = [{name[c.tobytes()] for c in np.ascontiguousarray(np.atleast_2d(block.T))} for block in (y, z)]
+        condition = set() if given is None else {name[c.tobytes()] for c in np.ascontiguousarray(given.T)}
+        return (0.0, 1.0) if nx.is_d_separator(graph, *at, condition) else (1.0, 0.0)
+
+    for v in range(6):
+        others = [j for j in range(6) if j != v]
+        selector = fit(data[:, others], data[:, v], test=truth, symmetric=True, screen=False)
+        assert {others[j] for j in selector.blanket_} == blanket(graph, v)
+
+
+def test_and_rule_drops_what_is_not_mutual():
+    # The test says that x0 depends on everything, unless x0 itself is explained.
+    X, y = normal(60, 2), normal(60, 1, 5)[:, 0]
+
+    def one_way(response, z, given):
+        return (1.0, 0.0) if np.array_equal(response, y) and np.array_equal(z[:, 0], X[:, 0]) else (0.0, 1.0)
+
+    assert chosen(X, y, test=one_way, screen=False) == [0]
+    mutual = fit(X, y, test=one_way, screen=False, symmetric=True)
+    assert mutual.blanket_.size == 0
+    assert not mutual.support_.any()
+    assert np.isnan(mutual.pvalues_).all()
+    assert mutual.path_.decisions[-1].reason == "y is not in this feature's blanket"
+    assert fit(X, y, test=one_way, screen=False, symmetric=True, always_include=[0]).blanket_.tolist() == [0]
+
+
+# --------------------------------------------------------------------------- a user's test
+@pytest.mark.parametrize(("pvalue", "enters"), [(0.0125, True), (0.0126, False)])
+def test_bonferroni_over_the_candidates(pvalue, enters):
+    X, y = normal(60, 4), normal(60, 1, 1)[:, 0]
+
+    def test(response, z, given):
+        return (1.0, pvalue if given is None and np.array_equal(z[:, 0], X[:, 2]) else 1.0 - (given is not None))
+
+    def first(response, z, given):
+        return test(response, z, given) if given is None else (0.0, 0.04 if z[0, 0] == X[2, 2] else 1.0)
+
+    assert chosen(X, y, test=first, screen=False, alpha=0.05) == ([2] if enters else [])
+
+
+def test_what_a_test_is_given(table):
+    X, y = table
+    seen = []
+
+    def spy(response, z, given, *, n_resamples, rng):
+        seen.append((response, z, given, n_resamples, rng))
+        return 0.0, 1.0
+
+    fit(X, y, test=spy, screen=False, always_include=["colour", "size"], alpha=0.01)
+    response, z, given, n_resamples, rng = seen[0]
+    np.testing.assert_array_equal(response, y)
+    assert isinstance(given, pd.DataFrame)
+    assert given.columns.tolist() == ["size", "colour"]
+    assert isinstance(given["colour"].dtype, pd.CategoricalDtype)
+    assert n_resamples >= 2 * 3 / 0.01 - 1  # three candidates at .01 need p-values this small
+    assert isinstance(rng, np.random.Generator)
+    assert isinstance(z, np.ndarray)
+    assert z.shape == (300, 1)
+    fit(X.iloc[:, [0, 1]], y, test=spy, screen=False)
+    assert seen[-1][2] is None
+
+
+def test_linear_chain_with_fisher_z(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    chain = [rng.standard_normal(400)]
+    for _ in range(5):
+        chain.append(0.8 * chain[-1] + 0.6 * rng.standard_normal(400))
+    X = np.column_stack(chain)
+    # Which of the others enter by chance is a matter of alpha; the neighbours are far outside.
+    found = fit(np.delete(X, 2, axis=1), X[:, 2], test=fisher_z, alpha=1e-6)
+    assert sorted(found.blanket_.tolist()) == [1, 2]  # x1 and x3
+    assert (found.pvalues_[[1, 2]] < 1e-6).all()
+    expected = fisher_z(X[:, 2], X[:, 1], X[:, [3]])
+    assert found.scores_[1] == pytest.approx(expected.statistic)
+    assert found.pvalues_[1] == pytest.approx(expected.pvalue)
+
+
+def test_functions_of_the_package_as_tests(product):
+    X, y = product
+    assert chosen(X[:, [1, 4, 5]], y, test=codec_test, alpha=0.01) == [0, 1]
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 3, (300, 3))
+    flip = np.where(rng.random(300) < 0.2, rng.integers(0, 3, 300), codes[:, 1])
+    frame = pd.DataFrame(codes).astype("category").add_prefix("x")
+    selector = fit(frame, pd.Series(flip).astype("category"), test=g_test, alpha=1e-4)
+    assert selector.get_feature_names_out().tolist() == ["x1"]
+    assert selector.path_.method == "auto"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [((1.0, 1.5), "p-value 1.5"), ((1.0, float("nan")), "p-value nan"), ((1.0, -0.1), "p-value -0.1")],
+)
+def test_a_p_value_that_is_none_is_refused(answer, error, product):
+    def test(y, z, given):
+        return answer
+
+    with pytest.raises(ValueError, match=error):
+        fit(*product, test=test)
+
+
+def test_an_interruption_comes_through(product):
+    def interrupted(y, z, given):
+        raise KeyboardInterrupt
+
+    selector = MarkovBlanketSelector(test=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        selector.fit(*product)
+    assert not hasattr(selector, "support_")
+
+
+# --------------------------------------------------------------------------- what is found
+def test_finds_what_acts_only_together(global_random_seed):
+    # y is independent of every single feature; without the screen nothing stands out but by chance.
+    rng = np.random.default_rng(global_random_seed)
+    X = rng.uniform(-1, 1, (300, 8))
+    y = np.sign(X[:, 2] * X[:, 5]) * rng.exponential(size=300)
+    assert {2, 5} <= set(fit(X, y, random_state=global_random_seed, alpha=0.01).blanket_.tolist())
+    assert not {2, 5} <= set(fit(X, y, random_state=global_random_seed, alpha=1e-3, screen=False).blanket_.tolist())
+
+
+def test_a_member_screened_off_is_not_selected(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    cause = rng.standard_normal(400)
+    near = np.tanh(cause) + 0.1 * rng.standard_normal(400)
+    y = near**2 + 0.1 * rng.standard_normal(400)
+    selector = fit(np.column_stack([cause, near, rng.standard_normal(400)]), y, random_state=global_random_seed)
+    assert 1 in selector.blanket_
+    assert not np.isin(0, selector.blanket_) or selector.pvalues_[0] > 0.004  # at most by chance: p >= 1 / 200
+
+
+def test_nothing_is_found_in_noise_most_of_the_time(global_random_seed):
+    # At most 5 % of 40 tables, both ways of searching; the bound fails for one seed in 100,000.
+    rng = np.random.default_rng(global_random_seed)
+    for screen in ("auto", False):
+        hits = sum(
+            fit(rng.standard_normal((60, 5)), rng.standard_normal(60), screen=screen, random_state=rng).support_.any()
+            for _ in range(40)
+        )
+        assert hits <= binom.isf(1e-5, 40, 0.06)
+
+
+def test_more_columns_than_rows():
+    X = normal(80, 200)
+    y = 2 * X[:, 17] - 2 * X[:, 150] + 0.3 * normal(80, 1, 4)[:, 0]
+    selector = fit(X, y)
+    assert {17, 150} <= set(selector.blanket_.tolist())
+    assert len(selector.blanket_) <= 80 // 15
+
+
+def test_several_responses_are_explained_together():
+    X = normal(200, 6)
+    Y = np.column_stack([X[:, 0], X[:, 3]]) + 0.3 * normal(200, 2, 1)
+    assert chosen(X, Y) == [0, 3]
+    assert chosen(X, Y[:, 0]) == [0]
+    assert chosen(X, Y[:, [1]]) == [3]
+
+
+@pytest.mark.parametrize("kind", ["text", "category", "two numbers"])
+def test_classes(kind):
+    X = normal(300, 6)
+    codes = np.digitize(X[:, 1] + 0.3 * normal(300, 1, 2)[:, 0], [0.0] if kind == "two numbers" else [-0.5, 0.5])
+    y = {"text": np.array(["b", "c", "a"])[codes], "category": pd.Categorical(codes), "two numbers": codes}[kind]
+    assert chosen(X, y) == [1]
+
+
+def test_codes_are_classes_when_nominal_y_says_so():
+    # As an order the codes 0, 1, 2 of the classes mean little; y says which of three unordered cells x1 is in.
+    X = normal(300, 4)
+    cells = np.digitize(X[:, 1], [-0.5, 0.5])
+    y = np.array([1, 0, 2])[cells]
+    assert 1 in fit(X, y, nominal_y=True).blanket_
+    same_fit(fit(X, y, nominal_y=True), fit(X, pd.Categorical(y)))
+
+
+def test_mixed_frame(table):
+    X, y = table
+    selector = fit(X, y).set_output(transform="pandas")
+    assert selector.get_feature_names_out().tolist() == ["size", "grade", "colour"]
+    pd.testing.assert_frame_equal(selector.transform(X), X[["size", "grade", "colour"]])
+    assert selector.path_.method == "auto"
+
+
+def test_polars_frame_is_the_pandas_frame(table):
+    X, y = table
+    X = X.drop(columns="grade")
+    same_fit(fit(pl.from_pandas(X), pl.Series(y)), fit(X, y))
+
+
+def test_discrete_tables_have_a_search_of_their_own():
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 3, (400, 5))
+    y = np.where(rng.random(400) < 0.8, X[:, 2], rng.integers(0, 3, 400))
+    selector = fit(X, y)
+    assert selector.path_.method == "discrete"
+    assert selector.blanket_.tolist() == [2]
+    assert 0.5 < selector.scores_[2] <= 1.0  # the share of networks with x2
+    frame = pd.DataFrame(X).astype("category").add_prefix("x")
+    assert fit(frame, pd.Series(y).astype("category")).get_feature_names_out().tolist() == ["x2"]
+    assert fit(X, y, test=fisher_z).path_.method == "auto"
+    assert fit(X, y, groups=[[0, 1]]).path_.method == "auto"
+    assert fit(X, y + 0.5).path_.method == "auto"  # no whole numbers
+    assert fit(np.column_stack([X, np.arange(400)]), y).path_.method == "auto"  # more than ten values
+    assert fit(X, y, always_include=[0], max_features=1).blanket_.tolist() == [0, 2]
+    assert fit(X, y, split=0.5).pvalues_[2] < 0.05
+
+
+def test_constant_columns_are_never_selected(product, table):
+    X, y = product
+    wide = np.column_stack([np.ones(150), X, np.full(150, 3)])
+    assert chosen(wide, y) == [2, 5]
+    assert not fit(np.ones((40, 3)), np.arange(40.0)).support_.any()
+    assert "fixed" not in fit(*table).get_feature_names_out()
+
+
+# --------------------------------------------------------------------------- options
+def test_max_features(product):
+    X, y = product
+    selector = fit(X, y, max_features=1)
+    assert selector.blanket_.size <= 1
+    selector = fit(X, X[:, 0] + X[:, 2] + X[:, 3], max_features=2)
+    assert selector.blanket_.size == 2
+    assert set(selector.blanket_.tolist()) < {0, 2, 3}
+    reasons = [d.reason for d in selector.path_.decisions if d.action == "stopped"]
+    assert "the limit of 2 members is reached" in reasons
+
+
+def test_always_include(product):
+    X, y = product
+    selector = fit(X, y, always_include=[3])
+    assert selector.blanket_.tolist()[0] == 3
+    assert sorted(selector.blanket_.tolist()) == [1, 3, 4]
+    assert 0 < selector.pvalues_[3] <= 1  # given the others, as for every selected feature
+    assert selector.pvalues_[1] < 0.05
+    assert all(3 in d.given for d in selector.path_.decisions if d.action in {"kept", "entered"})
+    assert fit(X, y, always_include=[3], max_features=1).support_.sum() <= 2
+    constant = np.column_stack([X, np.ones(150)])
+    assert set(chosen(constant, y, always_include=[6])) == {1, 4, 6}
+
+
+def test_alpha_is_the_level_of_the_decisions():
+    # One candidate whose permutation p-value is known: the share of copies with a larger statistic.
+    X = normal(60, 1)
+    y = 0.3 * X[:, 0] + normal(60, 1, 1)[:, 0]
+    pvalue = fit(X, y, alpha=0.99).pvalues_[0]
+    assert 0.005 < pvalue < 0.5
+    assert chosen(X, y, alpha=pvalue + 0.05) == [0]
+    assert chosen(X, y, alpha=pvalue / 2) == []
+
+
+def test_groups_enter_together():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.standard_normal((300, 6)), columns=list("abcdef"))
+    angle = rng.uniform(0, 2 * np.pi, 300)
+    X["d"], X["b"] = np.cos(angle), np.sin(angle)
+    y = np.sin(3 * angle) + 0.2 * rng.standard_normal(300)
+    selector = fit(X, y, groups=[["d", "b"], ["a", 2]])
+    assert selector.get_feature_names_out().tolist() == ["b", "d"]
+    assert selector.scores_[1] == selector.scores_[3] > 0
+    assert selector.pvalues_[1] == selector.pvalues_[3]
+    assert selector.path_.names == ("a + c", "d + b", "e", "f")
+    assert selector.path_.n_features == 4
+    assert fit(X, y, groups=[["d", "b"]], always_include=["b"]).support_[[1, 3]].all()
+    assert fit(X, y, groups=[["d", "b"]], max_features=1).support_.sum() == 2
+
+
+def test_missing_values_are_accepted_on_request():
+    rng = np.random.default_rng(1)
+    X = pd.DataFrame(rng.standard_normal((300, 4)), columns=list("abcd"))
+    X["e"] = pd.Categorical(rng.choice(["u", "v"], 300))
+    y = 2 * X["a"] + 2 * (X["e"] == "u") + 0.3 * rng.standard_normal(300)
+    gone = rng.random(X.shape) < 0.1
+    X = X.mask(gone)
+    with pytest.raises(ValueError, match="contains NaN: column 'a'"):
+        fit(X, y)
+    selector = fit(X, y, allow_nan=True).set_output(transform="pandas")
+    assert selector.get_feature_names_out().tolist() == ["a", "e"]
+    assert selector.scores_.shape == (5,)
+    pd.testing.assert_frame_equal(selector.transform(X), X[["a", "e"]])
+    same_fit(fit(pl.from_pandas(X), y.to_numpy(), allow_nan=True), selector)
+    with pytest.raises(ValueError, match="y"):
+        fit(X, y.where(y < 2), allow_nan=True)
+
+
+def test_that_a_value_is_missing_can_be_what_matters():
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((300, 4))
+    gone = rng.random(300) < 0.3
+    X[gone, 2] = np.nan
+    X[:, 3] = np.nan  # nothing at all
+    assert chosen(X, gone + 0.3 * rng.standard_normal(300), allow_nan=True) == [2]
+
+
+def test_missing_levels_of_discrete_data():
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 3, (400, 4)).astype(float)
+    y = np.where(rng.random(400) < 0.8, X[:, 2], 1)
+    X[X[:, 2] == 0, 2] = np.nan
+    selector = fit(X, y, allow_nan=True)
+    assert selector.path_.method == "discrete"
+    assert selector.blanket_.tolist() == [2]
+
+
+def test_split_uses_some_rows_to_search_and_the_others_to_test(product):
+    X, y = product
+    selector = fit(X, y, split=0.6)
+    assert selector.path_.n_samples == 90
+    assert set(selector.blanket_) == {1, 4}
+    np.testing.assert_array_less(selector.pvalues_[[1, 4]], 0.05)
+    assert np.isnan(selector.pvalues_[[0, 2, 3, 5]]).all()
+    plain = fit(X, y)
+    assert selector.n_tests_ != plain.n_tests_ or not np.array_equal(selector.scores_, plain.scores_)
+
+
+def test_p_values_of_held_out_rows_are_valid(global_random_seed):
+    # The worst selected feature of noise: in the rows of the search its p-value is small, in the others uniform.
+    rng = np.random.default_rng(global_random_seed)
+    honest = []
+    for _ in range(40):
+        X, y = rng.standard_normal((80, 3)), rng.standard_normal(80)
+        selector = fit(X, y, split=0.5, alpha=0.9, max_features=1, screen=False, random_state=rng)
+        honest += selector.pvalues_[selector.support_].tolist()
+    assert len(honest) >= 20
+    assert sum(p <= 0.1 for p in honest) <= binom.isf(1e-5, len(honest), 0.1)
+
+
+def test_stability(product):
+    X, y = product
+    options = {"stability": {"n_subsamples": 6, "threshold": 0.75}}
+    selector = fit(X, y, **options)
+    assert selector.stability_.n_subsamples == 6
+    assert selector.stability_.subsample_size == 75
+    assert selector.stability_.names == tuple(f"x{j}" for j in range(6))
+    assert selector.blanket_.tolist() == list(selector.stability_.selected)
+    assert set(selector.blanket_.tolist()) == {1, 4}
+    assert np.flatnonzero(selector.scores_).tolist() == [1, 4]
+    assert np.flatnonzero(~np.isnan(selector.pvalues_)).tolist() == [1, 4]
+    assert fit(X, y, always_include=[0], **options).blanket_.tolist()[0] == 0
+    same_fit(fit(X, y, n_jobs=2, **options), selector)
+    selector.set_params(stability=None).fit(X, y)
+    assert not hasattr(selector, "stability_")
+
+
+def test_a_rare_class_may_be_absent_from_a_half():
+    X = normal(60, 3)
+    y = np.zeros(60, dtype=int)
+    y[7] = 1
+    selector = fit(X, y, stability={"n_subsamples": 4})
+    assert selector.support_.shape == (3,)
+
+
+# --------------------------------------------------------------------------- errors
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"alpha": 0}, "alpha is 0"),
+        ({"alpha": 1.0}, "alpha is 1.0; it must be below 1"),
+        ({"screen": 0}, "screen"),
+        ({"screen": "yes"}, "screen"),
+        ({"symmetric": 1}, "symmetric"),
+        ({"verbose": "no"}, "verbose"),
+        ({"max_features": 0}, "max_features"),
+        ({"max_features": 7}, "max_features"),
+        ({"test": "fisher_z"}, "test is 'fisher_z'; it must be a function"),
+        ({"groups": [[0, 1], [1, 2]]}, "column 'x1' in two groups"),
+        ({"groups": [[]]}, "empty group"),
+        ({"groups": [["z"]]}, "groups"),
+        ({"always_include": ["z"]}, "always_include"),
+        ({"split": 0.0}, "split"),
+        ({"split": 0.95}, "each part needs at least 20"),
+        ({"split": 1.5}, "each part needs at least 20"),
+        ({"stability": {"halves": 10}}, "stability is"),
+        ({"stability": 100}, "stability is 100"),
+        ({"stability": {"threshold": 0.4}}, "threshold is 0.4"),
+        ({"stability": {"n_subsamples": 5}}, "must be even"),
+        ({"stability": True, "split": 0.5}, "stability and split"),
+        ({"n_neighbors": 5}, "n_neighbors is 5, but method is 'auto'; n_neighbors belongs to 'foci' or 'lfoci'"),
+        ({"noise": 0.1}, "noise belongs to 'foci' or 'lfoci'"),
+        ({"stop": False}, "stop belongs to"),
+        ({"standardize": None}, "standardize belongs to"),
+        ({"method": "foci", "alpha": 0.01}, "alpha belongs to 'auto'"),
+        ({"method": "foci", "screen": False}, "screen belongs to 'auto'"),
+        ({"method": "lfoci", "test": fisher_z}, "test belongs to 'auto'"),
+        ({"method": "foci", "allow_nan": True}, "allow_nan belongs to 'auto'"),
+        ({"method": "best"}, "method is 'best'"),
+        ({"nominal_y": "yes"}, "nominal_y"),
+        ({"random_state": "x"}, "random_state"),
+        ({"n_jobs": 0}, "n_jobs"),
+    ],
+)
+def test_wrong_options_are_named(options, error, product):
+    with pytest.raises((ValueError, TypeError), match=error):
+        fit(*product, **options)
+
+
+def test_wrong_data_are_named(product):
+    X, y = product
+    with pytest.raises(ValueError, match="y"):
+        fit(X, np.ones(150))
+    with pytest.raises(ValueError, match="y is None"):
+        fit(X, None)
+    bad = X.copy()
+    bad[3, 2] = np.inf
+    for allow_nan in (False, True):
+        with pytest.raises(ValueError, match="infin"):
+            fit(bad, y, allow_nan=allow_nan)
+    with pytest.raises(ValueError, match=r"samples|rows"):
+        fit(X, y[:-1])
+
+
+def test_inputs_are_not_modified(table):
+    X, y = table
+    before, target = X.copy(deep=True), y.copy()
+    fit(X, y, groups=[["size", "weight"]], always_include=["shape"])
+    pd.testing.assert_frame_equal(X, before)
+    np.testing.assert_array_equal(y, target)
+
+
+# --------------------------------------------------------------------------- what it says about itself
+@pytest.mark.parametrize("options", [{}, {"screen": False}, {"always_include": [2]}, {"max_features": 1}])
+def test_the_path_tells_the_whole_story(options, global_random_seed):
+    X = normal(200, 8, global_random_seed)
+    y = X[:, 1] * X[:, 4] + X[:, 6] + 0.3 * normal(200, 1, 1000 + global_random_seed)[:, 0]
+    selector = fit(X, y, **options)
+    path = selector.path_
+    members, n_tests = [], 0
+    for d in path.decisions:
+        if d.action in {"screened", "entered"}:
+            members.append(d.feature)
+        elif d.action == "removed":
+            members.remove(d.feature)
+        if d.action in {"entered", "stopped"}:
+            n_tests += d.n_candidates
+            assert d.feature < 0 or (d.pvalue <= path.alpha) == (d.action == "entered")
+        elif d.action in {"kept", "removed"}:
+            n_tests += 1
+            assert d.feature not in d.given
+            assert 0 < d.pvalue <= 1
+    always = options.get("always_include", [])
+    assert selector.blanket_.tolist() == [*always, *members] == list(path.members)
+    assert n_tests <= selector.n_tests_ <= n_tests + len(always)  # always: one test each, in the end
+    assert path.n_tests == selector.n_tests_
+    selected = selector.support_
+    assert (selector.scores_[members] > 0).all()
+    assert (selector.scores_[~selected] == 0).all()
+    assert np.isnan(selector.pvalues_[~selected]).all()
+    others = [d for d in path.decisions if d.action == "kept" and d.feature in selector.blanket_]
+    for v in set(members):  # what is learned is the last test of each member given all others
+        last = [d for d in others if d.feature == v][-1]
+        assert set(last.given) == set(selector.blanket_.tolist()) - {v}
+        assert (selector.scores_[v], selector.pvalues_[v]) == (last.statistic, last.pvalue)
+
+
+def test_the_path_shows_itself(table):
+    X, y = table
+    path = fit(X, y).path_
+    frame = path.to_frame()
+    assert len(frame) == len(path) == len(path.decisions)
+    assert frame.columns.tolist() == ["action", "feature", "given", "statistic", "pvalue", "n_candidates", "reason"]
+    text = repr(path)
+    assert text.splitlines()[-1] == "Blanket: " + ", ".join(path.names[v] for v in path.members)
+    assert "3 of 6 features" in text
+    assert "at level 0.05 (n = 300)" in text
+    named = fit(X.rename(columns={"size": "<b>size"}), y).path_
+    assert "<b>" not in named._repr_html_()
+    assert "&lt;b&gt;size" in named._repr_html_()
+
+
+def test_progress_is_shown_on_request(product, capsys):
+    fit(*product)
+    assert capsys.readouterr().err == ""
+    fit(*product, verbose=True)
+    assert "blanket" in capsys.readouterr().err
+
+
+def test_documented_defaults_are_those_of_the_signature():
+    parameters = inspect.signature(MarkovBlanketSelector).parameters
+    page = inspect.getdoc(MarkovBlanketSelector)
+    for name, parameter in parameters.items():
+        line = next(line for line in page.splitlines() if line.startswith(f"{name} : "))
+        stated = re.search(r"default (\S+)$", line)
+        assert (ast.literal_eval(stated[1]) if stated else None) == parameter.default, name
+        assert ("optional" in line) == (stated is None)
+
+
+# --------------------------------------------------------------------------- same seed, same result
+def test_same_bits_for_any_n_jobs(table):
+    X, y = table
+    alone = fit(X, y)
+    for n_jobs in (1, 2):
+        same_fit(fit(X, y, n_jobs=n_jobs), alone)
+
+
+@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
+def test_same_bits_for_joblib_backends(backend, product):
+    alone = fit(*product)
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        same_fit(fit(*product), alone)
+
+
+def test_random_state(product):
+    X, y = product
+    for make in (int, np.random.RandomState, np.random.default_rng, np.random.SeedSequence):
+        same_fit(fit(X, y, random_state=make(3)), fit(X, y, random_state=make(3)))
+    assert not np.array_equal(fit(X, y).scores_, fit(X, y, random_state=1).scores_)
+    selector = MarkovBlanketSelector(random_state=5)
+    first = selector.fit(X, y).scores_
+    np.testing.assert_array_equal(selector.fit(X, y).scores_, first)
+
+
+def test_scale_and_place_of_the_data_do_not_matter(product):
+    X, y = product
+    plain = fit(X, y)
+    moved = fit(8.0 * X - 2.0, 0.25 * y + 4.0)
+    assert moved.blanket_.tolist() == plain.blanket_.tolist()
+    np.testing.assert_allclose(moved.scores_, plain.scores_, rtol=1e-6)
+
+
+def test_pickle_and_clone(table):
+    X, y = table
+    selector = fit(X, y, groups=[["size", "weight"]])
+    same_fit(pickle.loads(pickle.dumps(selector)), selector)
+    copy = clone(selector)
+    assert not hasattr(copy, "support_")
+    same_fit(copy.fit(X, y), selector)
+
+
+# --------------------------------------------------------------------------- in scikit-learn
+def test_grid_over_alpha_and_column_transformer(table):
+    X, y = table
+    X, target = X.drop(columns="fixed"), (y > np.median(y)).astype(int)
+    encode = ColumnTransformer(
+        [
+            ("numbers", MarkovBlanketSelector(random_state=0), ["size", "weight"]),
+            ("classes", OneHotEncoder(), ["colour", "grade", "shape"]),
+        ],
+        verbose_feature_names_out=False,
+    )
+    pipeline = make_pipeline(encode, LogisticRegression())
+    pipeline.fit(X, target)
+    assert pipeline[0].named_transformers_["numbers"].get_feature_names_out().tolist() == ["size"]
+    grid = {"columntransformer__numbers__alpha": [0.01, 0.2], "columntransformer__numbers__screen": ["auto", False]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X, target)
+    assert search.best_score_ > 0.7
+    assert len(search.cv_results_["params"]) == 4
+
+
+def test_cross_validation_selects_in_every_fold(product):
+    X, y = product
+    seen = []
+
+    class Spy(MarkovBlanketSelector):
+        def fit(self, X, y):
+            seen.append(len(X))
+            return super().fit(X, y)
+
+    # scikit-learn reads the parameters from the signature of the class
+    Spy.__init__ = MarkovBlanketSelector.__init__
+    scores = cross_val_score(make_pipeline(Spy(random_state=0), LogisticRegression()), X, y > 0, cv=3)
+    assert len(scores) == 3
+    assert seen == [100, 100, 100]
+
+
+def test_rows_need_no_order():
+    # Copies and landmarks are drawn by row: p-values change, a clear decision does not.
+    X = normal(200, 5)
+    y = X[:, 2] + 0.3 * normal(200, 1, 1)[:, 0]
+    order = np.random.default_rng(0).permutation(200)
+    assert chosen(X, y) == chosen(X[order], y[order]) == [2]

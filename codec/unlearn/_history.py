@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor
 
+from codec.unlearn._certificate import Accountant, Release
 from codec.unlearn._deletion import Deletion
 from codec.unlearn._ledger import Ledger
 from codec.unlearn._problem import Parameters
 
 
 class History:
-    """State of an unlearner. Make one with :meth:`begin` or :meth:`resume`.
+    """State of an unlearner.
 
     Parameters
     ----------
@@ -25,6 +27,8 @@ class History:
         Seed of every random choice.
     anchored : bool
         Whether steps start at an anchor. Without one, all that stands counts as done before the next step.
+    settings : dict
+        What must be the same when the history is resumed; JSON must hold it.
 
     Attributes
     ----------
@@ -38,9 +42,13 @@ class History:
         Numbers of the requests that were accepted and not taken back.
     pending : list of tuple of int
         Requests that wait.
+    accountant : Accountant
+        Releases so far; taking a request back does not take them back.
     """
 
-    def __init__(self, start: Mapping[str, Tensor], entropy: int, anchored: bool) -> None:
+    def __init__(
+        self, start: Mapping[str, Tensor], entropy: int, *, anchored: bool, settings: Mapping[str, Any]
+    ) -> None:
         self.start = clone(start)
         self.weights = clone(start)
         self.anchor = self.weights
@@ -48,31 +56,27 @@ class History:
         self.deletions: list[Deletion] = []
         self.standing: list[int] = []
         self.pending: list[tuple[int, ...]] = []
+        self.accountant = Accountant()
+        self.settings = dict(settings)
         self._anchored = anchored
         self._settled = 0  # standing requests that were done before the anchor
+        self._renewed = False  # whether the anchor is not on disk yet
         self._ledger: Ledger | None = None
 
     # ------------------------------------------------------------------------ disk
-    @classmethod
-    def begin(cls, start: Mapping[str, Tensor], entropy: int, anchored: bool, folder: str | Path | None) -> Self:
-        """A history without requests, kept in a new folder where one is given."""
-        made = cls(start, entropy, anchored)
-        if folder is not None:
-            made._ledger = made._new_ledger(folder, f"continue it with Unlearner.resume({str(folder)!r}, ...)")
-        return made
+    def begin(self, folder: str | Path) -> None:
+        """Keep everything in a new folder from now on."""
+        self._ledger = self._new_ledger(folder, f"continue it with Unlearner.resume({str(folder)!r}, ...)")
 
-    @classmethod
-    def resume(cls, start: Mapping[str, Tensor], anchored: bool, folder: str | Path) -> Self:
-        """The history that a folder holds; it goes on there."""
-        made = cls(start, 0, anchored)
-        ledger = Ledger.open(folder, made.start)
+    def resume(self, folder: str | Path) -> None:
+        """Become the history that a folder holds, and go on there."""
+        ledger = Ledger.open(folder, self.start)
         try:
-            made._read(ledger, folder)
+            self._read(ledger, folder)
         except BaseException:
             ledger.close()
             raise
-        made._ledger = ledger
-        return made
+        self._ledger = ledger
 
     def save(self, folder: str | Path) -> None:
         """Write everything into a new folder."""
@@ -83,6 +87,8 @@ class History:
                 ledger.append({"kind": "rollback", "request": number})
             for request in self.pending:
                 ledger.append({"kind": "submitted", "ids": list(request)})
+            for release in self.accountant.releases:
+                ledger.append({"kind": "release", "release": vars(release)})
             ledger.append({"kind": "anchor", "requests": self._settled}, self.anchor, self.start)
             ledger.append({"kind": "weights"}, self.weights, self.anchor)
 
@@ -96,17 +102,27 @@ class History:
         if ledger.entries():
             ledger.close()
             raise ValueError(f"ledger {str(folder)!r} holds requests already; {advice}.")
-        ledger.append({"kind": "start", "entropy": str(self.entropy)})
+        ledger.append({"kind": "start", "entropy": str(self.entropy), "settings": self.settings})
         return ledger
 
     def _read(self, ledger: Ledger, folder: str | Path) -> None:
         entries = ledger.entries()
         if not entries or entries[0].get("kind") != "start":
             raise ValueError(f"folder {str(folder)!r} holds no unlearner; begin one with ledger={str(folder)!r}.")
+        self._check_settings(entries[0]["settings"], folder)
         self.entropy = int(entries[0]["entropy"])
         for place, entry in enumerate(entries):
             self._replay(entry, partial(ledger.replay, self.start, place + 1))
         self.weights = ledger.replay(self.start)
+
+    def _check_settings(self, said: Mapping[str, Any], folder: str | Path) -> None:
+        wrong = [
+            f"{key}={value!r}, not {self.settings.get(key)!r}"
+            for key, value in said.items()
+            if self.settings.get(key) != value
+        ]
+        if wrong:
+            raise ValueError(f"folder {str(folder)!r} was begun with {', '.join(wrong)}; pass what it was begun with.")
 
     def _replay(self, entry: Mapping[str, Any], weights: Callable[[], Parameters]) -> None:
         kind = entry["kind"]
@@ -116,6 +132,8 @@ class History:
             self.standing.remove(entry["request"])
         elif kind == "anchor":
             self._settled, self.anchor = entry["requests"], weights()
+        elif kind == "release":
+            self.accountant = Accountant([*self.accountant.releases, Release(**entry["release"])])
         elif kind == "deletion":
             self._take(Deletion.from_dict(entry["deletion"]), entry["waited"])
 
@@ -127,6 +145,9 @@ class History:
 
     def enter(self, deletion: Deletion, weights: Parameters, waited: bool) -> None:
         """A request that was done, and the parameters after it."""
+        if self._renewed:
+            self._write({"kind": "anchor", "requests": self._settled})
+            self._renewed = False
         entry = {"kind": "deletion", "waited": waited, "deletion": deletion.to_dict()}
         self._write(entry, weights if deletion.accepted else None)
         self._take(deletion, waited)
@@ -139,10 +160,27 @@ class History:
         self.standing.remove(number)
         self.weights = weights
 
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """One request; where it fails the anchor is what it was."""
+        before = self._settled, self.anchor
+        try:
+            yield
+        except BaseException:
+            (self._settled, self.anchor), self._renewed = before, False
+            raise
+
     def renew_anchor(self) -> None:
-        """Steps start at the present parameters from now on."""
-        self._write({"kind": "anchor", "requests": len(self.standing)})
-        self._settled, self.anchor = len(self.standing), self.weights
+        """Steps start at the present parameters from now on; on disk with the request that asks for it."""
+        self._settled, self.anchor, self._renewed = len(self.standing), self.weights, True
+
+    def release(self, epsilon: float, delta: float, sensitivity: float) -> Release:
+        """Enter a release before the copy is handed out."""
+        after = Accountant(self.accountant.releases)
+        found = after.add(epsilon, delta, sensitivity)
+        self._write({"kind": "release", "release": vars(found)})
+        self.accountant = after
+        return found
 
     def _take(self, deletion: Deletion, waited: bool) -> None:
         if waited:

@@ -183,11 +183,15 @@ class Unlearner:
         self.update, self.n_steps, self.convex, self.budget = update, n_steps, convex, budget
         self.guard, self.guard_drop, self.captured = guard, guard_drop, captured
         self.tolerance = tolerance
-        self._anchored = update not in {"gradient", "chained"}
-        self._accountant = Accountant()
         self._prepared: Point | None = None
-        entropy = cast(int, np.random.SeedSequence(random_state).entropy)
-        self._history = History.begin(self.problem.parameters(), entropy, self._anchored, ledger)
+        self._history = History(
+            self.problem.parameters(),
+            cast(int, np.random.SeedSequence(random_state).entropy),
+            anchored=update not in {"gradient", "chained"},
+            settings={"n": self.problem.n, "weight_decay": self.problem.weight_decay, "update": update},
+        )
+        if ledger is not None:
+            self._history.begin(ledger)
 
     # ------------------------------------------------------------------------ what is seen from outside
     @property
@@ -277,7 +281,11 @@ class Unlearner:
         return tuple(fresh_ids(asked, gone, self.problem.n, repeated))
 
     def _forget(self, ids: tuple[int, ...], *, waited: bool = False) -> Deletion:
-        """One request from selection to ledger; nothing of the state changes before the ledger has it."""
+        """One request from selection to ledger; where it fails everything is as before."""
+        with self._history.request():
+            return self._done(ids, waited)
+
+    def _done(self, ids: tuple[int, ...], waited: bool) -> Deletion:
         number = len(self._history.deletions) + 1
         timer = Timer()
         draws = np.random.default_rng(np.random.SeedSequence(self._history.entropy, spawn_key=(number,)))
@@ -319,8 +327,7 @@ class Unlearner:
         """What stays the same while the anchor stays; a new anchor when the budget is spent."""
         if renew and len(ids_of(self._history.since_anchor)) > self.budget * len(self._at_anchor()):
             self._history.renew_anchor()
-            self._prepared = None
-        if self._prepared is None or not self._anchored:
+        if self._prepared is None or self._prepared.point is not self._history.point:
             with timer("prepare"):
                 self._prepared = Point(self.problem, self._history.point, self._at_anchor(), self.curvature)
         return self._prepared
@@ -370,7 +377,6 @@ class Unlearner:
         before = ids_of(self._history.before_anchor)
         if self.update == "gradient" and self.convex:
             return self._newton(slices, [*before, *gone])
-        fitting = prepared.point if self._anchored else None
         return deletion_step(
             self.problem,
             prepared.point,
@@ -383,7 +389,7 @@ class Unlearner:
             whole_gradient=slices.gather(prepared.gradient),
             losses=prepared.losses,
             already=before,
-            x0=None if fitting is None else slices.gather(self._history.weights) - slices.gather(fitting),
+            x0=slices.gather(self._history.weights) - slices.gather(prepared.point),
             guard=None if self.guard is None else self._guarded,
             max_drop=self.guard_drop,
             tol=self.tolerance,
@@ -515,7 +521,7 @@ class Unlearner:
             The folder is damaged, in use, or belongs to another model.
         """
         made = cls(model, loss, train_data, **options)
-        made._history = History.resume(made._history.start, made._anchored, folder)
+        made._history.resume(folder)
         return made
 
     def close(self) -> None:
@@ -557,7 +563,7 @@ class Unlearner:
                 f"no release: the certificate's bound is {certificate.bound:.3g}, above the {bound:.3g} that the noise "
                 "would be made for; take another Newton step (n_steps), or retrain."
             )
-        sigma = self._accountant.add(epsilon, delta, sensitivity=bound).sigma
+        sigma = self._history.release(epsilon, delta, bound).sigma
         generator = torch.Generator().manual_seed(int(np.random.default_rng(random_state).integers(2**63 - 1)))
         noisy = {
             name: w + sigma * torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w)
@@ -568,7 +574,7 @@ class Unlearner:
     @property
     def accountant(self) -> Accountant:
         """Privacy spent by the releases so far."""
-        return self._accountant
+        return self._history.accountant
 
     # ------------------------------------------------------------------------ details
     def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import warnings
 
@@ -138,21 +136,6 @@ def test_crash_at_every_single_call(tmp_path, monkeypatch):
             check_complete(folder, 3)
         limit += 1
     assert limit > 5 * 3  # a request: write, fsync, rename, fsync of the folder, write, fsync
-
-
-@pytest.mark.slow  # python -m pytest tests/unlearn/test_ledger.py -m slow
-def test_killed_processes(tmp_path):
-    program = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_ledger as t; t.work(sys.argv[1])"  # noqa: PTH120
-    )
-    rng = random.Random(1)
-    for _ in range(10):
-        child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
-        time.sleep(rng.uniform(1.0, 4.0))
-        child.kill()
-        child.wait()
-    work(tmp_path)
-    check_complete(tmp_path)
 
 
 def test_full_disk_leaves_no_half_line(tmp_path, monkeypatch):

@@ -1,13 +1,19 @@
 """Requests from the call to the weights: exact where retraining is exact, and nothing lost on the way."""
 
+import contextlib
+import random
+import subprocess
+import sys
+import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from codec.unlearn import Unlearner
+from codec.unlearn import LedgerError, Unlearner
 
 N, D, Q = 60, 4, 2
 
@@ -230,6 +236,104 @@ def test_save_and_resume(tmp_path):
     assert same(ours.parameters, again.parameters)
     assert ours.forget([9]).distance == again.forget([9]).distance
     again.close()
+
+
+def test_resuming_needs_the_same_problem(ridge, tmp_path):
+    model, X, y = net()
+    with contextlib.closing(unlearner(model, X, y, ledger=tmp_path)):
+        pass
+    resume = {"weight_decay": 0.01, "selector": "all"}
+    with pytest.raises(ValueError, match="begun with n=80, not 79"):
+        Unlearner.resume(tmp_path, model, "cross_entropy", (X[1:], y[1:]), **resume)
+    with pytest.raises(ValueError, match=r"weight_decay=0\.01, not 0\.1, update='difference', not 'chained'"):
+        Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), weight_decay=0.1, update="chained")
+    with pytest.raises(LedgerError, match="other parameters"):
+        Unlearner.resume(tmp_path, net(seed=1)[0], "cross_entropy", (X, y), **resume)
+    with contextlib.closing(Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), **resume)):  # nobody holds it
+        pass
+
+
+def test_a_request_that_fails_does_not_move_the_anchor(tmp_path):
+    model, X, y = net()
+    broken = []
+
+    def guard(_):
+        if broken:
+            raise RuntimeError("no score")
+        return 1.0
+
+    ours = unlearner(model, X, y, budget=0.02, guard=guard, ledger=tmp_path)
+    start = ours.parameters
+    ours.forget([1, 2])
+    broken.append(True)
+    content = (tmp_path / "ledger.jsonl").read_bytes()
+    with pytest.raises(RuntimeError, match="no score"):  # this request would anchor the model anew
+        ours.forget([3])
+    assert (tmp_path / "ledger.jsonl").read_bytes() == content
+    ours.rollback()  # and after that the first could not be taken back
+    assert same(start, ours.parameters)
+    ours.close()
+
+
+def test_what_was_released_stays_spent(ridge, tmp_path):
+    linear, A, B = ridge
+    options = {"weight_decay": 0.1, "selector": "all", "update": "gradient", "damping": 0.0, "convex": True}
+    ours = Unlearner(linear, "mse", (A, B), ledger=tmp_path / "ledger", **options)
+    ours.forget([0])
+    for _ in range(2):
+        ours.release(1.0, 1e-5, bound=1e-6)
+    ours.save(tmp_path / "copy")
+    ours.close()
+    for folder in ("ledger", "copy"):
+        again = Unlearner.resume(tmp_path / folder, linear, "mse", (A, B), **options)
+        assert again.accountant.releases == ours.accountant.releases
+        assert again.accountant.epsilon(1e-5) == pytest.approx(1.465, abs=1e-3)  # 1.0 alone; sqrt(2) of its noise
+        again.close()
+
+
+# --------------------------------------------------------------------------- kill -9
+REQUESTS = 24
+
+
+def killable(folder):
+    """Go on where the ledger ends: what a process does that may be killed at any moment."""
+    model, X, y = net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # half a line, taken off
+        options = {"weight_decay": 0.01, "selector": "kfac_greedy", "max_units": 4, "budget": 0.1}
+        if (folder / "00000002.safetensors").exists():
+            ours = Unlearner.resume(folder, model, "cross_entropy", (X, y), **options)
+        else:
+            ours = Unlearner(model, "cross_entropy", (X, y), random_state=0, ledger=folder, **options)
+    print("ready", flush=True)  # noqa: T201
+    for k in range(len(ours.deletions), REQUESTS):
+        ours.forget([2 * k])
+    ours.close()
+    return ours
+
+
+@pytest.mark.slow  # python -m pytest tests/unlearn/test_unlearner.py -m slow
+def test_killed_processes_end_at_the_same_weights(tmp_path):
+    began = time.perf_counter()
+    expected = killable(tmp_path / "whole")
+    whole = time.perf_counter() - began
+    (tmp_path / "killed").mkdir()
+    program = (
+        f"import sys, pathlib; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_unlearner as t; "
+        "t.torch.set_num_threads(1); t.killable(pathlib.Path(sys.argv[1]))"
+    )
+    rng, done = random.Random(1), []
+    for _ in range(10):
+        child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "killed")], stdout=subprocess.PIPE)
+        child.stdout.readline()
+        time.sleep(rng.uniform(0.0, whole / 4))
+        child.kill()
+        child.communicate()
+        done.append((tmp_path / "killed" / "ledger.jsonl").read_bytes().count(b'"deletion":{'))
+    assert len({k for k in done if 0 < k < REQUESTS}) >= 3  # it was killed in the middle, at several places
+    found = killable(tmp_path / "killed")
+    assert [d.forgotten for d in found.deletions] == [(2 * k,) for k in range(REQUESTS)]
+    assert same(expected.parameters, found.parameters)
 
 
 def test_the_same_seed_gives_the_same_weights():

@@ -99,6 +99,60 @@ def test_padding_does_not_count(reduce, by_hand, masked):
     torch.testing.assert_close(found.activations[0, 20:23], by_hand(each))
 
 
+class Recurrent(nn.Module):
+    """Tokens, a recurrent layer, mean over the tokens that are not padding."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.embed = nn.Embedding(20, 4)
+        self.mix = kind(4, 5, batch_first=True)
+        self.out = nn.Linear(5, 2)
+
+    def forward(self, input_ids, attention_mask):
+        h, mask = self.mix(self.embed(input_ids))[0], attention_mask[..., None]
+        return self.out((h * mask).sum(1) / mask.sum(1))
+
+
+def distilbert():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DistilBertConfig(
+        vocab_size=20, dim=8, hidden_dim=12, n_layers=2, n_heads=2, max_position_embeddings=9, num_labels=2
+    )
+    return transformers.DistilBertForSequenceClassification(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "positions"),
+    [
+        (distilbert, ["distilbert.transformer.layer.0.attention.q_lin", "distilbert.transformer.layer.1.ffn.lin2"]),
+        (lambda: Recurrent(nn.LSTM), ["mix.l0"]),
+        (lambda: Recurrent(nn.GRU), ["mix.l0"]),
+        (lambda: Recurrent(nn.RNN), ["mix.l0"]),
+    ],
+    ids=["DistilBERT", "LSTM", "GRU", "RNN"],
+)
+@pytest.mark.parametrize("reduce", ["mean", "max", "norm"])
+def test_a_sequence_gives_the_same_with_and_without_padding(make, positions, reduce):
+    """Whole models: four tokens alone, and the same four with three of padding behind a mask."""
+    ids = torch.randint(1, 20, (10, 4), generator=torch.Generator().manual_seed(5))
+    padded = torch.cat([ids, torch.zeros(10, 3, dtype=torch.long)], 1)
+    mask = (torch.arange(7) < 4).long().expand(10, 7)
+    data = {"input_ids": padded, "attention_mask": mask, "labels": torch.arange(10) % 2}
+    problem = Problem(make(), "cross_entropy", data, weight_decay=0.1)
+    units = find_units(problem.model)
+    inputs, targets = problem.fetch([1, 2, 3])
+    short = {"input_ids": ids[1:4], "attention_mask": mask[1:4, :4]}
+    found = [
+        record(problem, units, x, targets, perturb=same, n_perturbations=3, reduce=reduce) for x in (inputs, short)
+    ]
+    torch.testing.assert_close(found[0].losses, found[1].losses)
+    for name in positions:
+        place = [layer.name for layer in units.layers].index(name)
+        here = slice(units.offsets[place], units.offsets[place + 1])
+        assert found[0].activations[:, here].std() > 0.0
+        torch.testing.assert_close(found[0].activations[:, here], found[1].activations[:, here])
+
+
 def test_a_module_that_runs_twice_counts_twice():
     class Twice(nn.Module):
         def __init__(self):

@@ -1,0 +1,170 @@
+"""Bad input: a clear error, and the caller's model, ours and the ledger bit for bit as before."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Subset
+
+from codec.unlearn import Unlearner
+
+N = 40
+
+
+def data():
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(N, 5, generator=draw), torch.randint(3, (N,), generator=draw)
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def state(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+# ------------------------------------------------------------------------------ what no unlearner is made of
+class Dropping(nn.Linear):
+    """Dropout that is on in evaluation mode too."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, 0.5, training=True))
+
+
+def nowhere(output, target):
+    return torch.full((len(output),), torch.nan) * output[:, 0]
+
+
+class Wandering(torch.utils.data.Dataset):
+    """Augmented at random at every reading."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, i):
+        return torch.randn(5), i % 3
+
+
+HALF = {"model": lambda: net().half(), "data": lambda: (data()[0].half(), data()[1])}
+PROBLEMS = {
+    "data on another device than the model": ({"data": lambda: (data()[0].to("meta"), data()[1])}, "bring both to one"),
+    "model without values": ({"model": lambda: nn.Linear(5, 3, device="meta")}, "meta device"),
+    "loss is NaN": ({"loss": nowhere}, "not finite on the first samples"),
+    "half precision": (HALF, r"float16; .*call model\.float\(\)"),
+    "nothing is trainable": ({"model": lambda: net().requires_grad_(False)}, "no parameter with requires_grad"),
+    "dropout forced on": ({"model": lambda: Dropping(5, 3)}, "not deterministic"),
+    "data of random augmentation": ({"data": Wandering}, "another sample at every reading"),
+    "inputs and targets of two lengths": ({"data": lambda: (data()[0], data()[1][1:])}, r"\[39, 40\] samples"),
+    "no data": ({"data": lambda: (data()[0][:0], data()[1][:0])}, "train_data is empty"),
+    "negative weight decay": ({"weight_decay": -1.0}, "weight_decay is -1"),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_no_unlearner_and_no_ledger_is_made(name, tmp_path):
+    changes, message = PROBLEMS[name]
+    given = {"model": net, "loss": "cross_entropy", "data": data, "weight_decay": 0.01, **changes}
+    model = given["model"]()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folder = tmp_path / "ledger"
+    with pytest.raises(ValueError, match=message):
+        Unlearner(model, given["loss"], given["data"](), weight_decay=given["weight_decay"], ledger=folder)
+    assert not folder.exists()
+    for key, value in model.state_dict().items():
+        assert value.is_meta or torch.equal(value, before[key])
+
+
+# ------------------------------------------------------------------------------ what is no request
+REQUESTS = {
+    "above the last": ({"ids": [N]}, IndexError, "numbered 0 to 39"),
+    "below the first": ({"ids": [-1]}, IndexError, "numbered 0 to 39"),
+    "empty": ({"ids": []}, ValueError, "nothing to forget"),
+    "an empty mask": ({"ids": torch.zeros(N, dtype=torch.bool)}, ValueError, "nothing to forget"),
+    "a mask of another length": ({"ids": torch.ones(3, dtype=torch.bool)}, ValueError, "one entry for each"),
+    "everything": ({"ids": range(N), "repeated": "ignore"}, ValueError, "nothing is left to keep"),
+    "everything, as a subset": (
+        {"ids": Subset(range(N), range(N)), "repeated": "ignore"}, ValueError, "nothing is left to keep",
+    ),
+    "twice": ({"ids": [3, 3]}, ValueError, "asked for twice"),
+    "forgotten already": ({"ids": [3, 7]}, ValueError, r"\[7\], asked for twice or forgotten"),
+    "all forgotten already": ({"ids": [7], "repeated": "ignore"}, ValueError, "nothing to do"),
+    "no integers": ({"ids": [1.5]}, TypeError, "must be integers"),
+    "text": ({"ids": "first"}, TypeError, "must be integers"),
+    "no such class": ({"target": 9}, ValueError, "no training sample of this class"),
+    "ids and a class": ({"ids": [1], "target": 1}, ValueError, "either ids or target"),
+    "neither": ({}, ValueError, "either ids or target"),
+    "another word for repeated": ({"ids": [1], "repeated": "skip"}, ValueError, "'raise' or 'ignore'"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory):
+    """An unlearner with one request done, and its folder."""
+    folder = tmp_path_factory.mktemp("ledger")
+    ours = Unlearner(net(), "cross_entropy", data(), weight_decay=0.01, selector="all", random_state=0, ledger=folder)
+    assert ours.forget([7]).accepted
+    yield ours, folder
+    ours.close()
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("way", ["forget", "submit"])
+def test_a_bad_request_changes_nothing(standing, name, way):
+    arguments, error, message = REQUESTS[name]
+    if (name, way) == ("all forgotten already", "submit"):
+        pytest.skip("nothing waits then, which is what was asked for")
+    ours, folder = standing
+    before, weights = state(folder), ours.parameters
+    with pytest.raises(error, match=message):
+        getattr(ours, way)(**arguments)
+    assert state(folder) == before
+    assert ours.forgotten == (7,)
+    assert ours.pending == ()
+    assert all(torch.equal(weights[key], value) for key, value in ours.parameters.items())
+
+
+# ------------------------------------------------------------------------------ what fails on the way
+def nan_of_class_3(output, target):
+    losses = nn.functional.cross_entropy(output, target.clamp(max=2), reduction="none")
+    return torch.where(target == 3, torch.nan * losses, losses)
+
+
+@pytest.mark.parametrize("selector", ["all", "gradient_norm", "lfoci", "kfac_greedy"])
+def test_a_loss_that_is_nan_for_one_sample_names_it(selector, tmp_path):
+    X, y = data()
+    y[20] = 3
+    ours = Unlearner(net(), nan_of_class_3, (X, y), weight_decay=0.01, selector=selector, ledger=tmp_path)
+    before, weights = state(tmp_path), ours.parameters
+    with pytest.raises(ValueError, match=r"not finite for training samples \[20\]"):
+        ours.forget([3])
+    assert state(tmp_path) == before
+    assert all(torch.equal(weights[key], value) for key, value in ours.parameters.items())
+    ours.close()
+
+
+@pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
+def test_a_request_that_is_interrupted_changes_nothing_and_can_be_repeated(stop, tmp_path):
+    calls = []
+
+    def guard(_):
+        calls.append(True)
+        if len(calls) == 2:
+            raise stop
+        return 1.0
+
+    options = {"weight_decay": 0.01, "selector": "all", "random_state": 0}
+    ours = Unlearner(net(), "cross_entropy", data(), guard=guard, ledger=tmp_path, **options)
+    before, weights = state(tmp_path), ours.parameters
+    ours_waiting = ours.submit([3])
+    waiting = state(tmp_path)
+    with pytest.raises(stop):
+        ours.run()
+    assert state(tmp_path) == waiting != before
+    assert ours.pending == (ours_waiting,)
+    assert all(torch.equal(weights[key], value) for key, value in ours.parameters.items())
+    assert ours.run()[0].accepted
+    ours.close()
+    calm = Unlearner(net(), "cross_entropy", data(), guard=lambda _: 1.0, **options)
+    calm.forget([3])
+    assert all(torch.equal(calm.parameters[key], value) for key, value in ours.parameters.items())

@@ -8,9 +8,10 @@ is drawn, never before.
 from codec.plotting._blankets import BlanketGraphDisplay, BlanketPathDisplay, StabilityDisplay
 from codec.plotting._paths import SelectionPathDisplay
 from codec.plotting._tests import CalibrationDisplay, NullDistributionDisplay
-from codec.plotting._unlearning import EvaluationDisplay
+from codec.plotting._unlearning import AttackDisplay, EvaluationDisplay
 
 __all__ = [
+    "AttackDisplay",
     "BlanketGraphDisplay",
     "BlanketPathDisplay",
     "CalibrationDisplay",

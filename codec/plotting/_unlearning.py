@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from codec.plotting._axes import BEYOND, KEPT, NOTED, new_axes
+from codec.plotting._axes import BEYOND, KEPT, NOTED, finish, new_axes
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from numpy.typing import NDArray
 
 SHOWN = ("forget_accuracy", "forget_loss", "test_accuracy", "mia_loss_auc", "js_divergence", "test_disagreement")
 COLUMNS = 3
@@ -119,3 +121,74 @@ class EvaluationDisplay:
         ax.margins(x=0.08)
         for side in ("top", "right", "left"):
             ax.spines[side].set_visible(False)
+
+
+class AttackDisplay:
+    """ROC curves of attacks on logarithmic axes, where few false positives can be seen.
+
+    Parameters
+    ----------
+    scores : dict of str to (ndarray, ndarray)
+        By name, the scores of members and of non-members, larger for likely members.
+
+    Attributes
+    ----------
+    ax_ : matplotlib.axes.Axes
+        The axes of the last :meth:`plot`.
+    figure_ : matplotlib.figure.Figure
+        The figure of the last :meth:`plot`.
+    lines_ : dict of str to matplotlib.lines.Line2D
+        The curve of each name.
+
+    References
+    ----------
+    .. [1] Carlini et al., "Membership Inference Attacks From First Principles", IEEE S&P 2022, plots ROC curves on
+       logarithmic axes.
+
+    Examples
+    --------
+    >>> from codec.plotting import AttackDisplay
+    >>> AttackDisplay({"codec": ([2.0, 3.0], [0.0, 1.0])}).plot().ax_.get_xlabel()
+    'false positive rate'
+    """
+
+    ax_: Axes
+    figure_: Figure
+    lines_: dict[str, Line2D]
+
+    def __init__(self, scores: Mapping[str, tuple[Any, Any]]) -> None:
+        self.scores = {name: tuple(np.sort(np.ravel(s)) for s in pair) for name, pair in scores.items()}
+
+    def plot(self, ax: Axes | None = None) -> AttackDisplay:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Axes to draw on; a new figure when absent.
+
+        Returns
+        -------
+        display : AttackDisplay
+            The object itself.
+        """
+        self.ax_ = axes = new_axes(0, height=4.6) if ax is None else ax
+        self.figure_ = cast("Figure", axes.figure)
+        least = 1.0 / max(len(others) for _, others in self.scores.values())
+        self.lines_ = {}
+        for place, (name, (members, others)) in enumerate(self.scores.items()):
+            fpr, tpr = _rates(members, others)
+            colour = {"original": NOTED, "retrained": "0.35"}.get(name, f"C{place}")
+            (self.lines_[name],) = axes.step(fpr, tpr, where="post", color=colour, label=name)
+        axes.plot([least, 1.0], [least, 1.0], color="0.7", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
+        axes.set(xscale="log", yscale="log", xlim=(least, 1.0), ylim=(least, 1.05))
+        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+        finish(axes, columns=3)
+        return self
+
+
+def _rates(members: NDArray[Any], others: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Shares at or above every threshold, from sorted scores."""
+    thresholds = np.unique(np.concatenate([members, others]))[::-1]
+    rates = [(len(s) - np.searchsorted(s, thresholds)) / len(s) for s in (others, members)]
+    return rates[0], rates[1]

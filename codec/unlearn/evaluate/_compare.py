@@ -16,11 +16,10 @@ from codec.unlearn._problem import Loss
 from codec.unlearn._training import Recipe, reset, seed_of, seeded
 from codec.unlearn.evaluate._membership import attack_scores, auc, tpr_at_fpr
 from codec.unlearn.evaluate._metrics import accuracy, activation_distance, disagreement, js_divergence, zrf
-from codec.unlearn.evaluate._outputs import Outputs, Parts, Train, as_model, parameter_distance
+from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Outputs, Parts, Train, as_model, parameter_distance
 from codec.unlearn.evaluate._relearn import relearn_epochs
-from codec.unlearn.evaluate._result import RETRAINED, Evaluation
+from codec.unlearn.evaluate._result import Evaluation
 
-ORIGINAL = "original"
 PARTS = ("retain", "forget", "test")
 DISTANCES = ("test_disagreement", "forget_disagreement", "js_divergence", "activation_distance")
 Models = Mapping[str, Any]

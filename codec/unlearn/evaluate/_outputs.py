@@ -16,6 +16,9 @@ from codec.unlearn._problem import Loss, Problem
 from codec.unlearn._unlearner import Unlearner
 from codec.unlearn.evaluate._metrics import Array, Labels
 
+ORIGINAL, RETRAINED = "original", "retrained"
+Train = Callable[[Any, int], nn.Module]
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -129,6 +132,3 @@ def _are_classes(output: Tensor, target: Any) -> bool:
 
 def _numbers(values: Tensor) -> Array:
     return np.asarray(values.detach().cpu().double().numpy())
-
-
-Train = Callable[[Any, int], nn.Module]

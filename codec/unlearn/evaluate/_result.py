@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.stats import t as student
 
 from codec.unlearn._report import STYLE, figure_html
+from codec.unlearn.evaluate._outputs import RETRAINED
 
-RETRAINED = "retrained"
 BOUNDS = ("mean", "low", "high")
 
 

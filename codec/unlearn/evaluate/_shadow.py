@@ -1,0 +1,309 @@
+"""Shadow models: many models that saw the forgotten samples and unlearned them, and as many that never saw them.
+
+Every model has a seed of its own and is done by itself, in any process and in any order; with a cache it is on disk
+when it is done. A run that is killed goes on where it stopped and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed, effective_n_jobs
+from safetensors.numpy import load_file, save
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from codec._forward import show_progress
+from codec._validation import as_generator, check_integer, check_jobs
+from codec.unlearn._problem import Loss
+from codec.unlearn._training import seeded
+from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
+from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Parts, Train, as_model
+from codec.unlearn.evaluate._split import in_memory, n_samples, split
+from codec.unlearn.evaluate._study import Bank, ShadowModels
+
+Unlearn = Callable[[nn.Module, int], Any]
+FORMAT = 1
+CHUNKS = 8  # a worker gets its share in so many pieces; with each piece the data travel once
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every job needs."""
+
+    train: Train
+    unlearn: Mapping[str, Unlearn]
+    everyone: Any
+    parts: Mapping[str, Any]
+    loss: Loss
+    options: Mapping[str, Any]
+    entropy: int
+    folder: Path | None
+
+
+class _Job(NamedTuple):
+    """One training: with the forgotten samples (then everything is unlearned from it), or without."""
+
+    kind: str
+    number: int
+    wanted: tuple[str, ...]  # rows that are not there yet
+
+
+def shadow_models(
+    train: Train,
+    unlearn: Mapping[str, Unlearn],
+    data: Any,
+    forget: Any,
+    *,
+    test: Any,
+    loss: Loss = "cross_entropy",
+    n_models: int = 64,
+    cache: str | Path | None = None,
+    n_jobs: int | None = None,
+    random_state: int = 0,
+    verbose: bool = False,
+    output: Callable[[Any], Tensor] | None = None,
+    target_key: str = "labels",
+    device: torch.device | str | None = None,
+    batch_size: int = 1024,
+) -> ShadowModels:
+    """Train models with and without the forgotten samples, unlearn, and keep what all say of the samples.
+
+    ``n_models`` models are trained on all data, each is unlearned by every method, and ``n_models`` are trained on
+    the retained samples alone; the seed is all that differs within a group. What attacks make of them is in the
+    result.
+
+    Parameters
+    ----------
+    train : callable(data, seed) -> model
+        Trains a classifier on all or on the retained samples.
+    unlearn : dict of str to callable(model, seed) -> model, Unlearner or Deletion
+        Methods that forget the samples; each gets a model trained on all data. It is not to be changed.
+    data : Dataset, (inputs, targets), or dict of tensors
+        All training samples.
+    forget : int, sequence of int, mask or Subset
+        Samples to forget, numbered as in ``data``.
+    test : Dataset, (inputs, targets), or dict of tensors
+        Samples that no model has seen.
+    loss : {'cross_entropy', 'mse'} or callable, default 'cross_entropy'
+        As in :class:`~codec.unlearn.Problem`.
+    n_models : int, default 64
+        Models of each group.
+    cache : path, optional
+        Folder where the outputs of every model are kept as they come. A second call takes what is there, also with
+        more models or another method; it cannot know whether ``train``, a method or a Dataset has changed, so take
+        a new folder then.
+    n_jobs : int, optional
+        Processes, as joblib has it; each with one thread. The result is the same for every number.
+    random_state : int, default 0
+        Seed of all seeds.
+    verbose : bool, default False
+        Show progress.
+    output, target_key, device, batch_size
+        As in :class:`~codec.unlearn.Problem`.
+
+    Returns
+    -------
+    ShadowModels
+        ``.to_frame()``: LiRA, U-LiRA, the competition's score, KLoM and audited epsilon of every method.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No method, fewer than 8 models, a name that is taken, targets that are no class labels, or a cache of other
+        data, seeds or samples.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn.evaluate import shadow_models
+    >>> _ = torch.manual_seed(0)
+    >>> X, y = torch.randn(30, 2), torch.arange(30) % 2
+    >>> def train(data, seed):
+    ...     model = torch.nn.Linear(2, 2)
+    ...     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         torch.nn.functional.cross_entropy(model(data[0]), data[1]).backward()
+    ...         optimizer.step()
+    ...     return model
+    >>> nothing = lambda model, seed: model
+    >>> shadows = shadow_models(
+    ...     train, {"nothing": nothing}, (X[:20], y[:20]), [0, 1], test=(X[20:], y[20:]), n_models=8
+    ... )
+    >>> list(shadows.to_frame().index)
+    ['original', 'nothing', 'retrained']
+    """
+    check_integer(n_models, "n_models", 8)
+    check_integer(random_state, "random_state", 0)
+    check_jobs(n_jobs)
+    _check_methods(unlearn)
+    parts = {**split(data, forget), "test": test}
+    options = {"output": output, "target_key": target_key, "device": device, "batch_size": batch_size}
+    folder = None if cache is None else _open(Path(cache), parts, random_state)
+    work = _Work(train, dict(unlearn), data, parts, loss, options, random_state, folder)
+    names = (ORIGINAL, *unlearn)
+    found = {(name, k): _read(folder, name, k) for name in (*names, RETRAINED) for k in range(n_models)}
+    jobs = [
+        _Job(kind, k, missing)
+        for k in range(n_models)
+        for kind, rows in ((ORIGINAL, names), (RETRAINED, (RETRAINED,)))
+        if (missing := tuple(name for name in rows if found[name, k] is None))
+    ]
+    found |= _run_all(work, jobs, n_jobs, verbose)
+    banks = {name: _bank([found[name, k] for k in range(n_models)]) for name in (*names, RETRAINED)}
+    return ShadowModels(banks)
+
+
+# --------------------------------------------------------------------------- the work
+def _run_all(
+    work: _Work, jobs: Sequence[_Job], n_jobs: int | None, verbose: bool
+) -> dict[tuple[str, int], dict[str, Array] | None]:
+    """All jobs, in pieces; those already on disk are not among them."""
+    found: dict[tuple[str, int], dict[str, Array] | None] = {}
+    size = math.ceil(len(jobs) / (CHUNKS * effective_n_jobs(1 if n_jobs is None else n_jobs))) or 1
+    pieces = [jobs[i : i + size] for i in range(0, len(jobs), size)]
+    run = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+    with show_progress("shadow models", verbose, "trainings") as advance:
+        for piece in run(delayed(_run_piece)(work, piece) for piece in pieces):
+            found |= piece
+            advance(1.0 / len(pieces))
+    return found
+
+
+def _run_piece(work: _Work, jobs: Sequence[_Job]) -> dict[tuple[str, int], dict[str, Array]]:
+    found = {}
+    with _one_thread():
+        for job in jobs:
+            for name, row in _run(work, job):
+                if work.folder is not None:
+                    _write(work.folder, name, job.number, row)
+                found[name, job.number] = row
+    return found
+
+
+def _run(work: _Work, job: _Job) -> Iterator[tuple[str, dict[str, Array]]]:
+    """One training and what follows from it."""
+    seed = _seed(work.entropy, job.kind, job.number)
+    samples = work.everyone if job.kind == ORIGINAL else work.parts["retain"]
+    with seeded(torch.device(work.options["device"] or "cpu"), seed):
+        model = work.train(samples, seed)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"train returned {type(model).__name__}; it must return the trained torch module.")
+    parts = Parts(model, work.loss, work.parts, **work.options)
+    for name in job.wanted:
+        changed = model if name == job.kind else _unlearned(work, name, model, job.number)
+        yield name, _outputs(parts, changed)
+
+
+def _unlearned(work: _Work, name: str, model: nn.Module, number: int) -> nn.Module:
+    seed = _seed(work.entropy, name, number)
+    with seeded(torch.device(work.options["device"] or "cpu"), seed):
+        return as_model(work.unlearn[name](model, seed), name, model)
+
+
+def _outputs(parts: Parts, model: nn.Module) -> dict[str, Array]:
+    """What is kept of one model."""
+    row = {}
+    for part, outputs in parts.run(model).items():
+        if outputs.logits is None or outputs.labels is None:
+            raise ValueError(f"{part}: shadow models need one class label and one row of logits a sample.")
+        row[f"{part}_accuracy"] = np.array([accuracy(outputs.logits, outputs.labels)])
+        if part != "retain":
+            row[f"{part}_confidence"] = logit_confidence(outputs.logits, outputs.labels)
+    return row
+
+
+def _seed(entropy: int, name: str, number: int) -> int:
+    """A seed of its own for every method and model, whatever others are there."""
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    return int(as_generator(np.random.SeedSequence(entropy, spawn_key=(key, number))).integers(2**31))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are the same bits in every process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _bank(rows: Sequence[dict[str, Array] | None]) -> Bank:
+    stacked = {key: np.stack([row[key] for row in rows if row is not None]) for key in rows[0] or {}}
+    return Bank(
+        stacked["forget_confidence"],
+        stacked["test_confidence"],
+        *(stacked[f"{part}_accuracy"][:, 0] for part in ("retain", "forget", "test")),
+    )
+
+
+# --------------------------------------------------------------------------- the cache
+def _open(folder: Path, parts: Mapping[str, Any], random_state: int) -> Path:
+    """The folder, made or recognised by what it says of its data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {name: _fingerprint(part) for name, part in parts.items()}
+    settings = {"format": FORMAT, "random_state": random_state, **data}
+    path = folder / "settings.json"
+    if path.exists():
+        if json.loads(path.read_text(encoding="utf-8")) != settings:
+            raise ValueError(
+                f"cache {str(folder)!r} holds shadow models of other data, samples or seeds; pass another folder."
+            )
+    else:
+        _replace(path, json.dumps(settings, indent=1).encode())
+    return folder
+
+
+def _fingerprint(data: Any) -> str:
+    """Of every value of data in memory; of a Dataset, of its number of samples."""
+    digest = hashlib.sha256(str(n_samples(data)).encode())
+    for leaf in tree_leaves(data) if in_memory(data) else ():
+        values = leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else np.asarray(leaf)
+        digest.update(f"{values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _path(folder: Path, name: str, number: int) -> Path:
+    safe = "".join(c if c.isalnum() else "_" for c in name)
+    return folder / f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}-{number:05d}.safetensors"
+
+
+def _read(folder: Path | None, name: str, number: int) -> dict[str, Array] | None:
+    if folder is None or not (path := _path(folder, name, number)).exists():
+        return None
+    return dict(load_file(path))
+
+
+def _write(folder: Path, name: str, number: int, row: dict[str, Array]) -> None:
+    _replace(_path(folder, name, number), save(row))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """A file is there as a whole, or not at all."""
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+def _check_methods(unlearn: Mapping[str, Unlearn]) -> None:
+    if not unlearn:
+        raise ValueError("unlearn is empty: pass at least one method, a dict by name of callable(model, seed).")
+    taken = {ORIGINAL, RETRAINED} & set(unlearn)
+    if taken:
+        raise ValueError(f"unlearn holds {sorted(taken)[0]!r}, the name of a row that is always there.")
+    for name, method in unlearn.items():
+        if not callable(method):
+            raise TypeError(f"unlearn[{name!r}] is a {type(method).__name__}; it must be callable(model, seed).")

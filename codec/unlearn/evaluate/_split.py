@@ -1,0 +1,74 @@
+"""Retained and forgotten samples of a training set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Subset
+
+from codec.unlearn._requests import others, read_ids
+
+
+def split(data: Any, ids: Any) -> dict[str, Any]:
+    """Cut training data into what stays and what is forgotten, as :func:`evaluate` takes them.
+
+    Parameters
+    ----------
+    data : Dataset, (inputs, targets), or dict of tensors
+        Training samples.
+    ids : int, sequence of int, mask or Subset
+        Samples to forget.
+
+    Returns
+    -------
+    dict
+        ``'retain'`` and ``'forget'``, in the form of ``data``; Subsets of a Dataset.
+
+    Raises
+    ------
+    ValueError, IndexError, TypeError
+        No ids, unknown ids, or nothing would be left.
+
+    Examples
+    --------
+    >>> import torch
+    >>> parts = split((torch.arange(4.0), torch.tensor([0, 1, 0, 1])), [1])
+    >>> parts["retain"][0].tolist(), parts["forget"][1].tolist()
+    ([0.0, 2.0, 3.0], [1])
+    """
+    n = n_samples(data)
+    gone = read_ids(ids, n)
+    kept = others(gone, n)
+    if len(kept) == 0:
+        raise ValueError(f"all {n} samples are forgotten: nothing is left to keep.")
+    return {"retain": _take(data, kept), "forget": _take(data, torch.tensor(gone))}
+
+
+def in_memory(data: Any) -> bool:
+    """Tensors or arrays, not a Dataset."""
+    return isinstance(data, (tuple, list, Mapping))
+
+
+def n_samples(data: Any) -> int:
+    """Number of samples of data in any form."""
+    if not in_memory(data):
+        return len(data)
+    lengths = {len(leaf) for leaf in tree_leaves(data)}
+    if len(lengths) != 1:
+        raise ValueError(f"data has entries of {sorted(lengths)} samples; all must have the same number.")
+    return lengths.pop()
+
+
+def _take(data: Any, ids: Tensor) -> Any:
+    if not in_memory(data):
+        return Subset(data, ids.tolist())
+    return tree_map(lambda leaf: _rows(leaf, ids), data)
+
+
+def _rows(leaf: Any, ids: Tensor) -> Any:
+    return leaf[ids.to(leaf.device)] if isinstance(leaf, Tensor) else np.asarray(leaf)[ids.numpy()]

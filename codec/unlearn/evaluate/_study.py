@@ -1,0 +1,196 @@
+"""What attacks make of shadow models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from codec.unlearn.evaluate._audit import (
+    DELTA,
+    competition_score,
+    epsilon_of_banks,
+    forgetting_quality,
+    held_out_ratios,
+    klom,
+    lira,
+    u_lira,
+)
+from codec.unlearn.evaluate._membership import auc, tpr_at_fpr
+from codec.unlearn.evaluate._metrics import Array, logit_confidence
+from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Outputs of the models of one group.
+
+    Attributes
+    ----------
+    forget, test : ndarray of shape (n_models, n_samples)
+        Logit-scaled confidence in the label, see :func:`logit_confidence`.
+    retain_accuracy, forget_accuracy, test_accuracy : ndarray of shape (n_models,)
+    """
+
+    forget: Array
+    test: Array
+    retain_accuracy: Array
+    forget_accuracy: Array
+    test_accuracy: Array
+
+    def half(self, first: bool) -> Bank:
+        """The models of one half."""
+        cut = len(self.forget) // 2
+        rows = slice(cut) if first else slice(cut, 2 * cut)
+        return Bank(*(values[rows] for values in vars(self).values()))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ShadowModels:
+    """Many models that saw the forgotten samples, what became of them, and as many that never saw them.
+
+    Attributes
+    ----------
+    banks : dict of str to Bank
+        'original': trained on all data; every method: the same models, unlearned; 'retrained'.
+    """
+
+    banks: Mapping[str, Bank]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The original, the methods, and the retrained models last."""
+        return tuple(self.banks)
+
+    def __getitem__(self, name: str) -> Bank:
+        if name not in self.banks:
+            raise KeyError(f"{name!r} is not among {', '.join(self.names)}.")
+        return self.banks[name]
+
+    def to_frame(self, *, delta: float = DELTA, confidence_level: float = 0.95) -> pd.DataFrame:
+        """One row a method: how well its models can be told from retrained ones.
+
+        The row 'retrained' holds one half of the retrained models against the other half: it is what a perfect
+        method would have, with half as many models. KLoM and the competition's score depend on their number.
+
+        Parameters
+        ----------
+        delta : float, default 1e-5
+            Of epsilon.
+        confidence_level : float, default 0.95
+            Of the audited epsilon.
+
+        Returns
+        -------
+        DataFrame
+            ``n_models``; ``lira_member``, see :meth:`lira`; ``ulira_accuracy``, ``ulira_auc``, ``ulira_tpr`` (1 % false positives): U-LiRA on each
+            model with the others as shadow models, over all samples; ``worst_auc``: the same for the sample it tells
+            best; ``audited_epsilon``; ``forgetting_quality``, ``competition_score``; ``klom_forget``,
+            ``klom_test``: means over the samples; accuracies.
+
+        See Also
+        --------
+        u_lira, audited_epsilon, forgetting_quality, competition_score, klom
+        """
+        rows = {name: self._row(*self._pair(name), delta, confidence_level) for name in self.names}
+        frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+        frame.insert(1, "lira_member", [float(self.lira(name)["member"].mean()) for name in self.names])
+        return frame
+
+    def ratios(self, name: str) -> tuple[Array, Array]:
+        """Log likelihood ratios of U-LiRA on every model of a method and every retrained model.
+
+        Returns
+        -------
+        of_unlearned, of_retrained : ndarray of shape (n_models, n_samples)
+            Each model's with the others as shadow models; above 0 the attack says "unlearned".
+        """
+        bank, other = self._pair(name)
+        return held_out_ratios(bank.forget, other.forget)
+
+    def attack(self, logits: ArrayLike, labels: ArrayLike, name: str = ORIGINAL) -> Array:
+        """Attack one model of your own: probability that it was trained on each forgotten sample.
+
+        Parameters
+        ----------
+        logits : array-like of shape (n_samples, n_classes)
+            What the model says of the forgotten samples, in their order.
+        labels : array-like of shape (n_samples,)
+        name : str, default 'original'
+            Whom the model is held against beside the retrained: the original ones are LiRA, those of a method are
+            U-LiRA.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In [0, 1]; above 1/2 the attack says "was a training sample".
+        """
+        return u_lira(logit_confidence(logits, labels), self[name].forget, self[RETRAINED].forget)
+
+    def lira(self, name: str) -> pd.DataFrame:
+        """LiRA on the models of a method: whether they still look trained on the samples.
+
+        The first half of the original models (members) and of the retrained ones (non-members) are the shadow
+        models; the second half of the method's models, which come from other originals, is attacked.
+
+        Returns
+        -------
+        DataFrame
+            One row a forgotten sample: ``member``, share of the models that the attack takes for members, and
+            ``ratio``, mean log likelihood ratio.
+        """
+        shadows = [self[group].half(True).forget for group in (ORIGINAL, RETRAINED)]
+        found = lira(self[name].half(False).forget, *shadows)
+        return pd.DataFrame({"member": (found > 0).mean(axis=0), "ratio": found.mean(axis=0)})
+
+    def plot(self, ax: Any = None) -> Any:
+        """ROC curves of U-LiRA on logarithmic axes, one a method.
+
+        Returns
+        -------
+        codec.plotting.AttackDisplay
+        """
+        from codec.plotting import AttackDisplay
+
+        return AttackDisplay({name: self.ratios(name) for name in self.names}).plot(ax)
+
+    def _pair(self, name: str) -> tuple[Bank, Bank]:
+        """The models of a row and those that they are held against."""
+        if name == RETRAINED:
+            return self[RETRAINED].half(True), self[RETRAINED].half(False)
+        return self[name], self[RETRAINED]
+
+    def _row(self, bank: Bank, other: Bank, delta: float, confidence_level: float) -> dict[str, float]:
+        seen, unseen = held_out_ratios(bank.forget, other.forget)
+        quality = forgetting_quality(bank.forget, other.forget, delta=delta).score
+        means = {part: (getattr(b, f"{part}_accuracy").mean() for b in (bank, other)) for part in ("retain", "test")}
+        return {
+            "n_models": len(seen),
+            "ulira_accuracy": float(((seen > 0).mean() + (unseen <= 0).mean()) / 2),
+            "ulira_auc": auc(seen.ravel(), unseen.ravel()),
+            "ulira_tpr": tpr_at_fpr(seen.ravel(), unseen.ravel(), two_sided=False),
+            "worst_auc": max(auc(a, b) for a, b in zip(seen.T, unseen.T, strict=True)),
+            "audited_epsilon": _epsilon(bank, other, delta, confidence_level),
+            "forgetting_quality": quality,
+            "competition_score": competition_score(quality, tuple(means["retain"]), tuple(means["test"])),
+            "klom_forget": float(klom(bank.forget, other.forget).mean()),
+            "klom_test": float(klom(bank.test, other.test).mean()),
+            "retain_accuracy": float(bank.retain_accuracy.mean()),
+            "forget_accuracy": float(bank.forget_accuracy.mean()),
+            "test_accuracy": float(bank.test_accuracy.mean()),
+        }
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().T.to_html(float_format=lambda v: f"{v:.4g}"))
+
+    def __repr__(self) -> str:
+        return str(self.to_frame().T.to_string(float_format=lambda v: f"{v:.4g}"))
+
+
+def _epsilon(bank: Bank, other: Bank, delta: float, confidence_level: float) -> float:
+    if min(len(bank.forget), len(other.forget)) < 6:
+        return float("nan")
+    return epsilon_of_banks(bank.forget, other.forget, delta=delta, confidence_level=confidence_level)

@@ -1,0 +1,260 @@
+"""Shadow models: seeds, cache, resumption, and what the attacks say where the truth is known."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import norm
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+from codec.unlearn.evaluate import ShadowModels, auc, logit_confidence, shadow_models, split
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(60, 5, generator=GENERATOR)
+Y = torch.randint(3, (60,), generator=GENERATOR)
+DATA, TEST, FORGET = (X[:40], Y[:40]), (X[40:], Y[40:]), [3, 8, 21]
+RETAIN = split(DATA, FORGET)["retain"]
+
+
+def train(data, seed):
+    """A linear model that fits its labels; torch's random state is the shadow models' own."""
+    del seed
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(15):
+        rows = torch.randint(len(data[1]), (len(data[1]),))
+        optimizer.zero_grad()
+        cross_entropy(model(data[0][rows]), data[1][rows]).backward()
+        optimizer.step()
+    return model
+
+
+def nothing(model, seed):
+    return model
+
+
+def retraining(model, seed):
+    return train(RETAIN, seed)
+
+
+def run(methods=None, n_models=8, **options):
+    return shadow_models(train, methods or {"nothing": nothing}, DATA, FORGET, test=TEST, n_models=n_models, **options)
+
+
+def same(first, second):
+    for name in first.names:
+        for key, values in vars(first[name]).items():
+            np.testing.assert_array_equal(values, vars(second[name])[key], err_msg=f"{name} {key}")
+
+
+def test_outputs_are_those_of_the_models(monkeypatch):
+    made = []
+
+    def watched(data, seed):
+        made.append((len(data[1]), train(data, seed)))
+        return made[-1][1]
+
+    shadows = shadow_models(watched, {"nothing": nothing}, DATA, FORGET, test=TEST, n_models=8)
+    for name, size in (("original", 40), ("retrained", 37)):
+        group = [model for n, model in made if n == size]
+        with torch.no_grad():
+            expected = [logit_confidence(model(X[FORGET]).numpy(), Y[FORGET].numpy()) for model in group]
+            accuracies = [(model(TEST[0]).argmax(1) == TEST[1]).double().mean() for model in group]
+        np.testing.assert_allclose(shadows[name].forget, expected, rtol=1e-6)
+        np.testing.assert_allclose(shadows[name].test_accuracy, accuracies)
+    np.testing.assert_array_equal(shadows["nothing"].forget, shadows["original"].forget)
+    assert len({row.tobytes() for row in shadows["original"].forget}) == 8  # every model has a seed of its own
+
+
+def test_the_same_for_every_number_of_processes_and_as_before_afterwards():
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    alone = run({"nothing": nothing, "retraining": retraining})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    same(alone, run({"nothing": nothing, "retraining": retraining}, n_jobs=2))
+    assert not np.array_equal(alone["original"].forget, run(random_state=1)["original"].forget)
+
+
+def test_a_run_that_is_interrupted_goes_on_where_it_stopped(tmp_path):
+    calls = []
+
+    def interrupted(data, seed):
+        calls.append(seed)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return train(data, seed)
+
+    def call(trainer, **options):
+        return shadow_models(trainer, {"nothing": nothing}, DATA, FORGET, test=TEST, n_models=8, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        call(interrupted, cache=tmp_path)
+    resumed = call(interrupted, cache=tmp_path)
+    assert len(calls) == 17  # 16 trainings, one of them twice
+    same(resumed, run())
+    same(call(lambda *_: pytest.fail("nothing is left to train"), cache=tmp_path), resumed)
+
+
+def test_more_models_and_another_method_keep_what_is_there(tmp_path):
+    calls = []
+
+    def counted(data, seed):
+        calls.append(len(data[1]))
+        return train(data, seed)
+
+    def call(methods, n_models):
+        calls.clear()
+        return shadow_models(counted, methods, DATA, FORGET, test=TEST, n_models=n_models, cache=tmp_path)
+
+    call({"nothing": nothing}, 8)
+    call({"nothing": nothing}, 10)
+    assert sorted(calls) == [37, 37, 40, 40]
+    both = {"nothing": nothing, "retraining": retraining}
+    same(call(both, 10), run(both, n_models=10))
+    assert calls.count(40) == 10  # the originals are trained again to be unlearned; retrained ones are there
+
+
+def test_a_cache_of_other_data_or_seeds_is_refused(tmp_path):
+    run(cache=tmp_path)
+    with pytest.raises(ValueError, match="other data, samples or seeds"):
+        run(cache=tmp_path, random_state=1)
+    with pytest.raises(ValueError, match="other data, samples or seeds"):
+        shadow_models(train, {"a": nothing}, DATA, [0], test=TEST, n_models=8, cache=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_resumed(tmp_path):
+    script = textwrap.dedent(f"""
+        import sys, time
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_evaluate_shadow as t
+        def slow(data, seed):
+            time.sleep(0.2)
+            return t.train(data, seed)
+        t.shadow_models(slow, {{"nothing": t.nothing}}, t.DATA, t.FORGET, test=t.TEST, n_models=8, cache={str(tmp_path)!r})
+    """)  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", script])
+    while len(list(tmp_path.glob("*.safetensors"))) < 4 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 4 <= len(list(tmp_path.glob("*.safetensors"))) < 24
+    same(run(cache=tmp_path), run())
+
+
+# --------------------------------------------------------------------------- what the attacks say
+def bank(rng, shift, n=64, m=5):
+    """Confidences of models that are normal with the shift as their mean."""
+    from codec.unlearn.evaluate import Bank
+
+    return Bank(rng.normal(shift, 1, (n, m)), rng.normal(0, 1, (n, 7)), *np.full((3, n), 0.9))
+
+
+@pytest.fixture(scope="module")
+def known():
+    """A perfect method, one that does half of it, and retrained models of a known distribution."""
+    rng = np.random.default_rng(0)
+    shifts = {"original": 2.0, "perfect": 0.0, "half": 1.0, "retrained": 0.0}
+    return ShadowModels({name: bank(rng, shift, n=128) for name, shift in shifts.items()})
+
+
+def test_u_lira_reaches_the_best_test_between_two_known_normals(known):
+    frame = known.to_frame()
+    for name, shift in (("original", 2.0), ("half", 1.0), ("perfect", 0.0)):
+        best = norm.cdf(shift / 2)  # accuracy of the likelihood ratio test of N(shift, 1) and N(0, 1)
+        assert frame.loc[name, "ulira_accuracy"] == pytest.approx(best, abs=0.04)
+        assert frame.loc[name, "ulira_auc"] == pytest.approx(norm.cdf(shift / 2**0.5), abs=0.05)
+    assert frame.loc["retrained", "ulira_auc"] == pytest.approx(0.5, abs=0.08)
+
+
+def test_whole_models_prove_an_epsilon_for_the_original_and_none_for_the_perfect_method(known):
+    frame = known.to_frame()
+    assert frame.loc["original", "audited_epsilon"] > 1.5
+    assert frame.loc["perfect", "audited_epsilon"] == 0.0
+    assert frame.loc["original", "forgetting_quality"] < frame.loc["half", "forgetting_quality"]
+    assert frame.loc["half", "forgetting_quality"] < frame.loc["perfect", "forgetting_quality"]
+    assert frame.loc["original", "klom_forget"] > frame.loc["half", "klom_forget"] > frame.loc["perfect", "klom_forget"]
+    assert list(frame.index) == ["original", "perfect", "half", "retrained"]
+    assert frame["n_models"].tolist() == [128, 128, 128, 64]
+
+
+def test_lira_takes_originals_for_members_and_perfectly_unlearned_ones_for_none(known):
+    frame = known.to_frame()
+    # the threshold lies at 1: members N(2, 1) above it with probability Phi(1)
+    assert frame.loc["original", "lira_member"] == pytest.approx(norm.cdf(1), abs=0.06)
+    assert frame.loc["perfect", "lira_member"] == pytest.approx(norm.cdf(-1), abs=0.06)
+    assert frame.loc["half", "lira_member"] == pytest.approx(0.5, abs=0.08)
+    assert len(known.lira("half")) == 5
+
+
+def test_one_model_is_attacked_through_its_logits(known):
+    logits = np.array([[2.0, 0.0]] * 4 + [[0.0, 0.0]])  # confidence 2 and 0
+    found = known.attack(logits, np.zeros(5, dtype=int))
+    # N(2, 1) against N(0, 1): log ratio 2 (phi - 1)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp([-2.0] * 4 + [2.0])), atol=0.1)
+
+
+def test_it_shows_itself(known):
+    from matplotlib import pyplot as plt
+
+    frame = known.to_frame()
+    pd.testing.assert_frame_equal(frame, known.to_frame(), check_exact=True)
+    assert "ulira_auc" in known._repr_html_()
+    assert "audited_epsilon" in repr(known)
+    display = known.plot()
+    fpr, tpr = display.lines_["half"].get_data()
+    assert np.trapezoid(np.r_[0, tpr], np.r_[0, fpr]) == pytest.approx(frame.loc["half", "ulira_auc"], abs=1e-3)
+    assert frame.loc["half", "ulira_auc"] == auc(*(r.ravel() for r in known.ratios("half")))
+    plt.close(display.figure_)
+    with pytest.raises(KeyError, match="'other' is not among original, perfect"):
+        known["other"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"unlearn": {}}, ValueError, "unlearn is empty"),
+        ({"unlearn": {"retrained": nothing}}, ValueError, "'retrained', the name of a row"),
+        ({"unlearn": {"a": 1}}, TypeError, "must be callable"),
+        ({"n_models": 7}, ValueError, "n_models is 7"),
+        ({"train": lambda *_: 1}, TypeError, "train returned int"),
+        ({"unlearn": {"a": lambda *_: 1}}, TypeError, r"models\['a'\] is a int"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(change, error, message):
+    arguments = {"train": train, "unlearn": {"nothing": nothing}, "test": TEST, "n_models": 8, **change}
+    first = [arguments.pop(key) for key in ("train", "unlearn")]
+    with pytest.raises(error, match=message):
+        shadow_models(*first, DATA, FORGET, **arguments)
+
+
+def test_regression_has_no_shadow_models():
+    data, test = (X[:40], X[:40, :1]), (X[40:], X[40:, :1])
+    with pytest.raises(ValueError, match="retain: shadow models need one class label"):
+        shadow_models(lambda *_: nn.Linear(5, 1), {"a": nothing}, data, [0], test=test, loss="mse", n_models=8)
+
+
+def test_split_in_every_form():
+    mask = torch.zeros(40, dtype=torch.bool)
+    mask[FORGET] = True
+    for ids in (FORGET, mask, np.array(FORGET)):
+        parts = split(DATA, ids)
+        assert torch.equal(parts["forget"][0], X[FORGET])
+        assert len(parts["retain"][1]) == 37
+    parts = split({"x": X[:40], "labels": np.asarray(Y[:40])}, FORGET)
+    np.testing.assert_array_equal(parts["forget"]["labels"], Y[FORGET])
+    parts = split(TensorDataset(*DATA), FORGET)
+    assert torch.equal(parts["forget"][1][0], X[8])
+    with pytest.raises(ValueError, match="nothing is left to keep"):
+        split(DATA, range(40))
+    with pytest.raises(ValueError, match=r"entries of \[39, 40\] samples"):
+        split((X[:40], Y[:39]), [0])

@@ -11,7 +11,8 @@ arrays of values are exchangeable whatever the dependence among candidates, so t
 * the mean number of candidates whose copies reach a value is what chance alone would select at it.
 
 Graphs for the residual CODEC cost more than all other terms. They are built for the candidates with the
-ten largest values **over all B + 1**, a choice that treats the observed data like every copy.
+ten largest values **over all B + 1**, a choice that treats the observed data like every copy, and over at
+most 20,000 rows.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from codec._omnibus import (
     default_neighbors,
     residual_codec,
     residual_graph,
+    row_ranks,
     standardize_rows,
 )
 from codec._plans import TOLERANCE
 from codec._residuals import embed
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
-MAX_GRAPHS = 10  # candidates whose residual CODEC is computed
+MAX_GRAPHS = 10  # candidates whose residual CODEC is computed ...
+GRAPH_ROWS = 20_000  # ... on at most so many random rows
 FIRST_LOOK = 39  # copies after which a hopeless step is given up
 CHUNK_ENTRIES = 4_000_000  # numbers in the columns of a chunk of candidates
 CHUNK_CANDIDATES = 32
@@ -144,10 +147,13 @@ class Values:
     candidates : tuple of int
     values : ndarray of shape (candidates, B + 1)
         The observed ones in column 0.
+    distance : ndarray of shape (candidates,)
+        How far the observed value of the farthest term lies above its copies, in their standard deviations.
     """
 
     candidates: tuple[int, ...]
     values: FloatArray
+    distance: FloatArray
 
     @property
     def best(self) -> int:
@@ -270,6 +276,10 @@ class _Panel:
         self._terms: list[list[FloatArray]] = [[] for _ in self._candidates]
         self._ranks: list[FloatArray] = []
         self._codec: dict[int, tuple[IntArray, list[FloatArray]]] = {}
+        self._graph_rows: IntArray | None = None
+        if self._n > GRAPH_ROWS:
+            drawn = np.random.default_rng(seed).choice(self._n, GRAPH_ROWS, replace=False)
+            self._graph_rows = np.sort(drawn)
         if len(candidates) > CHUNK_CANDIDATES:
             setting.share_kernels()
         size = max(1, min(CHUNK_CANDIDATES, CHUNK_ENTRIES // self._n))
@@ -295,7 +305,8 @@ class _Panel:
         )
         for i, terms in enumerate(terms for chunk in found for terms in chunk):
             self._terms[i].append(terms)
-        self._ranks.append(moving.ranks)
+        rows = self._graph_rows
+        self._ranks.append(moving.ranks if rows is None else np.stack([row_ranks(r[:, rows]) for r in moving.ranks]))
 
     def _products(self, chunk: range, moving: Moving) -> list[FloatArray]:
         rng = np.random.default_rng(0)  # breaks ties in graphs, and there is none
@@ -308,19 +319,23 @@ class _Panel:
 
     def values(self) -> Values:
         """Values with all copies added so far."""
-        squares = np.stack([_squares(np.concatenate(parts, axis=1)).sum(axis=0) for parts in self._terms])
+        terms = [np.concatenate(parts, axis=1) for parts in self._terms]
+        squares = np.stack([_squares(rows).sum(axis=0) for rows in terms])
+        distance = np.array([_distance(rows) for rows in terms])
         chosen = np.argsort(-squares.max(axis=1), kind="stable")[:MAX_GRAPHS]
         found = Parallel(n_jobs=self._n_jobs, prefer="threads")(delayed(self._graph_term)(int(i)) for i in chosen)
         for i, sums in zip(chosen, found, strict=True):
             squares[i] += _squares(sums)
-        return Values(self._candidates, np.sqrt(squares))
+            distance[i] = max(distance[i], _distance(sums[None, :]))
+        return Values(self._candidates, np.sqrt(squares), distance)
 
     def _graph_term(self, i: int) -> FloatArray:
         """Residual CODEC of one candidate, observed and copies; blocks once computed are kept."""
         if i not in self._codec:
             rng = np.random.default_rng([self._seed, self._candidates[i]])
-            k = default_neighbors(self._n)
-            near = residual_graph(self._rows[i].astype(np.float64), self._setting.points, k, rng)
+            rows = slice(None) if self._graph_rows is None else self._graph_rows
+            points, residuals = self._setting.points[rows], self._rows[i][:, rows].astype(np.float64)
+            near = residual_graph(residuals, points, default_neighbors(len(points)), rng)
             self._codec[i] = (near, [])
         near, done = self._codec[i]
         done.extend(residual_codec(near, ranks) for ranks in self._ranks[len(done) :])
@@ -330,3 +345,11 @@ class _Panel:
 def _squares(terms: FloatArray) -> FloatArray:
     """Squares of the positive standardized values: one strong view of the dependence counts, and so do many weak."""
     return np.asarray(np.maximum(standardize_rows(terms), 0.0) ** 2)
+
+
+def _distance(terms: FloatArray) -> float:
+    """The largest distance of a term (row) in column 0 above the other columns, in their standard deviations."""
+    copies = terms[:, 1:]
+    spread = copies.std(axis=1)
+    above = terms[:, 0] - copies.mean(axis=1)
+    return float(np.divide(above, spread, out=np.zeros(len(terms)), where=spread > 0.0).max())

@@ -27,7 +27,7 @@ def grid(found):
 # --------------------------------------------------------------------------- values
 def test_p_values_are_counted_by_hand():
     #                  observed, then four copies
-    values = Values((7, 3), np.array([[2.0, 1.0, 2.5, 0.0, 1.0], [1.0, 3.0, 0.5, 2.0, 0.5]]))
+    values = Values((7, 3), np.array([[2.0, 1.0, 2.5, 0.0, 1.0], [1.0, 3.0, 0.5, 2.0, 0.5]]), np.zeros(2))
     assert values.best == 0
     assert values.statistic(0) == 2.0
     assert values.pvalue(0) == 2 / 5  # one copy of its own reaches 2.0
@@ -39,7 +39,7 @@ def test_p_values_are_counted_by_hand():
 
 
 def test_ties_count_as_reached():
-    values = Values((0,), np.array([[1.0, 1.0, 1.0 - 1e-13, 0.9]]))
+    values = Values((0,), np.array([[1.0, 1.0, 1.0 - 1e-13, 0.9]]), np.zeros(1))
     assert values.pvalue(0) == 3 / 4
 
 

@@ -1,0 +1,92 @@
+"""The search in large data: decided early where more copies could not change the decision, ranked on some rows."""
+
+import numpy as np
+import pytest
+
+from codec import MarkovBlanketSelector, _family, _markov
+from codec._family import Step, single_columns
+from codec._markov import Calibrated
+from codec._validation import read_table
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Everything above 400 rows is large."""
+    monkeypatch.setattr(_markov, "LARGE_ROWS", 400)
+    monkeypatch.setattr(_markov, "RANKING_ROWS", 300)
+    monkeypatch.setattr(_family, "GRAPH_ROWS", 350)
+
+
+def product(n, p, rng, noise=0.5):
+    X = rng.standard_normal((n, p))
+    return X, X[:, 0] * X[:, 3] + X[:, 5] + noise * rng.standard_normal(n)
+
+
+def judge(X, y, alpha=0.05, seed=0):
+    return Calibrated(read_table(y, "y"), single_columns(read_table(X, "X")), alpha, seed, None)
+
+
+@pytest.mark.parametrize("feature", [0, 1, 2, 5])
+def test_deciding_early_decides_the_same(feature, global_random_seed, monkeypatch):
+    """The rule written out: all candidates that the level asks for, whatever the member's own copies say."""
+    X, y = product(120, 30, np.random.default_rng(global_random_seed), noise=2.0)
+    calibrated = judge(X, y)
+    verdict = calibrated.member(feature, [7], range(30))
+    others = [v for v in range(30) if v not in (feature, 7)]
+    chosen = np.random.default_rng([0, feature, 7]).choice(others, 5, replace=False).tolist()
+    step = Step(read_table(y, "y"), single_columns(read_table(X, "X")), [7], 0)
+    values = step.values([feature, *chosen], 199)
+    assert (verdict.adjusted <= 0.05) == (values.expected_false(0, 30) <= 0.05)
+    assert verdict.adjusted <= values.expected_false(0, 30)
+    assert verdict.pvalue == values.pvalue(0)
+
+
+def test_hopeless_members_cost_one_candidate(monkeypatch):
+    X, y = product(120, 30, np.random.default_rng(0))
+    monkeypatch.setattr(_markov, "FEW_OTHERS", 2)
+    asked = []
+    original = Step.values
+    monkeypatch.setattr(Step, "values", lambda self, v, *a, **k: asked.append(len(v)) or original(self, v, *a, **k))
+    calibrated = judge(X, y)
+    assert calibrated.member(9, [0], range(30)).adjusted > 0.05
+    assert asked == [1]
+    assert calibrated.member(5, [0], range(30)).adjusted <= 0.05
+    assert asked == [1, 1, 3, 6]
+
+
+def test_distance_is_counted_in_standard_deviations_of_the_copies():
+    terms = np.array([[5.0, 1.0, 3.0, 1.0, 3.0], [1.0, 2.0, 2.0, 2.0, 2.0], [0.0, 1.0, 3.0, 1.0, 3.0]])
+    assert _family._distance(terms) == 3.0
+    assert _family._distance(terms[1:2]) == 0.0
+
+
+def test_the_blanket_is_found_and_far_members_are_not_compared(large, global_random_seed, monkeypatch):
+    X, y = product(1500, 40, np.random.default_rng(global_random_seed))
+    asked = []
+    original = Step.values
+    monkeypatch.setattr(Step, "values", lambda self, v, *a, **k: asked.append(len(v)) or original(self, v, *a, **k))
+    selector = MarkovBlanketSelector(random_state=0).fit(X, y)
+    assert sorted(selector.blanket_) == [0, 3, 5]
+    assert sum(count > _markov.SHORTLIST for count in asked) <= 4  # the rankings of all candidates
+
+
+def test_what_the_screen_misses_enters_from_the_ranking(large):
+    X, y = product(1500, 40, np.random.default_rng(1))
+    selector = MarkovBlanketSelector(random_state=0, screen=False).fit(X, y - X[:, 0] * X[:, 3] + X[:, 9])
+    assert sorted(selector.blanket_) == [5, 9]
+
+
+@pytest.mark.slow
+def test_noise_is_not_selected_in_large_data(large):
+    hits = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        X, y = rng.standard_normal((420, 25)), rng.standard_t(3, 420)
+        hits += bool(MarkovBlanketSelector(random_state=seed).fit(X, y).blanket_.size)
+    assert hits <= 4  # binomial, 20 of .05: .997
+
+
+def test_same_bits_for_any_n_jobs_in_large_data(large):
+    X, y = product(600, 20, np.random.default_rng(3))
+    one, two = (MarkovBlanketSelector(random_state=0, n_jobs=jobs).fit(X, y) for jobs in (1, 2))
+    assert one.path_.to_frame().equals(two.path_.to_frame())

@@ -82,3 +82,39 @@ class TestKfac:
     def test_every_table_has_a_retrained_row(self, kfac, mnist):
         for report in (kfac, mnist):
             assert all(rows(table, "retrained") for table in tables(report).values())
+
+
+@pytest.mark.slow
+class TestText:
+    @pytest.fixture
+    def text(self, tmp_path, monkeypatch):
+        pytest.importorskip("transformers")
+        return quick("text", tmp_path, monkeypatch)
+
+    def test_the_removed_class_is_gone_and_the_others_stay(self, text):
+        table = tables(text)["class"]
+        retrained = rows(table, "retrained")[0]
+        for name in ("ours, all units", "ours, L-FOCI", "ours, gradient norm"):
+            row = rows(table, name)[0]
+            assert row["removed class"] == row["forgotten"] == 0.0, name
+            assert row["micro F1"] > retrained["micro F1"] - 0.05, name
+        assert rows(table, "nothing")[0]["removed class"] > 0.9
+
+    def test_all_copies_together_spend_the_budget(self, text):
+        table = tables(text)["budget"]
+        for row in table["rows"]:
+            row = dict(zip(table["columns"], row, strict=True))
+            assert row["spent"] == pytest.approx(row["budget"], rel=1e-6)
+            assert row["unlearned"] == pytest.approx(row["retrained"], abs=1e-12)
+
+
+@pytest.mark.slow
+def test_cifar_runs_and_no_network_of_ours_collapses(tmp_path, monkeypatch):
+    report = quick("cifar", tmp_path, monkeypatch)
+    table = tables(report)["after"]
+    networks = {row[0] for row in table["rows"]}
+    assert networks == {"ResNet-18", "VGG-11", "MobileNet", "DenseNet"}
+    for network in networks:
+        found = {row["model"]: row for row in rows(table, network)}
+        assert "retrained" in found
+        assert found["ours, last layer"]["residual / start"] > 0.8, network

@@ -231,16 +231,23 @@ def accuracy(logits: Tensor, y: Tensor) -> float:
     return float((logits.argmax(1) == y).double().mean())
 
 
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with None for what is no number: the model has diverged."""
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
+
+
 def measured(model: nn.Module, data: Data, gone: Sequence[int]) -> Figures:
     """Accuracies, and the loss of the forgotten samples."""
     logits, kept = outputs(model, data.x), others(list(gone), data.n)
     forgotten = torch.as_tensor(gone)
-    return {
-        "forget loss": float(functional.cross_entropy(logits[forgotten], data.y[forgotten])),
-        "forgotten": accuracy(logits[forgotten], data.y[forgotten]),
-        "residual": accuracy(logits[kept], data.y[kept]),
-        "test": accuracy(outputs(model, data.test_x), data.test_y),
-    }
+    return finite(
+        {
+            "forget loss": float(functional.cross_entropy(logits[forgotten], data.y[forgotten])),
+            "forgotten": accuracy(logits[forgotten], data.y[forgotten]),
+            "residual": accuracy(logits[kept], data.y[kept]),
+            "test": accuracy(outputs(model, data.test_x), data.test_y),
+        }
+    )
 
 
 def gradient_norms(problem: Problem, params: dict[str, Tensor], gone: Sequence[int]) -> Figures:

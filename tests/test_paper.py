@@ -227,3 +227,29 @@ def test_markov_blankets_in_small_settings(load, tmp_path):
     for panel in figure["panels"]:
         assert all(line["x"][0] == line["y"][0] == 0 and line["x"][-1] == line["y"][-1] == 1 for line in panel["lines"])
     assert note["text"].startswith("Largest area")
+
+
+# --------------------------------------------------------------------------- experiment 2: binary attributes
+def test_attributes_in_small_settings(load, tmp_path):
+    report = load("celeba").main(["--quick", "--output", str(tmp_path)])
+    selections, values, figure, note = report["items"]
+    rows = {row[0]: row for row in selections["rows"]}
+    assert rows["CODEC (FOCI)"][5:7] == [1, 1]  # agrees with itself
+    assert rows["L-CODEC (L-FOCI), noise 0.001"][5] < 1
+    assert selections["paper"] == []  # the paper's seconds are not of a made table
+    assert values["rows"][0][:2] == ["CODEC", 1]
+    assert [line["label"] for line in figure["panels"][1]["lines"]] == ["L-CODEC", "CODEC"]
+    assert "MarkovBlanketSelector 1," in note["text"]  # the made network: every edge is found from both ends
+
+
+def test_attributes_stored_so_far_stand_beside_the_paper(load, common, tmp_path):
+    report = load("celeba").main(["--stored", "--output", str(tmp_path)])
+    table = report["items"][0]
+    stored = json.loads(load("bench_celeba").RESULT.read_text())["summary"]["selections"]
+    assert len(table["rows"]) == len(table["paper"]) == len(stored)
+    assert {row[0]: row[3] for row in table["rows"]}["MarkovBlanketSelector"] == stored["auto"]["cpu_s"][0]
+
+
+def test_attributes_without_data_say_so(load, tmp_path):
+    report = load("celeba").main(["--data", str(tmp_path / "none"), "--output", str(tmp_path)])
+    assert [item["text"] for item in report["items"]] == ["Not run here: none holds no celeba_attr.npz."]

@@ -12,9 +12,9 @@
    they have stood out from all others already. Steps 3 and 4 are repeated until nothing enters.
 
 The copies of other candidates, with which step 2 finds out what chance could reach, are made only where
-the feature's own copies leave the decision open. Above 20,000 rows a feature that stands 30 standard deviations
-above its own copies stays without them, and in step 3 all candidates are ranked on 20,000 rows, the first
-ten tested on all rows.
+the feature's own copies leave the decision open. Above 5,000 rows a feature that stands 30 standard deviations
+above its own copies stays without them. Above 20,000 rows all candidates of step 3 are ranked on 20,000
+rows, and the first ten are tested on all rows.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ N_RESAMPLES = 199
 LARGE_ROWS = 20_000  # from here on fewer copies: every real dependence is far outside
 LARGE_RESAMPLES = 59
 FEW_OTHERS = 16  # candidates whose copies are made before those of all that are needed
-FAR = 30.0  # standard deviations above its copies: in large data no other candidates are asked
-SHORTLIST = 10  # candidates that large data are searched for on RANKING_ROWS rows and tested on all
+FAR = 30.0  # standard deviations above its own copies: no others are needed ...
+FAR_ROWS = 5_000  # ... in data of more rows
+SHORTLIST = 10  # candidates that are tested on all rows of large data, ranked on RANKING_ROWS
 RANKING_ROWS = 20_000
 RANKING_RESAMPLES = 19
 SCREEN_FEATURES = 12  # listed at most, unless asked for more
@@ -100,7 +101,7 @@ class Calibrated:
             # The number expected by chance if no copy of the others still to come reached the feature.
             share = len(values.candidates) / (len(chosen) + 1)
             least = share * values.expected_false(0, len(among))
-            far = self._y.n_rows > LARGE_ROWS and values.distance[0] >= FAR
+            far = self._y.n_rows > FAR_ROWS and values.distance[0] >= FAR
             if share == 1.0 or least > self._alpha or far:
                 break
         return Verdict(values.statistic(0), values.pvalue(0), least)

@@ -13,6 +13,7 @@ from codec._validation import read_table
 def large(monkeypatch):
     """Everything above 400 rows is large."""
     monkeypatch.setattr(_markov, "LARGE_ROWS", 400)
+    monkeypatch.setattr(_markov, "FAR_ROWS", 400)
     monkeypatch.setattr(_markov, "RANKING_ROWS", 300)
     monkeypatch.setattr(_family, "GRAPH_ROWS", 350)
 

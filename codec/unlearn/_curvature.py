@@ -173,12 +173,7 @@ class Curvature:
     def _mean_product(self, v: Tensor, ids: Tensor) -> Tensor:
         if self.kind == "secant":
             return self._secant(v, ids)
-        tensors = self.slices.scatter(v)
-        total = {name: torch.zeros_like(value) for name, value in tensors.items()}
-        for batch in self.problem.batches(ids):
-            for name, part in self.products.product(batch, tensors, self.kind).items():
-                total[name] += part
-        return self.slices.gather(total) / len(ids)
+        return self.slices.gather(self.products.mean_product(ids, self.slices.scatter(v), self.kind))
 
     def _secant(self, v: Tensor, ids: Tensor) -> Tensor:
         """``(g(w + h v) - g(w - h v)) / 2h``: error O(h^2), so h is the cube root of the rounding."""

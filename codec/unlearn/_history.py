@@ -68,15 +68,16 @@ class History:
         """Keep everything in a new folder from now on."""
         self._ledger = self._new_ledger(folder, f"continue it with Unlearner.resume({str(folder)!r}, ...)")
 
-    def resume(self, folder: str | Path) -> None:
-        """Become the history that a folder holds, and go on there."""
-        ledger = Ledger.open(folder, self.start)
+    def resume(self, folder: str | Path, *, keep: bool = True) -> None:
+        """Become the history that a folder holds, and go on there; or only read it."""
+        ledger = Ledger.open(folder, self.start, read_only=not keep)
         try:
             self._read(ledger, folder)
         except BaseException:
             ledger.close()
             raise
-        self._ledger = ledger
+        if keep:
+            self._ledger = ledger
 
     def save(self, folder: str | Path) -> None:
         """Write everything into a new folder."""

@@ -84,14 +84,20 @@ class Ledger:
     >>> folder.cleanup()
     """
 
-    def __init__(self, folder: Path, descriptor: int) -> None:
-        self._folder, self._descriptor = folder, descriptor
+    def __init__(self, folder: Path, descriptor: int, read_only: bool = False) -> None:
+        self._folder, self._descriptor, self._read_only = folder, descriptor, read_only
         self._lines: list[_Line] = []
         self._size = 0  # bytes of whole lines
 
     # ------------------------------------------------------------------ opening
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], parameters: Mapping[str, Tensor] | None = None) -> Self:
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        parameters: Mapping[str, Tensor] | None = None,
+        *,
+        read_only: bool = False,
+    ) -> Self:
         """Open a ledger, or begin one.
 
         Parameters
@@ -100,6 +106,8 @@ class Ledger:
             Made when absent.
         parameters : dict of str to Tensor, optional
             Of the model before its first deletion. A new ledger keeps their hash; an old one refuses others.
+        read_only : bool, default False
+            Read what is there, also while another process holds the ledger, and change nothing.
 
         Returns
         -------
@@ -118,11 +126,15 @@ class Ledger:
             If the last line is damaged, as a crash leaves it; it is taken off.
         """
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / LINES, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        ledger = cls(path, descriptor)
+        if read_only and not (path / LINES).exists():
+            raise LedgerError(f"{path} holds no ledger that could be read.")
+        if not read_only:
+            path.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT | os.O_APPEND
+        ledger = cls(path, os.open(path / LINES, flags, 0o644), read_only)
         try:
-            ledger._lock()
+            if not read_only:
+                ledger._lock()
             ledger._read()
             ledger._check_start(parameters)
         except BaseException:
@@ -177,6 +189,8 @@ class Ledger:
 
     def _take_off(self, text: bytes, place: int) -> None:
         """Remove the last line, which was being written when the process ended."""
+        if self._read_only:  # it may still be written
+            return
         os.ftruncate(self._descriptor, self._size)
         os.fsync(self._descriptor)
         warnings.warn(
@@ -189,6 +203,8 @@ class Ledger:
     def _check_start(self, parameters: Mapping[str, Tensor] | None) -> None:
         said = None if parameters is None else fingerprint(parameters)
         if not self._lines:
+            if self._read_only:
+                raise LedgerError(f"{self._folder} holds no ledger that could be read.")
             self._write({"format": FORMAT, "parameters": said}, None)
             _sync_folder(self._folder)
         start = self._lines[0].entry
@@ -232,6 +248,8 @@ class Ledger:
         """
         if self._descriptor < 0:
             raise LedgerError("this ledger is closed; open it again with Ledger.open(folder).")
+        if self._read_only:
+            raise LedgerError("this ledger was opened to be read; open it again without read_only.")
         text = _as_json(entry)
         if "undoes" in text and text["undoes"] not in dict(self.standing()):
             raise ValueError(f"entry['undoes'] is {text['undoes']!r}, which is no standing entry of this ledger.")

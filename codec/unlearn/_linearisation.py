@@ -87,8 +87,10 @@ class Linearisation:
         self.traces = self._traces()
         self.ids = _enough(self.traces, tolerance)
         self.left_out = 1.0 - float(self.traces[self.ids].sum() / self.traces.sum())
+        mine = problem.share(self.ids)  # each process keeps its part and adds up the products
         self.place = torch.full((problem.n,), -1)
-        self.place[self.ids] = torch.arange(len(self.ids))
+        self.place[mine] = torch.arange(len(mine))
+        self.held = set(self.ids.tolist())
         self._check_memory(max_bytes)
         self.factors = kronecker_factors(problem, self.params, self.ids, problem.names, kind)
         self.bases = {f.weight: f.basis(tolerance if len(f.inputs) > SMALL_LAYER else 0.0) for f in self.factors}
@@ -96,7 +98,7 @@ class Linearisation:
         for layer in self.layers:
             if isinstance(layer, Linear) and layer.weight in self.bases:
                 layer.basis = self.bases[layer.weight][0]
-        self.chunks, self.curvature = self._keep()
+        self.chunks, self.curvature = self._keep(mine)
         self._taken: tuple[set[int], list[Factor]] = (set(), [])
 
     # ------------------------------------------------------------------------ set-up
@@ -124,11 +126,11 @@ class Linearisation:
                 f"its layers' inputs take about {need / 2**20:.0f} MiB, more than {max_bytes / 2**20:.0f}"
             )
 
-    def _keep(self) -> tuple[list[list[Derivative]], list[Tensor]]:
-        """The stages' derivatives, and the output curvature, of each batch of the kept samples."""
+    def _keep(self, ids: Tensor) -> tuple[list[list[Derivative]], list[Tensor]]:
+        """The stages' derivatives, and the output curvature, of each batch of the samples."""
         chunks, curvature = [], []
         with torch.no_grad():
-            for batch in self.problem.batches(self.ids):
+            for batch in self.problem.batches(ids):
                 x, derivatives = batch.inputs, []
                 for stage in self.stages:
                     derivatives.append(stage.derivative(x))
@@ -153,7 +155,7 @@ class Linearisation:
 
     def factors_without(self, forgotten: Tensor) -> list[Factor]:
         """K-FAC factors with the forgotten samples' outputs taken away."""
-        held = {i for i in forgotten.tolist() if self.place[i] >= 0}
+        held = self.held & set(forgotten.tolist())
         before, factors = self._taken
         if not before <= held:
             before, factors = set(), []
@@ -182,6 +184,7 @@ class Linearisation:
             for i, part in self._gradients(pulled, rows, derivatives).items():
                 before = totals[i]
                 totals[i] = part if before is None else before + part
+        self.problem.team.add([total for total in totals if total is not None])
         return totals
 
     def _tangent(

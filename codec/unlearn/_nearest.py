@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec._neighbors import Geometry, Response
+from codec._forward import Find
+from codec._neighbors import Geometry, Response, candidate_sums
+from codec.unlearn._distributed import Team, share_candidates
 
 MEMORY = 2**28  # bytes of a tile's distances
 COPIES = 4  # arrays of a tile's size that are alive at once
@@ -98,6 +100,16 @@ class DeviceSums:
     def _pass(self) -> Sums:
         fused = self.device.type == "cuda" if self.fused is None else self.fused
         return torch.compile(sums_by_levels, dynamic=True) if fused else sums_by_sorting
+
+
+def default_finder(device: torch.device) -> Find:
+    """Who finds neighbours of what lies on a device: the device itself, or the engine of the core."""
+    return DeviceSums(device, torch.float32) if device.type == "cuda" else candidate_sums
+
+
+def shared_finder(team: Team, device: torch.device) -> Find | None:
+    """The same where several processes share the candidates; None for one."""
+    return share_candidates(default_finder(device), team, device) if team.size > 1 else None
 
 
 def _distances(near: Tensor, columns: Tensor, scale: Tensor, rows: Tensor) -> Tensor:

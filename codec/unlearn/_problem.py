@@ -16,6 +16,8 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, default_collate
 
+from codec.unlearn._distributed import Group, Team, whole_copy
+
 CACHE_BYTES = 2**31  # a data set whose samples fit is read once and kept
 FLOATS = (torch.float32, torch.float64)
 
@@ -58,6 +60,10 @@ class Problem:
         Where to compute. Default: where the model is.
     batch_size : int, default 1024
         Most samples in one pass.
+    group : ProcessGroup, optional
+        Processes of torch.distributed that share the work (`torch.distributed.group.WORLD`: all). Each must make
+        the same calls with the same model, data and seed; sums over samples then differ from those of one
+        process by rounding alone. Parameters that are cut between rows (FSDP2, DTensor) are gathered.
 
     Attributes
     ----------
@@ -69,6 +75,8 @@ class Problem:
         Other names of tied tensors, with the first.
     n : int
         Training samples.
+    team : Team
+        The processes.
 
     Raises
     ------
@@ -88,6 +96,7 @@ class Problem:
         target_key: str = "labels",
         device: torch.device | str | None = None,
         batch_size: int = 1024,
+        group: Group | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch nn.Module, got {type(model).__name__}.")
@@ -95,7 +104,8 @@ class Problem:
             raise ValueError(f"weight_decay is {weight_decay}; it must be 0 or more.")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-        self.model = copy.deepcopy(model).eval()
+        self.team = Team(group)
+        self.model = whole_copy(model).eval()
         self.names, self.tied = _trainable(self.model)
         self.device = _device(self.model, device)
         self.model.to(self.device)
@@ -105,12 +115,22 @@ class Problem:
         self._loss = _loss_function(loss)
         self._data = _read(data, target_key, self.device)
         self.n = len(self._data)
+        self.team.check_same(self.parameters(), self.n)
         self.check()
 
     def parameters(self) -> Parameters:
         """The trainable parameters by name, detached; the model's own tensors, not copies."""
         every = dict(self.model.named_parameters())
         return {name: every[name].detach() for name in self.names}
+
+    def model_with(self, params: Mapping[str, Tensor]) -> nn.Module:
+        """A copy of the model with these trainable parameters."""
+        model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in params:
+                    parameter.copy_(params[name])
+        return model
 
     def buffers(self) -> Parameters:
         """What else a call needs: buffers and frozen parameters."""
@@ -126,7 +146,13 @@ class Problem:
         """The samples (default: all) in order, ``size`` at a time."""
         chosen = torch.arange(self.n) if ids is None else torch.as_tensor(ids, dtype=torch.long)
         for part in torch.split(chosen, size or self.batch_size):
-            yield Batch(part, *self.fetch(part))
+            if len(part):
+                yield Batch(part, *self.fetch(part))
+
+    def share(self, ids: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Those of the samples (default: all) that are this process's part of a sum."""
+        chosen = torch.arange(self.n) if ids is None else torch.as_tensor(ids, dtype=torch.long)
+        return chosen[self.team.share(len(chosen))]
 
     def outputs(self, params: Mapping[str, Tensor], inputs: Any) -> Tensor:
         """What the loss takes, of the model with these trainable parameters."""
@@ -139,9 +165,16 @@ class Problem:
 
     def sample_losses(self, params: Mapping[str, Tensor], ids: Sequence[int] | Tensor | None = None) -> Tensor:
         """Losses of the samples (default: all) at these parameters."""
+        mine = self.share(ids)
         with torch.no_grad():
-            found = [self.losses(self.outputs(params, b.inputs), b.targets) for b in self.batches(ids)]
-        return torch.cat(found)
+            found = [self.losses(self.outputs(params, b.inputs), b.targets) for b in self.batches(mine)]
+        if self.team.size == 1:
+            return torch.cat(found)
+        n = self.n if ids is None else len(ids)
+        whole = next(iter(params.values())).new_zeros(n)
+        whole[self.team.share(n)] = torch.cat([whole[:0], *found])
+        self.team.add([whole])
+        return whole
 
     def regularizer(self, params: Mapping[str, Tensor]) -> float:
         """``weight_decay / 2 ||w||^2``."""

@@ -115,10 +115,15 @@ class Products:
 
     def mean_gradient(self, ids: Tensor) -> Tensors:
         """Mean over the samples of the gradients of the losses."""
+        return self._mean(self.gradient, ids)
+
+    def _mean(self, of_batch: Callable[[Batch], Tensors], ids: Tensor) -> Tensors:
+        """Mean over the samples of what is a sum over a batch; each process of the team does its share."""
         total = {name: torch.zeros_like(self.params[name]) for name in self.names}
-        for batch in self.problem.batches(ids):
-            for name, part in self.gradient(batch).items():
+        for batch in self.problem.batches(self.problem.share(ids)):
+            for name, part in of_batch(batch).items():
                 total[name] += part
+        self.problem.team.add(total.values())
         return {name: value / len(ids) for name, value in total.items()}
 
     def sample_gradients(self, batch: Batch, scalar: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensors:
@@ -172,6 +177,10 @@ class Products:
     def product(self, batch: Batch, v: Mapping[str, Tensor], kind: str) -> Tensors:
         """The product of one kind of curvature: 'hessian' or one of `GAUSS_NEWTON`."""
         return self.hessian(batch, v) if kind == "hessian" else self.gauss_newton(batch, v, kind)
+
+    def mean_product(self, ids: Tensor, v: Mapping[str, Tensor], kind: str) -> Tensors:
+        """Mean over the samples of the product of one kind of curvature."""
+        return self._mean(lambda batch: self.product(batch, v, kind), ids)
 
     def _jvp(self, leaves: Tensors, v: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs, with their graph, and their derivative along v."""

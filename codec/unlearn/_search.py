@@ -20,7 +20,7 @@ from codec._dependence import read_response
 from codec._forward import Find
 from codec._selection import Options, SelectionPath, select_features
 from codec._validation import Table, constant_columns
-from codec.unlearn._nearest import DeviceSums
+from codec.unlearn._nearest import default_finder
 from codec.unlearn._record import Record
 from codec.unlearn._units import Units
 
@@ -324,7 +324,7 @@ def _select(record: Record, pool: Tensor, limit: int, stop: bool, settings: Sett
         return None
     find = settings.find
     if find is None and device.type == "cuda":
-        find = DeviceSums(device, torch.float32)
+        find = default_finder(device)
     options = Options(
         method="lfoci",
         max_features=min(limit, len(pool)),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from codec.unlearn._distributed import whole_rows
 from codec.unlearn._unit_rules import (
     RULES,
     Part,
@@ -233,15 +234,9 @@ def _fault(module: nn.Module, own: Sequence[nn.Parameter]) -> str:
         return "max_norm changes the weight in the forward pass: set max_norm=None (the rows are scaled by then)."
     if getattr(module, "sparse", False):
         return "it gives sparse gradients: set sparse=False."
-    if not all(_whole_rows(p) for p in own):
+    if not all(whole_rows(p) for p in own):
         return "its parameters are sharded along another axis than 0: shard rows (FSDP2 does), or gather them."
     return ""
-
-
-def _whole_rows(parameter: nn.Parameter) -> bool:
-    """Whether a parameter that lies on several devices is cut between rows."""
-    placements = getattr(parameter, "placements", ())
-    return all(place.is_replicate() or place.is_shard(dim=0) for place in placements)
 
 
 def _layers_of(

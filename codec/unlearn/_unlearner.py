@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,9 @@ from codec._validation import check_option
 from codec.unlearn._certificate import Accountant, Certificate, certify
 from codec.unlearn._curvature import Curvature
 from codec.unlearn._deletion import NAN, Deletion, Timer
+from codec.unlearn._distributed import Group
 from codec.unlearn._history import History, clone, ids_of
+from codec.unlearn._nearest import shared_finder
 from codec.unlearn._point import Point, objective_gradient
 from codec.unlearn._problem import Loss, Parameters, Problem
 from codec.unlearn._products import Products
@@ -85,8 +86,9 @@ class Unlearner:
         Share of the samples that may be forgotten before the model is anchored anew where it stands.
     ledger : path, optional
         Folder in which every request is kept as it is done; made anew.
-    output, target_key, device, batch_size
-        As in :class:`codec.unlearn.Problem`.
+    output, target_key, device, batch_size, group
+        As in :class:`codec.unlearn.Problem`. With a group, the candidates of a selection step are shared too,
+        ``random_state`` is needed, and process 0 keeps the ledger.
     random_state : int, optional
         Seed of every random choice. Request k has its own stream, so that a resumed run draws the same.
 
@@ -157,8 +159,11 @@ class Unlearner:
         target_key: str = "labels",
         device: torch.device | str | None = None,
         batch_size: int = 1024,
+        group: Group | None = None,
         random_state: int | None = None,
     ) -> None:
+        if group is not None and random_state is None:
+            raise ValueError("random_state is None; processes that share work need one seed.")
         check_option(update, "update", METHODS)
         if n_steps < 1 or (n_steps > 1 and not (update == "gradient" and convex)):
             raise ValueError(f"n_steps is {n_steps}; it must be 1, or more with update='gradient' and convex=True.")
@@ -175,6 +180,7 @@ class Unlearner:
             target_key=target_key,
             device=device,
             batch_size=batch_size,
+            group=group,
         )
         self.units = units if isinstance(units, Units) else find_units(self.problem.model)
         self.selector, self.scope, self.perturb, self.max_units = selector, scope, perturb, max_units
@@ -190,14 +196,14 @@ class Unlearner:
             anchored=update not in {"gradient", "chained"},
             settings={"n": self.problem.n, "weight_decay": self.problem.weight_decay, "update": update},
         )
-        if ledger is not None:
+        if ledger is not None and self.problem.team.rank == 0:
             self._history.begin(ledger)
 
     # ------------------------------------------------------------------------ what is seen from outside
     @property
     def model(self) -> nn.Module:
         """A copy of the model as it is now, in evaluation mode."""
-        return self._with(self._history.weights)
+        return self.problem.model_with(self._history.weights)
 
     @property
     def parameters(self) -> Parameters:
@@ -364,6 +370,7 @@ class Unlearner:
             scope=self.scope,
             screen=self.screen,
             n_neighbors=self.n_neighbors,
+            find=shared_finder(self.problem.team, self.problem.device),
             generator=draws,
         )
 
@@ -397,7 +404,7 @@ class Unlearner:
 
     def _guarded(self, params: Mapping[str, Tensor]) -> float:
         """The caller's score of a model with these parameters."""
-        return float(self.guard(self._with(params))) if self.guard is not None else NAN
+        return float(self.guard(self.problem.model_with(params))) if self.guard is not None else NAN
 
     def _newton(self, slices: Slices, gone: Sequence[int]) -> Step:
         """Undamped Newton steps on the retained objective from where the model is."""
@@ -444,7 +451,8 @@ class Unlearner:
     def _certificate(self, weights: Parameters, gone: Sequence[int]) -> Certificate:
         """A posteriori, from the gradient measured over the retained samples in double precision."""
         kept = others(gone, self.problem.n)
-        norm = _norm(objective_gradient(Products(self.problem, weights), kept))
+        gradient = objective_gradient(Products(self.problem, weights), kept)
+        norm = float(torch.cat([g.double().flatten() for g in gradient.values()]).norm())
         eps = torch.finfo(next(iter(weights.values())).dtype).eps
         size = sum(w.numel() for w in weights.values())
         rounding = eps * (size**0.5 + norm)
@@ -521,7 +529,8 @@ class Unlearner:
             The folder is damaged, in use, or belongs to another model.
         """
         made = cls(model, loss, train_data, **options)
-        made._history.resume(folder)
+        with made.problem.team.first_one_first():
+            made._history.resume(folder, keep=made.problem.team.rank == 0)
         return made
 
     def close(self) -> None:
@@ -569,7 +578,7 @@ class Unlearner:
             name: w + sigma * torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w)
             for name, w in self._history.weights.items()
         }
-        return self._with(noisy)
+        return self.problem.model_with(noisy)
 
     @property
     def accountant(self) -> Accountant:
@@ -577,23 +586,6 @@ class Unlearner:
         return self._history.accountant
 
     # ------------------------------------------------------------------------ details
-    def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        model = copy.deepcopy(self.problem.model)
-        _write(model, weights)
-        return model
-
     def _at_anchor(self) -> Tensor:
         """Samples that the starting point still has."""
         return others(ids_of(self._history.before_anchor), self.problem.n)
-
-
-def _write(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put values into a model of ours."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in weights:
-                parameter.copy_(weights[name])
-
-
-def _norm(tensors: Mapping[str, Tensor]) -> float:
-    return float(sum(float(t.double().square().sum()) for t in tensors.values()) ** 0.5)

@@ -1,0 +1,147 @@
+"""Processes of torch.distributed that share the work of one model.
+
+Every process runs the same program on the same data with the same seed. A sum over samples is made of each
+process's share of them and added up; a list over candidates is made in shares and put together. After each exchange
+all processes hold the same bits, so all of them take the same decisions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from codec._forward import Find
+from codec._neighbors import Geometry, Response
+
+Group = Any  # torch.distributed.ProcessGroup, which builds without it do not have
+
+
+class Team:
+    """Processes that share work; without a group, this process alone.
+
+    Parameters
+    ----------
+    group : ProcessGroup, optional
+        For all processes: ``torch.distributed.group.WORLD``.
+
+    Attributes
+    ----------
+    rank, size : int
+        Number of this process, and how many there are.
+    """
+
+    def __init__(self, group: Group | None = None) -> None:
+        self.group = group
+        self.rank = 0 if group is None else distributed.get_rank(group)
+        self.size = 1 if group is None else distributed.get_world_size(group)
+        if self.rank < 0:
+            raise ValueError("group does not hold this process; make the unlearner in processes of the group alone.")
+
+    def share(self, n: int) -> slice:
+        """Which of n items are this process's."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over the processes."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.all_reduce(tensor, group=self.group)
+
+    def check_same(self, tensors: Mapping[str, Tensor], n: int) -> None:
+        """Refuse processes that began with other parameters or another number of samples."""
+        if self.size == 1:
+            return
+        sums = [t.double().sum() for t in tensors.values()]
+        mine = torch.stack([*sums, sums[0].new_tensor(float(n))])
+        ends = torch.cat([mine, -mine])
+        distributed.all_reduce(ends, distributed.ReduceOp.MAX, group=self.group)
+        wrong = ((ends[: len(mine)] + ends[len(mine) :]) != 0).nonzero().flatten().tolist()
+        if wrong:
+            names = [*tensors, "the number of training samples"]
+            raise ValueError(
+                f"the processes of group differ in {', '.join(names[i] for i in wrong[:3])}; give every process the "
+                "same model and the same data."
+            )
+
+    @contextmanager
+    def first_one_first(self) -> Iterator[None]:
+        """Process 0 does the block, then the others."""
+        if self.size > 1 and self.rank > 0:
+            distributed.barrier(group=self.group)
+        try:
+            yield
+        finally:
+            if self.size > 1 and self.rank == 0:
+                distributed.barrier(group=self.group)
+
+
+def share_candidates(find: Find, team: Team, device: torch.device) -> Find:
+    """The sums of a selection step, each process those of its candidates: integers, so the same as of one."""
+
+    def sums(points: Geometry, response: Response, base: Sequence[int], candidates: Sequence[int], k: int) -> list[int]:
+        mine = team.share(len(candidates))
+        found = find(points, response, base, candidates[mine], k) if mine.start < mine.stop else []
+        parts = torch.zeros(2, len(candidates), dtype=torch.int64)
+        parts[:, mine] = torch.tensor([divmod(value, response.one) for value in found], dtype=torch.int64).view(-1, 2).T
+        parts = parts.to(device)
+        team.add([parts])
+        return [whole * response.one + part for whole, part in parts.T.tolist()]
+
+    return sums
+
+
+# --------------------------------------------------------------------------- sharded parameters
+def whole_copy(model: nn.Module) -> nn.Module:
+    """A copy without shards: of FSDP2 and DTensor models with every row, on every process.
+
+    Raises
+    ------
+    ValueError
+        A parameter is cut along another axis than its rows.
+    """
+    _check_rows(model)
+    wrapped = [module for module in model.modules() if _is_fsdp(module)]
+    memo: dict[int, Any] = {}
+    for module in wrapped:  # torch forbids to copy these: make the class that was wrapped
+        plain: Any = type(module).__mro__[2]
+        memo[id(module)] = plain.__new__(plain)
+    for module in wrapped:
+        made = memo[id(module)]
+        made.__dict__.update({key: copy.copy(value) for key, value in vars(nn.Module()).items() if "hook" in key})
+        made.__dict__.update({key: copy.deepcopy(value, memo) for key, value in vars(module).items() if _own(key)})
+    found = copy.deepcopy(model, memo)
+    for module in found.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if hasattr(parameter, "full_tensor"):
+                full = nn.Parameter(parameter.full_tensor().detach().clone(), parameter.requires_grad)
+                module.register_parameter(name, full)
+    return found
+
+
+def _check_rows(model: nn.Module) -> None:
+    cut = [name for name, parameter in model.named_parameters() if not whole_rows(parameter)]
+    if cut:
+        raise ValueError(
+            f"{len(cut)} parameters are cut along another axis than 0, where units have their rows ({', '.join(cut[:3])}"
+            f"{', ...' * (len(cut) > 3)}); shard rows (FSDP2 does), or gather them."
+        )
+
+
+def whole_rows(parameter: Tensor) -> bool:
+    """Whether a parameter that lies on several devices is cut between rows."""
+    placements = getattr(parameter, "placements", ())
+    return all(place.is_replicate() or place.is_shard(dim=0) for place in placements)
+
+
+def _is_fsdp(module: nn.Module) -> bool:
+    return distributed.is_available() and any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__)
+
+
+def _own(key: str) -> bool:
+    """Whether an attribute of a wrapped module is the module's and not the wrapper's."""
+    return "hook" not in key and not key.startswith("__") and "fsdp" not in key

@@ -1,0 +1,267 @@
+"""Two processes that share the work end where one process ends; what is sharded is gathered, or refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+from codec.unlearn import LedgerError, Problem, Unlearner, find_units
+from codec.unlearn._distributed import Team, share_candidates, whole_copy
+from codec.unlearn._ledger import Ledger
+
+N = 41  # no multiple of two
+
+
+def data():
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(N, 5, generator=draw, dtype=torch.float64), torch.randint(3, (N,), generator=draw)
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+class Recurrent(nn.Module):
+    """No chain of known layers: products by automatic differentiation."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.GRU(5, 4, batch_first=True)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(self.mix(x[:, None].expand(-1, 3, -1))[0][:, -1])
+
+
+def recurrent():
+    torch.manual_seed(1)
+    return Recurrent().double()
+
+
+RUNS = {
+    "lfoci on a chain": (net, {"selector": "lfoci", "screen": None, "max_units": 5, "n_perturbations": 60}),
+    "all units, small passes": (net, {"selector": "all", "batch_size": 4}),
+    "exact Hessian": (net, {"selector": "kfac_greedy", "max_units": 4, "curvature": "hessian"}),
+    "automatic differentiation": (recurrent, {"selector": "gradient_norm", "max_units": 6, "damping": 0.1}),
+}
+
+
+def settings(**options):
+    return {"weight_decay": 0.01, "tolerance": 1e-12, "random_state": 0, **options}
+
+
+def run(make, options, **more):
+    """Two requests, one of them of a single sample."""
+    ours = Unlearner(make(), "cross_entropy", data(), **settings(**options, **more))
+    return [ours.forget([3]), ours.forget([7, 11, 30])], ours.parameters
+
+
+def start_group(rank, size, store):
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    return distributed.group.WORLD
+
+
+def child(rank, folder):
+    """What each of the two processes does; leaves its results in the folder."""
+    torch.set_num_threads(1)
+    group = start_group(rank, 2, folder / "store")
+    tensors, words = {}, {}
+    for name, (make, options) in RUNS.items():
+        deletions, parameters = run(make, options, group=group)
+        words[name] = [[list(d.units), d.accepted, d.captured_decrement] for d in deletions]
+        tensors |= {f"{name}:{key}": value for key, value in parameters.items()}
+
+    ours = Unlearner(net(), "cross_entropy", data(), group=group, ledger=folder / "ledger", **settings(selector="all"))
+    ours.forget([3])
+    ours.close()
+    distributed.barrier()
+    again = Unlearner.resume(folder / "ledger", net(), "cross_entropy", data(), group=group, **settings(selector="all"))
+    again.forget([7, 11, 30])
+    again.close()
+    tensors |= {f"resumed:{key}": value for key, value in again.parameters.items()}
+
+    mesh = init_device_mesh("cpu", (2,))
+    sharded = net()
+    for layer in (sharded[0], sharded[2]):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    sharded(data()[0])
+    before = sharded[0].weight.full_tensor().clone()
+    ours = Unlearner(sharded, "cross_entropy", data(), group=group, **settings(selector="all"))
+    ours.forget([3])
+    ours.forget([7, 11, 30])
+    tensors |= {f"FSDP2:{key}": value for key, value in ours.parameters.items()}
+    words["FSDP2"] = [torch.equal(before, sharded[0].weight.full_tensor()), type(ours.model).__name__]
+    for name, parameter in sharded.named_parameters():  # and back into the shards
+        parameter.data.copy_(distribute_tensor(ours.parameters[name], mesh, [Shard(0)]))
+    tensors["FSDP2 outputs"] = sharded(data()[0]).detach()
+
+    words["refused"] = []
+    columns = net()
+    columns[0].weight = nn.Parameter(distribute_tensor(columns[0].weight.detach(), mesh, [Shard(1)]))
+    other = nn.Sequential(nn.Linear(5, 3)).double()  # made of another seed in each process
+    with torch.no_grad():
+        other[0].bias.fill_(float(rank))
+    for model in (columns, other):
+        try:
+            Unlearner(model, "cross_entropy", data(), group=group, **settings(selector="all"))
+        except ValueError as error:
+            words["refused"].append(str(error))
+    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / f"{rank}.safetensors")
+    (folder / f"{rank}.json").write_text(json.dumps(words))
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Tensors and words of both processes, and where they worked."""
+    folder = tmp_path_factory.mktemp("two")
+    program = (
+        f"import sys, pathlib; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_distributed as t; "
+        "t.child(int(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    )
+    children = [
+        subprocess.Popen([sys.executable, "-c", program, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    said = [one.communicate(timeout=250)[1] for one in children]
+    assert [one.returncode for one in children] == [0, 0], "\n".join(said)
+    results = [(load_file(folder / f"{k}.safetensors"), json.loads((folder / f"{k}.json").read_text())) for k in (0, 1)]
+    return results, folder
+
+
+@pytest.mark.slow  # python -m pytest tests/unlearn/test_distributed.py -m slow
+class TestTwoProcesses:
+    def test_both_hold_the_same_bits(self, found):
+        (one, _), (other, _) = found[0]
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert torch.equal(value, other[name]), name
+
+    @pytest.mark.parametrize("name", RUNS)
+    def test_the_result_is_that_of_one_process(self, found, name):
+        (tensors, words), _ = found[0]
+        deletions, parameters = run(*RUNS[name])
+        assert words[name] == [
+            [list(d.units), d.accepted, pytest.approx(d.captured_decrement, rel=1e-6)] for d in deletions
+        ]
+        assert all(d.accepted for d in deletions)
+        for key, value in parameters.items():
+            torch.testing.assert_close(tensors[f"{name}:{key}"], value, rtol=1e-8, atol=1e-10)
+
+    @pytest.mark.parametrize("name", ["resumed", "FSDP2"])
+    def test_resumed_and_sharded_models_end_there_too(self, found, name):
+        (tensors, _), _ = found[0]
+        for key, value in run(net, {"selector": "all"})[1].items():
+            torch.testing.assert_close(tensors[f"{name}:{key}"], value, rtol=1e-8, atol=1e-10)
+
+    def test_a_sharded_model_is_not_changed_and_takes_the_result(self, found):
+        (tensors, words), _ = found[0]
+        assert words["FSDP2"] == [True, "Sequential"]
+        model = net()
+        model.load_state_dict(run(net, {"selector": "all"})[1])
+        torch.testing.assert_close(tensors["FSDP2 outputs"], model(data()[0]).detach(), rtol=1e-8, atol=1e-10)
+
+    def test_process_0_keeps_the_ledger(self, found):
+        with Ledger.open(found[1] / "ledger") as ledger:
+            assert [entry["kind"] for entry in ledger.entries()] == ["start", "deletion", "deletion"]
+
+    def test_columns_and_unequal_processes_are_refused(self, found):
+        for _, words in found[0]:
+            columns, unequal = words["refused"]
+            assert "cut along another axis than 0" in columns
+            assert "(0.weight)" in columns
+            assert "differ in 0.bias" in unequal
+
+
+# ------------------------------------------------------------------------------ one process
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("n", [0, 1, 5, 6])
+def test_shares_are_all_of_it_and_nothing_twice(size, n):
+    found = []
+    for rank in range(size):
+        team = Team()
+        team.rank, team.size = rank, size
+        found += range(n)[team.share(n)]
+    assert found == list(range(n))
+
+
+def test_sums_of_candidates_come_back_whole():
+    """Also sums above 2 ** 63, which are two numbers on the way."""
+
+    class Response:
+        one = 2**40
+
+    def find(points, response, base, candidates, k):
+        return [(1 << 70) * c + c for c in candidates]
+
+    team = Team()
+    shared = share_candidates(find, team, torch.device("cpu"))
+    assert shared(None, Response, [0], [3, 1, 4], 1) == [(1 << 70) * c + c for c in (3, 1, 4)]
+
+
+@pytest.fixture
+def group_of_one(tmp_path):
+    yield start_group(0, 1, tmp_path / "store")
+    distributed.destroy_process_group()
+
+
+def test_a_group_of_one_is_one_process(group_of_one):
+    alone, shared = run(net, {"selector": "all"}), run(net, {"selector": "all"}, group=group_of_one)
+    assert all(torch.equal(alone[1][key], value) for key, value in shared[1].items())
+    with pytest.raises(ValueError, match="random_state is None"):
+        Unlearner(net(), "cross_entropy", data(), weight_decay=0.01, group=group_of_one)
+
+
+def test_sharded_rows_are_gathered_and_columns_are_refused(group_of_one):
+    mesh = init_device_mesh("cpu", (1,))
+    for placement in (Shard(0), Replicate()):
+        model = net()
+        model[0].weight = nn.Parameter(distribute_tensor(model[0].weight.detach(), mesh, [placement]))
+        assert find_units(model).n_units == 11
+        problem = Problem(model, "cross_entropy", data(), weight_decay=0.0)
+        assert type(problem.model[0].weight) is nn.Parameter
+        assert torch.equal(problem.model[0].weight, net()[0].weight)
+    model[2].weight = nn.Parameter(distribute_tensor(model[2].weight.detach(), mesh, [Shard(1)]))
+    with pytest.raises(ValueError, match=r"1 parameters are cut .*\(2\.weight\)"):
+        Problem(model, "cross_entropy", data(), weight_decay=0.0)
+
+
+def test_a_copy_of_a_wrapped_model_is_plain(group_of_one):
+    model = net().train()
+    model.note = {"layer": model[0]}
+    shared = model[2]
+    wrapped = fully_shard(model[0], mesh=init_device_mesh("cpu", (1,))), fully_shard(model)
+    copied = whole_copy(model)
+    assert wrapped[1] is model
+    assert type(copied) is nn.Sequential
+    assert type(copied[0]) is nn.Linear
+    assert copied.note["layer"] is copied[0]
+    assert copied[2] is not shared
+    assert copied.training
+    assert [name for name, _ in copied.named_parameters()] == [name for name, _ in net().named_parameters()]
+    assert torch.equal(copied(data()[0]), net()(data()[0]))
+
+
+def test_a_ledger_that_is_read_can_be_held_by_another(tmp_path):
+    start = {"w": torch.zeros(2)}
+    with pytest.raises(LedgerError, match="holds no ledger"):
+        Ledger.open(tmp_path, start, read_only=True)
+    with Ledger.open(tmp_path, start) as held:
+        held.append({"k": 1}, {"w": torch.ones(2)})
+        with (tmp_path / "ledger.jsonl").open("ab") as file:
+            file.write(b'{"half')  # of a line that is being written
+        with Ledger.open(tmp_path, start, read_only=True) as read:
+            assert read.entries() == [{"k": 1}]
+            assert torch.equal(read.replay(start)["w"], torch.ones(2))
+            with pytest.raises(LedgerError, match="opened to be read"):
+                read.append({"k": 2})
+    assert (tmp_path / "ledger.jsonl").read_bytes().endswith(b'{"half')

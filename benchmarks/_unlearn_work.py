@@ -7,6 +7,7 @@ same batches; further ones draw other batches, which shows how far two retrained
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -116,7 +117,7 @@ def finetuned(model: nn.Module, data: Digits, kept: Tensor, seconds: float) -> n
         optimizer.zero_grad()
         functional.cross_entropy(functional_call(model, leaves, (data.x[rows],)), data.y[rows]).backward()
         optimizer.step()
-    found = NETWORKS["784-100-10"].make(data.x.shape[1]) if len(leaves) == 4 else cnn(data.x.shape[1])
+    found = copy.deepcopy(model)
     found.load_state_dict({name: value.detach() for name, value in leaves.items()})
     return found
 

@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint slow coverage docs figures bench-quick bench paper clean
+.PHONY: help demo test lint slow gpu coverage docs figures bench-quick bench paper clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,10 @@ lint: $(VENV)/.test  ## ruff, format check, mypy and import layers alone
 
 slow: $(VENV)/.test  ## the tests marked slow: every seed, large data, memory limits
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+gpu: $(VENV)/.test  ## the tests and the benchmark that need a CUDA device
+	$(BIN)/python -m pytest -m gpu tests/unlearn $(PYTEST_ARGS)
+	$(BIN)/python benchmarks/bench_gpu.py
 
 # Coverage cannot see into compiled kernels: the property tests run them once as plain Python.
 coverage: $(VENV)/.test  ## branch coverage of everything, kernels included

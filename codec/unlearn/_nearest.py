@@ -18,6 +18,7 @@ from torch import Tensor
 from codec._forward import Find
 from codec._neighbors import Geometry, Response, candidate_sums
 from codec.unlearn._distributed import Team, share_candidates
+from codec.unlearn._problem import pass_bytes
 
 MEMORY = 2**28  # bytes of a tile's distances
 COPIES = 4  # arrays of a tile's size that are alive at once
@@ -104,7 +105,9 @@ class DeviceSums:
 
 def default_finder(device: torch.device) -> Find:
     """Who finds neighbours of what lies on a device: the device itself, or the engine of the core."""
-    return DeviceSums(device, torch.float32) if device.type == "cuda" else candidate_sums
+    if device.type != "cuda":
+        return candidate_sums
+    return DeviceSums(device, torch.float32, memory_limit=pass_bytes(device))
 
 
 def shared_finder(team: Team, device: torch.device) -> Find | None:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, default_collate
 from codec.unlearn._distributed import Group, Team, whole_copy
 
 CACHE_BYTES = 2**31  # a data set whose samples fit is read once and kept
+PASS_BYTES = {"cpu": 2**28, "cuda": 2**33}  # intermediate results of a pass
 FLOATS = (torch.float32, torch.float64)
 
 Loss = str | Callable[[Any, Any], Tensor]
@@ -199,6 +200,11 @@ class Problem:
             )
         if not torch.isfinite(losses).all():
             raise ValueError("loss is not finite on the first samples; check the model's parameters and the targets.")
+
+
+def pass_bytes(device: torch.device) -> int:
+    """Bytes that intermediate results may take on a device unless the caller says."""
+    return PASS_BYTES.get(device.type, PASS_BYTES["cpu"])
 
 
 # --------------------------------------------------------------------------- the model

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from codec.unlearn._perturb import Custom, Perturbation, choose_perturbation, mask_of, padding_of
-from codec.unlearn._problem import Parameters, Problem
+from codec.unlearn._problem import Parameters, Problem, pass_bytes
 from codec.unlearn._units import Tap, UnitLayer, Units
 
 Reduce = Literal["mean", "max", "norm"]
 REDUCTIONS = ("mean", "max", "norm")
-MEMORY = 2**28  # bytes that a pass may take
 BLOCK = 256  # rows that are perturbed together: draws do not depend on the memory limit
 REFERENCE = 512  # training samples that spread, marginals and vocabulary are learned from
 
@@ -81,7 +80,7 @@ def record(
     reduce: Reduce = "mean",
     params: Parameters | None = None,
     reference: Sequence[int] | Tensor | None = None,
-    memory_limit: int = MEMORY,
+    memory_limit: int | None = None,
     generator: np.random.Generator | None = None,
 ) -> Record:
     """Run perturbed copies of samples through the model and keep what every unit gives.
@@ -107,8 +106,8 @@ def record(
     reference : sequence of int, optional
         Training samples (those that stay) that spread, marginals and vocabulary are learned from.
         Default: all; of many, an even share.
-    memory_limit : int, default 2**28
-        Bytes of intermediate results in a pass.
+    memory_limit : int, optional
+        Bytes of intermediate results in a pass. Default: 2**28, on CUDA 2**33.
     generator : Generator, optional
         Where the draws come from.
 
@@ -125,7 +124,7 @@ def record(
         raise ValueError(f"reduce must be one of {REDUCTIONS}, got {reduce!r}.")
     if n_perturbations < 1:
         raise ValueError(f"n_perturbations is {n_perturbations}; it must be at least 1.")
-    if memory_limit < 1:
+    if memory_limit is not None and memory_limit < 1:
         raise ValueError(f"memory_limit is {memory_limit}; it must be a positive number of bytes.")
     m = _batch_size(inputs)
     draws = np.random.default_rng() if generator is None else generator
@@ -135,7 +134,7 @@ def record(
     run = partial(_forward, problem, units, params or problem.parameters(), reduce)
     parts: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad(), _undisturbed(problem):
-        size = _chunk(problem, params or problem.parameters(), inputs, memory_limit)
+        size = _chunk(problem, params or problem.parameters(), inputs, memory_limit or pass_bytes(problem.device))
         for block in torch.split(rows, BLOCK):
             x, y = _take(inputs, block), _take(targets, block)
             parts += _run_block(run, problem.model, perturbation, x, y, size, torch_draws)
@@ -251,16 +250,14 @@ def _hooks(
 
 def _reduced(values: Tensor, mask: Tensor | None, reduce: Reduce) -> Tensor:
     """(batch, positions, units) -> (batch, units); padded positions are left out."""
-    if mask is not None and mask.shape == values.shape[:2]:
-        keep = mask.bool()[..., None]
-    else:
-        keep = torch.ones(1, 1, 1, dtype=torch.bool, device=values.device).expand(*values.shape[:2], 1)
+    keep = mask.bool()[..., None] if mask is not None and mask.shape == values.shape[:2] else None
     if reduce == "max":
-        return values.masked_fill(~keep, -torch.inf).amax(1)
-    kept = values.masked_fill(~keep, 0.0)
+        return values.amax(1) if keep is None else values.masked_fill(~keep, -torch.inf).amax(1)
+    kept = values if keep is None else values.masked_fill(~keep, 0.0)
     if reduce == "norm":
-        return kept.square().sum(1).sqrt()
-    return kept.sum(1) / keep.sum(1).clamp(min=1)
+        lengths: Tensor = torch.linalg.vector_norm(kept, dim=1)
+        return lengths
+    return kept.mean(1) if keep is None else kept.sum(1) / keep.sum(1).clamp(min=1)
 
 
 def _combined(found: list[Tensor], reduce: Reduce, silent: Tensor) -> Tensor:

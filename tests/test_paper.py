@@ -253,3 +253,121 @@ def test_attributes_stored_so_far_stand_beside_the_paper(load, common, tmp_path)
 def test_attributes_without_data_say_so(load, tmp_path):
     report = load("celeba").main(["--data", str(tmp_path / "none"), "--output", str(tmp_path)])
     assert [item["text"] for item in report["items"]] == ["Not run here: none holds no celeba_attr.npz."]
+
+
+# --------------------------------------------------------------------------- experiment 3: spurious features
+@pytest.fixture
+def spurious(load):
+    return load("_spurious_work")
+
+
+def test_planted_attributes_follow_the_class_in_training_only(spurious):
+    task = spurious.made(20_000, 0)
+    y, a = task.train.y, task.train.attributes
+    agreement = [np.mean(column == y) for column in a.T]
+    assert agreement[:3] == pytest.approx([0.85] * 3, abs=0.01)
+    assert agreement[3:6] == pytest.approx([0.85**2 + 0.15**2] * 3, abs=0.015)  # a copy: both agree or both differ
+    assert agreement[6:] == pytest.approx([0.5] * 6, abs=0.015)
+    assert [np.mean(v == task.test.y) for v in task.test.attributes.T] == pytest.approx([0.5] * 12, abs=0.035)
+    assert task.names[2:4] == ("planted 3", "copy 1")
+
+
+def test_marks_are_where_they_should_be(spurious):
+    images = np.zeros((2, 8, 8))
+    images[:, 3, 3] = 0.5
+    drawn = spurious.marked(images, np.array([[0] * 8, [1, 0, 0, 1, 0, 1, 0, 0]]))
+    assert images.sum() == 1
+    assert np.argwhere(drawn[0]).tolist() == [[3, 3]]
+    assert np.argwhere(drawn[1]).tolist() == [[0, 0], [2, 7], [3, 3], [6, 0]]
+    large = spurious.marked(np.ones((1, 28, 28)) * np.arange(28), np.ones((1, 8), int))
+    assert (large[0][:, :3] == 27).sum() == (large[0][:, 25:] == 27).sum() - 28 + 4 * 3 == 36
+
+
+def test_weights_make_an_attribute_say_nothing(spurious):
+    y = np.array([0] * 6 + [1] * 4)
+    a = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 0])[:, None]
+    w = spurious.balance(y, a)[:, 0]
+    for c in (0, 1):
+        for v in (0, 1):
+            assert w[(y == c) & (a[:, 0] == v)].sum() / 10 == pytest.approx((y == c).mean() * (a == v).mean())
+
+
+def test_the_reversal_turns_the_gradient_of_the_heads_round(spurious):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = spurious.Classifier(torch.nn.Linear(4, 3), 3, 2)
+    x, weight = torch.randn(5, 4), model.features.weight
+    logits, shown = model.both(x, 0.7)
+    (both,) = torch.autograd.grad(logits.square().sum() + shown.square().sum(), weight)
+    h = model.features(x)
+    heads = torch.cat([head(h) for head in model.heads], dim=1)
+    (label,) = torch.autograd.grad(model.label(h).square().sum(), weight, retain_graph=True)
+    (other,) = torch.autograd.grad(heads.square().sum(), weight)
+    assert torch.allclose(both, label - 0.7 * other, atol=1e-5)
+    assert torch.equal(shown, heads)
+    assert model.both(x, 0.7)[1].shape == (5, 2)
+
+
+def test_accuracies_by_hand(spurious):
+    torch = pytest.importorskip("torch")
+    x = np.array([[2.0, 0], [0, 2], [2, 0], [0, 2]])  # predicted 0, 1, 0, 1
+    samples = spurious.Samples(x, np.array([0, 1, 1, 1]), np.array([[1], [1], [0], [0]]))
+    found = spurious.accuracies(torch.nn.Identity(), spurious.Task(samples, samples, ("a",)))
+    assert (found["train"], found["test"]) == (0.75, 0.75)
+    assert (found["with"], found["without"]) == ([1.0], [0.5])
+    assert (found["agreeing"], found["against"]) == ([1.0], [pytest.approx(2 / 3)])
+
+
+@pytest.fixture(scope="module")
+def quick_spurious(tmp_path_factory):
+    """The experiment in small settings, run once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        folder = str(tmp_path_factory.mktemp("spurious"))
+        return importlib.import_module("spurious").main(["--quick", "--output", folder])
+
+
+def test_spurious_features_in_small_settings(quick_spurious):
+    accuracy, choice, *attributes, finding, absent = quick_spurious["items"]
+    chosen = {(row[0], row[1]): row[2:] for row in choice["rows"]}
+    for data, p in (("made", 12), ("digits with marks", 8)):
+        assert chosen[data, "MarkovBlanketSelector"] == [3, 3, 1]  # the planted ones, no copy, no coin
+        assert chosen[data, "all"] == [p, 3, 0]
+    test = {tuple(row[:3]): row[4] for row in accuracy["rows"]}
+    for heads in ("plain", "balanced"):
+        assert test["made", "MarkovBlanketSelector", heads] > test["made", "none", "-"] + 0.02
+    assert [len(table["rows"]) for table in attributes] == [12, 8]
+    assert finding["text"].startswith("Test accuracy, best first.")
+    assert "not run here" in absent["text"]
+
+
+def test_the_same_seed_gives_the_same_tables(quick_spurious, load, tmp_path):
+    again = load("spurious").main(["--quick", "--output", str(tmp_path)])
+    for one, other in zip(quick_spurious["items"], again["items"], strict=True):
+        if one["kind"] == "table":
+            kept = [j for j, name in enumerate(one["columns"]) if "CPU s" not in name]
+            assert [[row[j] for j in kept] for row in one["rows"]] == [[row[j] for j in kept] for row in other["rows"]]
+
+
+def test_another_seed_draws_other_data(spurious):
+    assert np.array_equal(spurious.made(50, 0).train.x, spurious.made(50, 0).train.x)
+    assert not np.array_equal(spurious.made(50, 0).train.x, spurious.made(50, 1).train.x)
+
+
+def test_images_of_a_folder(load, spurious, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (60, 3))
+    for i, row in enumerate(bits, start=1):  # attribute a: red; b: green; c: blue
+        image.new("RGB", (20, 24), tuple(int(40 + 200 * v) for v in row)).save(tmp_path / f"{i:06}.jpg")
+    np.savez(tmp_path / "celeba_attr.npz", X=np.packbits(bits, axis=1), names=np.array(["a", "b", "c"]))
+    task = spurious.images(tmp_path, tmp_path / "celeba_attr.npz", "b", 30, 16, 0)
+    assert task.names == ("a", "c")
+    assert task.train.x.shape == task.test.x.shape == (30, 3, 16, 16)
+    for samples in (task.train, task.test):
+        bright = samples.x.mean(axis=(2, 3)) > 0
+        assert np.array_equal(bright, np.insert(samples.attributes, 1, samples.y, axis=1))
+    with pytest.raises(FileNotFoundError, match=r"holds no \.jpg"):
+        spurious.images(tmp_path / "none", tmp_path / "celeba_attr.npz", "b", 30, 16, 0)
+    model = spurious.train(task, (0,), seed=0, epochs=40, strength=0.3, build=spurious.convolutions)
+    assert spurious.accuracies(model, task)["test"] > 0.8

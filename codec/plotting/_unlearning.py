@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHOWN = ("forget_accuracy", "forget_loss", "test_accuracy", "mia_loss_auc", "js_divergence", "test_disagreement")
+TITLES = {
+    "mia_loss_auc": "membership by loss, AUC",
+    "js_divergence": "forget JS divergence from retrained",
+    "test_disagreement": "test disagreement with retrained",
+}
 COLUMNS = 3
 
 
@@ -115,9 +120,8 @@ class EvaluationDisplay:
         ax.set_yticks(places, self.names if named else [""] * len(places))
         ax.set_ylim(len(places) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
-        ax.set_title(
-            metric.replace("_", " ").replace("mia ", "membership by ").replace("auc", "(AUC)"), fontsize="small"
-        )
+        ax.set_title(TITLES.get(metric, metric.replace("_", " ")), fontsize="small")
+        ax.locator_params(axis="x", nbins=4)
         ax.margins(x=0.08)
         for side in ("top", "right", "left"):
             ax.spines[side].set_visible(False)

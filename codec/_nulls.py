@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ from codec._omnibus import (
     Moving,
     Omnibus,
     Tables,
+    make_modulators,
     make_moving,
     nearest_rows,
     standardize_rows,
@@ -235,6 +237,10 @@ class Setting:
             self.residuals = Residuals(self._smoother, self.columns)
             self._near = nearest_rows(self.points, min(LOCAL_NEIGHBORS, y.n_rows - 1), rng)
 
+    @cached_property
+    def _modulators(self) -> FloatArray:
+        return make_modulators(self.points)
+
     def null(self) -> Null:
         """Copies of y."""
         if self.strata is not None:
@@ -306,7 +312,7 @@ class Setting:
     ) -> Omnibus:
         """The statistic of z."""
         rows = anchor.standard if isinstance(anchor, Residuals) else anchor
-        return Omnibus(rows, self.points, n_neighbors, rng, self._tables(z), functions)
+        return Omnibus(rows, self.points, n_neighbors, rng, self._tables(z), functions, self._modulators)
 
     def _tables(self, z: Table) -> Tables | None:
         if self.strata is None:

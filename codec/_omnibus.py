@@ -109,6 +109,8 @@ class Omnibus:
         Adds the contingency-table term of discrete data.
     functions : list of ndarray of shape (n, r), optional
         Adds the covariance times functions of X, given for each row of the moving side.
+    modulators : ndarray of shape (m, n), optional
+        What :func:`make_modulators` makes of ``points``, where many statistics share it.
 
     Attributes
     ----------
@@ -129,12 +131,14 @@ class Omnibus:
         rng: np.random.Generator,
         tables: Tables | None = None,
         functions: Sequence[FloatArray] = (),
+        modulators: FloatArray | None = None,
     ) -> None:
         n = anchor.shape[1]
         self._anchor = standardize_rows(anchor)
         self._squares = self._anchor**2
         fixed = make_moving(anchor[:, None, :]).cosines[:, :, 0]  # (q, 4, n)
-        modulators = np.concatenate([np.ones((1, n)), _modulators(points)])
+        waves = make_modulators(points) if modulators is None else modulators
+        modulators = np.concatenate([np.ones((1, n)), waves])
         products = fixed.reshape(-1, 1, n) * modulators
         self._features = np.ascontiguousarray(products.reshape(-1, n).T.astype(fixed.dtype))
         self._n_modulators = len(modulators)
@@ -197,7 +201,7 @@ def residual_codec(near: IntArray, ranks: FloatArray) -> FloatArray:
     return np.asarray(sum(kernels.regular_sums(near, rows) for rows in ranks))
 
 
-def _modulators(points: FloatArray) -> FloatArray:
+def make_modulators(points: FloatArray) -> FloatArray:
     """cos(pi u), cos(2 pi u) of the rank of each column of X, standardized, at most 12."""
     n, d = points.shape
     if d == 0:

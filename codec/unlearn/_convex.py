@@ -17,17 +17,48 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.linalg import blas, lapack
 
-from codec._validation import FloatArray, IntArray
+from codec._validation import BoolArray, FloatArray, IntArray
 
 CHUNK_BYTES = 600_000  # a chunk of rows is read twice in a pass: it must stay in a core's own cache
 MAX_ROTATED = 6_000  # the eigenvectors of a larger second moment cost more than they save
 MAX_BLOCKS_BYTES = 2**30
 SMALL = 1_000  # parameters up to here: the dense inverse is kept in float64
 NEGLIGIBLE = 1e-12  # share of the largest eigenvalue below which a direction is left out; its size is kept
+LEADING = 0.2  # share of a sample's largest curvature below which its others stay in the Hessian
+MOST_LOST = 0.9  # share of the Hessian, along some direction, that a downdate may take
 UNIT_ROUNDOFF = 2.0**-53
 
 
 # --------------------------------------------------------------------------- the rows
+def check_rows(rows: Any, retained: BoolArray) -> IntArray:
+    """Rows of a request, as integers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No integers; none, out of range, named twice, forgotten before, or all that is left.
+    """
+    array, n = np.atleast_1d(np.asarray(rows)), len(retained)
+    if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
+        raise TypeError(
+            f"rows is {rows!r}; it must be an integer or a list of integers (of a mask: np.flatnonzero(mask))."
+        )
+    if array.size == 0:
+        raise ValueError("rows is empty; name at least one row of the training data.")
+    if array.min() < 0 or array.max() >= n:
+        wrong = int(array[(array < 0) | (array >= n)][0])
+        raise ValueError(f"rows names {wrong}, but the training data has the rows 0 to {n - 1}.")
+    values, counts = np.unique(array, return_counts=True)
+    if counts.max() > 1:
+        raise ValueError(f"rows names {int(values[counts > 1][0])} twice; name each row once.")
+    if not retained[array].all():
+        gone = int(array[~retained[array]][0])
+        raise ValueError(f"row {gone} has been forgotten before; a row can be forgotten once.")
+    if len(array) == retained.sum():
+        raise ValueError("forgetting these rows leaves no training data; there is no model of nothing.")
+    return array.astype(np.int64)
+
+
 @dataclass(frozen=True)
 class RowSpan:
     """Orthonormal basis of the rows.
@@ -247,6 +278,45 @@ class FrozenInverse:
 
 
 @dataclass(frozen=True)
+class Downdated:
+    """The kept inverse when a sample's own curvature leaves the Hessian (Woodbury's identity).
+
+    ``(H - B B^T)^-1 g = h + Y (I - B^T Y)^-1 B^T h`` with ``h = H^-1 g`` and ``Y = H^-1 B``.
+
+    Attributes
+    ----------
+    inverse : FrozenInverse
+        H^-1.
+    lost, images : ndarray of shape (k, c r)
+        Rows of B^T and of Y^T.
+    """
+
+    inverse: FrozenInverse
+    lost: FloatArray
+    images: FloatArray
+
+    @classmethod
+    def made(cls, inverse: FrozenInverse, problem: SoftmaxProblem, at: Point, sample: int) -> Self | None:
+        """The directions that hold nearly all of the sample's curvature; None where they hold nearly all of H."""
+        p, C = at.probabilities[:, sample], problem.contrasts
+        values, vectors = np.linalg.eigh(C.T @ (np.diag(p) - np.outer(p, p)) @ C)
+        share = np.sqrt(values.clip(0.0) / problem.n_retained)
+        lost = [np.outer(share[j] * vectors[:, j], problem.rows[sample]) for j in _leading(values)]
+        B, Y = (np.reshape(part, (len(lost), -1)) for part in (lost, [inverse(b) for b in lost]))
+        return cls(inverse, B, Y) if np.linalg.norm(B @ Y.T, 2) <= MOST_LOST else None
+
+    def __call__(self, g: FloatArray) -> FloatArray:
+        h = self.inverse(g)
+        back = np.linalg.solve(np.eye(len(self.lost)) - self.lost @ self.images.T, self.lost @ h.ravel())
+        return np.asarray(h + (back @ self.images).reshape(h.shape))
+
+
+def _leading(values: FloatArray) -> IntArray:
+    """Eigenvalues that matter beside the largest, which comes last."""
+    return np.flatnonzero(values >= LEADING * values[-1])
+
+
+@dataclass(frozen=True)
 class ClassBlocks:
     """Solves within each class contrast, (c, r, r)."""
 
@@ -319,18 +389,35 @@ class Curvature:
         Relative residual of conjugate gradients.
     kept : Solver or None
         What was made.
+    downdated : Downdated or None
+        The kept inverse without the curvature of the one sample that a request takes out; for that request alone.
     """
 
     problem: SoftmaxProblem
     kind: str
     tolerance: float = 1e-3
     kept: Solver | None = None
+    downdated: Downdated | None = None
 
     def make(self, at: Point) -> Solver:
         """What is kept of the Hessian; made at this point when it is not there."""
         if self.kept is None:
             self.kept = MAKERS[self.kind](self.problem, at)
         return self.kept
+
+    def take_out(self, at: Point, samples: IntArray) -> None:
+        """Prepare for the samples' removal, while their rows are there; several need the present Hessian anyway."""
+        if isinstance(self.kept, FrozenInverse) and len(samples) == 1:
+            self.downdated = Downdated.made(self.kept, self.problem, at, int(samples[0]))
+
+    def settle(self) -> None:
+        """Keep nothing of the samples that a request took out."""
+        self.downdated = None
+
+    def chord(self, at: Point) -> Point:
+        """Where the kept inverse leads; it needs no product with the Hessian."""
+        solver = self.downdated or self.make(at)
+        return self.problem.point(at.V - solver(at.gradient))
 
     def newton(self, at: Point) -> tuple[FloatArray, int]:
         """Newton direction of the present Hessian, and the products with it that it took."""
@@ -341,18 +428,31 @@ class Curvature:
 def newton_step(curvature: Curvature, at: Point, *, exact: bool = False) -> tuple[Point, int]:
     """A step that lowers the gradient's norm, and the Hessian products it took.
 
-    Unless `exact`, the dense inverse of an earlier Hessian is tried first: it needs no product. A Newton direction
-    lowers the norm for short enough steps, so halving ends; at the gradient's rounding nothing lowers it.
+    Unless `exact`, the dense inverse of an earlier Hessian is tried first, then the present Hessian. Where there is
+    an inverse it also corrects a step of the present Hessian for the curvature that changed on the way.
     """
-    problem = curvature.problem
-    if curvature.kind == "dense" and not exact:
-        after = problem.point(at.V - curvature.make(at)(at.gradient))
+    problem, dense = curvature.problem, curvature.kind == "dense"
+    if dense and not exact:
+        after = curvature.chord(at)
         if after.norm <= 0.5 * at.norm or at.norm <= problem.rounding(at):
             return (after if after.norm < at.norm else at), 0
+    after, products = _present_step(curvature, at)
+    if dense and exact:
+        corrected = curvature.chord(after)
+        after = corrected if corrected.norm < after.norm else after
+    return after, products
+
+
+def _present_step(curvature: Curvature, at: Point) -> tuple[Point, int]:
+    """Newton's step with the present Hessian.
+
+    Its direction lowers the gradient's norm for short enough steps, so halving ends; at the gradient's rounding
+    nothing lowers it.
+    """
     direction, products = curvature.newton(at)
     length = 1.0
     while length > 1e-3:
-        after = problem.point(at.V + length * direction)
+        after = curvature.problem.point(at.V + length * direction)
         if after.norm <= (1.0 - 1e-4 * length) * at.norm:
             return after, products
         length /= 2.0

@@ -32,6 +32,7 @@ from codec.unlearn._convex import (
     Curvature,
     RidgeProblem,
     SoftmaxProblem,
+    check_rows,
     minimize,
     newton_step,
     softmax,
@@ -84,6 +85,9 @@ class _RemovableLinear(BaseEstimator):
     def _restore(self, rows: IntArray, kept: Any) -> None:
         """Undo :meth:`_remove` and the steps after it."""
 
+    def _settle(self) -> None:
+        """Drop what only the request in hand needed."""
+
     @abstractmethod
     def _weights(self) -> FloatArray:
         """Weights in the caller's coordinates, one row per class or target, the intercept last."""
@@ -117,7 +121,8 @@ class _RemovableLinear(BaseEstimator):
             would remain. The model is as before.
         """
         check_is_fitted(self)
-        chosen = self._check_rows(rows)
+        self._need_rows("forget")
+        chosen = check_rows(rows, self.retained_)
         self._refuse(chosen)
         if steps is not None:
             check_integer(steps, "steps", 1)
@@ -130,6 +135,7 @@ class _RemovableLinear(BaseEstimator):
         except BaseException:
             self._restore(chosen, kept)
             raise
+        self._settle()
         clock.append(time.process_time())
         self._publish(self._weights())
         self.retained_[chosen] = False
@@ -148,29 +154,6 @@ class _RemovableLinear(BaseEstimator):
         )
         self.deletions_ = (*self.deletions_, deletion)
         return deletion
-
-    def _check_rows(self, rows: Any) -> IntArray:
-        self._need_rows("forget")
-        array = np.atleast_1d(np.asarray(rows))
-        if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
-            raise TypeError(
-                f"rows is {rows!r}; it must be an integer or a list of integers (of a mask: np.flatnonzero(mask))."
-            )
-        n = len(self.retained_)
-        if array.size == 0:
-            raise ValueError("rows is empty; name at least one row of the training data.")
-        if array.min() < 0 or array.max() >= n:
-            wrong = int(array[(array < 0) | (array >= n)][0])
-            raise ValueError(f"rows names {wrong}, but the training data has the rows 0 to {n - 1}.")
-        values, counts = np.unique(array, return_counts=True)
-        if counts.max() > 1:
-            raise ValueError(f"rows names {int(values[counts > 1][0])} twice; name each row once.")
-        if not self.retained_[array].all():
-            gone = int(array[~self.retained_[array]][0])
-            raise ValueError(f"row {gone} has been forgotten before; a row can be forgotten once.")
-        if len(array) == self.retained_.sum():
-            raise ValueError("forgetting these rows leaves no training data; there is no model of nothing.")
-        return array.astype(np.int64)
 
     def _refuse(self, rows: IntArray) -> None:
         """Raise where the retrained model would be of another kind."""
@@ -302,8 +285,8 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
         Proved distance to the exact minimiser that :meth:`fit` and :meth:`forget` aim at; it also fixes the
         noise of :meth:`release`.
     solver : {'auto', 'dense', 'cg'}, default 'auto'
-        How :meth:`forget` solves: with the frozen dense inverse of one Hessian (up to 10,000 parameters in
-        'auto'), or by conjugate gradients with class blocks as preconditioner.
+        How :meth:`forget` solves: with the dense inverse of one Hessian, less the row's own curvature (up to 10,000
+        parameters in 'auto'), or by conjugate gradients with class blocks as preconditioner.
     max_iter : int, default 100
         Most Newton steps.
 
@@ -425,6 +408,7 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
         problem, before = self._problem, self._point
         self._exact = len(rows) > 1  # many rows change the Hessian: what is kept of it is then a preconditioner
         kept = (before, problem.rows[rows], problem.targets[:, rows])
+        self._curvature.take_out(before, rows)
         self._point = problem.without(before, rows)
         problem.drop(rows)
         return kept
@@ -432,6 +416,10 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
     def _restore(self, rows: IntArray, kept: Any) -> None:
         self._point, self._problem.rows[rows], self._problem.targets[:, rows] = kept
         self._problem.retained[rows] = 1.0
+        self._settle()
+
+    def _settle(self) -> None:
+        self._curvature.settle()
 
     def _coordinates(self) -> FloatArray:
         return self._point.V

@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from codec.unlearn._certificate import audited_epsilon, gaussian_multiplier
+from codec.unlearn._convex import Downdated, FrozenInverse, SoftmaxProblem
 from codec.unlearn.linear import RemovableLogisticRegression, RemovableRidge
 
 
@@ -162,3 +163,51 @@ def test_a_row_can_be_forgotten_once_and_a_class_cannot_vanish():
     with pytest.raises(ValueError, match="class"):
         model.forget(1)
     assert len(model.deletions_) == 1
+
+
+def hard_row(seed, n_classes):
+    """A table whose first row has a large part of the Hessian to itself."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(200, 4))
+    y = rng.integers(n_classes, size=200)
+    X[0] *= 4.0
+    return X, y
+
+
+def one_step_error(X, y, **options):
+    """Of deleting row 0 in one step, as a share of the distance to the model fitted without it."""
+    model = RemovableLogisticRegression(0.02, tolerance=1e-10, **options).fit(X, y)
+    again = RemovableLogisticRegression(0.02, tolerance=1e-10).fit(X[1:], y[1:])
+    nothing = distance_of(model, again)
+    model.forget(0, steps=1)
+    return distance_of(model, again) / nothing
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_one_row_takes_its_own_curvature_with_it(n_classes, monkeypatch):
+    """Newton's step with the Hessian of the rows that stay is far nearer than with that of all rows."""
+    tables = [hard_row([n_classes, seed], n_classes) for seed in range(8)]
+    errors = [one_step_error(X, y) for X, y in tables]
+    monkeypatch.setattr("codec.unlearn._convex.Curvature.take_out", lambda *_: None)
+    frozen = [one_step_error(X, y) for X, y in tables]
+    assert np.median(errors) < 0.4 * np.median(frozen)
+
+
+def test_woodburys_identity_against_a_dense_inverse():
+    rng = np.random.default_rng(0)
+    problem = SoftmaxProblem(rng.normal(size=(40, 3)), rng.integers(2, size=40), 2, 0.05)
+    at = problem.point(rng.normal(size=problem.shape))
+    found = Downdated.made(FrozenInverse.made(problem, at), problem, at, 7)
+    p = at.probabilities[1]
+    whole = (problem.rows * (p * (1 - p))[:, None]).T @ problem.rows / 40 + 0.05 * np.eye(3)
+    less = whole - p[7] * (1 - p[7]) * np.outer(problem.rows[7], problem.rows[7]) / 40
+    g = rng.normal(size=problem.shape)
+    np.testing.assert_allclose(found(g), np.linalg.solve(less, g[0])[None], rtol=1e-9)
+
+
+def test_nothing_of_a_forgotten_row_is_kept():
+    X, y = hard_row(1, 3)
+    model = RemovableLogisticRegression(0.02).fit(X, y)
+    model.forget(0)
+    assert model._curvature.downdated is None
+    assert not model._problem.rows[0].any()

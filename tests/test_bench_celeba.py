@@ -22,7 +22,7 @@ def test_quick_run_finds_the_made_blankets(bench, monkeypatch, capsys):
     bench.main()
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("selections") for line in lines) == len(bench.METHODS) + 1
-    assert sum(line.startswith("values") for line in lines) == len(bench.NOISE_LEVELS) + 1
+    assert sum(line.startswith("values") for line in lines) == len(bench.NOISE_LEVELS) + 2
     data = bench.made(1000)
     found = {name: set(bench.select(data, data.names.index(name), "auto")["selected"]) for name in "beh"}
     assert found == {"b": {"a", "c"}, "e": {"f", "g"}, "h": set()}

@@ -206,38 +206,64 @@ def text(item: Item) -> str:
 
 
 # ---------------------------------------------------------------------- figures
+COLOURS = ("#1f6f8b", "#d1652a", "#5b8c3a", "#8c4f9f", "#c9a227", "#b03a48", "#4a4a4a", "#56b4c9")
+
+
+def looks(panels: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of every label, the same in all panels."""
+    labels = dict.fromkeys(item["label"] for panel in panels for item in (*panel["lines"], *panel["marks"]))
+    dashes = ("-", "--", ":")
+    return {
+        label: {"color": COLOURS[i % len(COLOURS)], "ls": dashes[i // len(COLOURS) % len(dashes)]}
+        for i, label in enumerate(labels)
+    }
+
+
 def draw(figure: dict[str, Any]) -> Any:
-    """A matplotlib figure of the numbers of a report."""
+    """A matplotlib figure of the numbers of a report; one legend for all panels."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture
 
     panels = figure["panels"]
     across = min(figure["across"], len(panels))
-    down = -(-len(panels) // across)
-    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        picture = Picture(figsize=(max(3.2 * across, 5.0), 2.9 * down), layout="constrained")
+    down, look = -(-len(panels) // across), looks(panels)
+    columns = max(1, min(3, across, len(look)))
+    height = 3.0 * down + 0.22 * -(-len(look) // columns)
+    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}):
+        picture = Picture(figsize=(max(3.6 * across, 5.4), height), layout="constrained")
         FigureCanvasAgg(picture)
+        handles: dict[str, Any] = {}
         for place, panel in enumerate(panels):
-            _draw_panel(picture.add_subplot(down, across, place + 1), panel)
+            handles |= _draw_panel(picture.add_subplot(down, across, place + 1), panel, look)
+        if handles:
+            picture.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
     return picture
 
 
-def _draw_panel(axes: Any, panel: dict[str, Any]) -> None:
+def _draw_panel(axes: Any, panel: dict[str, Any], look: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Draw; return what the legend names."""
+    from matplotlib.ticker import NullFormatter
+
+    handles = {}
     if panel["image"]:
         axes.imshow(panel["image"], cmap="magma")
         axes.set_axis_off()
     for line in panel["lines"]:
-        axes.plot(line["x"], line["y"], label=line["label"], lw=1.5)
+        marker = "o" if len(line["x"]) <= 8 and not panel["diagonal"] else None
+        (handles[line["label"]],) = axes.plot(
+            line["x"], line["y"], lw=1.6, marker=marker, ms=4, alpha=0.9, **look[line["label"]]
+        )
     for mark in panel["marks"]:
-        axes.plot(mark["x"], mark["y"], "o", label=mark["label"], ms=6)
+        colour = look[mark["label"]]["color"]
+        (handles[mark["label"]],) = axes.plot(mark["x"], mark["y"], "D", ms=6, color=colour, mec="white", zorder=5)
     if panel["bars"]:
-        axes.barh([bar["label"] for bar in panel["bars"]], [bar["y"] for bar in panel["bars"]])
+        axes.barh([bar["label"] for bar in panel["bars"]], [bar["y"] for bar in panel["bars"]], color=COLOURS[0])
         axes.invert_yaxis()
     if panel["diagonal"]:
         axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":", zorder=0)
     if panel["xlog"]:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(title=panel["title"], xlabel=panel["xlabel"], ylabel=panel["ylabel"])
-    if panel["lines"] or panel["marks"]:
-        axes.legend(frameon=False, fontsize="small")
+    return handles

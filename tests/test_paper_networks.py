@@ -118,3 +118,16 @@ def test_cifar_runs_and_no_network_of_ours_collapses(tmp_path, monkeypatch):
         found = {row["model"]: row for row in rows(table, network)}
         assert "retrained" in found
         assert found["ours, last layer"]["residual / start"] > 0.8, network
+
+
+@pytest.mark.slow
+def test_the_identity_goes_and_the_other_faces_stay(tmp_path, monkeypatch):
+    report = quick("faces", tmp_path, monkeypatch)
+    table = tables(report)["removed"]
+    found = {
+        row["model"]: row for row in rows(table, "nothing") + rows(table, "retrained") + rows(table, "ours, L-FOCI")
+    }
+    assert found["retrained"]["identity"] == 0.0
+    assert found["ours, L-FOCI"]["forgotten"] == 0.0
+    assert found["ours, L-FOCI"]["residual"] > found["nothing"]["residual"] - 0.05
+    assert rows(table, "the paper's step")[0]["residual"] < 0.2

@@ -143,7 +143,7 @@ def run(arguments: Any) -> list[Any]:
     quick = arguments.quick
     data = _networks.cifar(arguments.data, 120 if quick else arguments.n, quick)
     marks = [1, 6] if quick else [1, 10, 100, 300, 1000]
-    recipe = Recipe(epochs=6 if quick else 10, lr=0.05, batch_size=30 if quick else 100, schedule="cosine")
+    recipe = Recipe(epochs=6 if quick else 8, lr=0.05, batch_size=30 if quick else 100, schedule="cosine")
     queue = torch.randperm(data.n, generator=torch.Generator().manual_seed(arguments.seed)).tolist()
     width = 1 / 32 if quick else arguments.width
     wanted = networks(width)
@@ -169,7 +169,7 @@ NOTE = (
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The command line."""
     options = _common.parser(__doc__)
-    options.add_argument("--n", type=int, default=10_000, help="training images")
+    options.add_argument("--n", type=int, default=5_000, help="training images")
     options.add_argument("--width", type=float, default=1 / 8, help="share of the networks' channels")
     title = "CIFAR-10: many deletions"
     return _common.main(run, name="cifar", title=title, options=options, arguments=arguments)

@@ -15,6 +15,7 @@ import io
 import os
 import sys
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -28,15 +29,19 @@ from codec._blanket import MarkovBlanketSelector
 from codec._selection import SelectionPath, foci, lfoci
 
 READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
-OPTIONS = {"--neighbors": "n_neighbors", "--max-features": "max_features", "--jobs": "n_jobs"}
+OPTIONS = {"--neighbors": "n_neighbors", "--max-features": "max_features", "--jobs": "n_jobs", "--alpha": "alpha"}
+ALPHA = 0.05  # level of the tests, unless --alpha says otherwise
 SELECT_EPILOG = """\
 The file's first row holds the column names. Numbers and true/false are used as they are. A column of
 text is an error until you name it: --categorical compares its values for equality, --drop leaves it out.
 A target of text, or one named in --categorical, has classes without order.
 
 The output file is the table that is printed, as CSV, one row a selected feature in order of entry:
-step, feature, column (its place among the features used, from 0), cumulative (T of the target on all
-features selected so far), conditional (T on this feature given those selected before), seconds.
+step, feature, column (its place among the features used, from 0), and
+  auto         statistic and pvalue of this feature given all other selected ones; the same rows chose
+               the features, so these p-values describe, they do not prove
+  foci, lfoci  cumulative (T of the target on all features selected so far), conditional (T on this
+               feature given those selected before), seconds
 
 example:
   python -m codec select houses.csv --target price --categorical city --drop id --output selected.csv
@@ -160,6 +165,11 @@ def _complete_rows(
     missing = features.isna()
     incomplete = missing.any(axis=1) | response.isna()
     n_incomplete = int(incomplete.sum())
+    if nan_policy == "keep":
+        n_incomplete = int(response.isna().sum())
+        if n_incomplete:
+            _note(f"left out {n_incomplete} of {len(features)} rows without a target")
+        return features[response.notna()], response[response.notna()]
     if n_incomplete == 0:
         return features, response
     counts = pd.concat([missing.sum(), pd.Series({response.name: int(response.isna().sum())})])
@@ -169,7 +179,8 @@ def _complete_rows(
         more = f" and {others} more column{'s have' if others > 1 else ' has'} some" if others else ""
         raise InputError(
             f"column '{name}' has {count} missing value{'s' if count > 1 else ''}{more}; "
-            f"impute them, or pass --nan-policy omit to leave out {n_incomplete} of {len(features)} rows"
+            f"impute them, or pass --nan-policy keep to use what is there, or --nan-policy omit to leave out "
+            f"{n_incomplete} of {len(features)} rows"
         )
     if n_incomplete > len(features) - 3:
         raise InputError(
@@ -193,13 +204,13 @@ def check_output(output: Path, source: Path) -> None:
         raise InputError("--output is the input file; choose another name")
 
 
-def write_atomically(path: SelectionPath, output: Path) -> None:
+def write_atomically(frame: pd.DataFrame, output: Path) -> None:
     """Write the table beside its place, then move it there: never half a file."""
     output = output.resolve()
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as handle:
-            path.to_frame().to_csv(handle, lineterminator="\n")
+            frame.to_csv(handle, lineterminator="\n")
             handle.flush()
             os.fsync(handle.fileno())
         part.replace(output)
@@ -225,6 +236,39 @@ def format_path(path: SelectionPath) -> str:
     return "\n".join([*lines, "", path.stopped, f"{total} in {path.seconds.sum():.2f} s"])
 
 
+def blanket_frame(selector: MarkovBlanketSelector) -> pd.DataFrame:
+    """One row a selected feature: feature, column, statistic, p-value."""
+    columns = selector.blanket_
+    return pd.DataFrame(
+        {
+            "feature": selector.feature_names_in_[columns],
+            "column": columns,
+            "statistic": selector.scores_[columns],
+            "pvalue": selector.pvalues_[columns],
+        },
+        index=pd.RangeIndex(1, len(columns) + 1, name="step"),
+    )
+
+
+def format_blanket(selector: MarkovBlanketSelector, seconds: float) -> str:
+    """Return the blanket as a table for the terminal."""
+    path, frame = selector.path_, blanket_frame(selector)
+    score = "votes" if path.method == "discrete" else "statistic"
+    total = (
+        f"{len(frame)} of {path.n_features} features from {path.n_samples:,} rows in {seconds:.1f} s: "
+        f"{path.n_tests:,} tests at level {path.alpha:g}"
+    )
+    if frame.empty:
+        return f"Nothing was selected: no feature stands out from chance.\n\n{total}"
+    width = max(len("feature"), *frame["feature"].str.len())
+    lines = [f"step  {'feature':<{width}}  {score:>9}  p given the others"]
+    lines += [
+        f"{step:>4}  {row.feature:<{width}}  {row.statistic:>9.3f}  {row.pvalue:>18.3g}"
+        for step, row in zip(frame.index, frame.itertuples(), strict=True)
+    ]
+    return "\n".join([*lines, "", "The p-values are descriptive: the same rows chose the features.", total])
+
+
 def _one_line(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
@@ -237,29 +281,62 @@ def _note(line: str) -> None:
 # --------------------------------------------------------------------------- the two jobs
 def run_select(args: argparse.Namespace) -> None:
     """Select the features of a file that carry information on its target."""
+    _check_method(args)
     if args.output is not None:
         check_output(args.output, args.file)
     features, response = split_columns(read_file(args.file), args.target, args.categorical, args.drop)
     features, response = prepare(features, response, args.nan_policy)
-    options: dict[str, Any] = {
-        "max_features": args.max_features,
-        "n_neighbors": args.neighbors,
-        "n_jobs": args.jobs,
-        "rng": args.seed,
-        "verbose": sys.stderr.isatty(),
-    }
     try:
-        path = (foci if args.method == "foci" else lfoci)(features, response, **options)
+        frame, text = (_find_blanket if args.method == "auto" else _find_path)(features, response, args)
     except (TypeError, ValueError) as error:
         line = _one_line(error)
         for option, parameter in OPTIONS.items():
             line = line.replace(parameter, option)
         raise InputError(line) from None
     print(f"{args.file.name}: which columns carry information on '{args.target}'?\n")
-    print(format_path(path))
+    print(text)
     if args.output is not None:
-        write_atomically(path, args.output)
+        write_atomically(frame, args.output)
         print(f"written to {args.output}")
+
+
+def _check_method(args: argparse.Namespace) -> None:
+    """Refuse options that the method would ignore."""
+    if args.method == "auto" and args.neighbors is not None:
+        raise InputError("--neighbors belongs to --method foci or lfoci")
+    if args.method != "auto" and args.alpha is not None:
+        raise InputError("--alpha belongs to --method auto; FOCI makes no tests")
+    if args.method != "auto" and args.nan_policy == "keep":
+        raise InputError("--nan-policy keep belongs to --method auto; FOCI needs complete rows: omit")
+
+
+def _find_blanket(
+    features: pd.DataFrame, response: pd.Series[Any], args: argparse.Namespace
+) -> tuple[pd.DataFrame, str]:
+    selector = MarkovBlanketSelector(
+        alpha=ALPHA if args.alpha is None else args.alpha,
+        max_features=args.max_features,
+        allow_nan=args.nan_policy == "keep",
+        n_jobs=args.jobs,
+        random_state=args.seed,
+        verbose=sys.stderr.isatty(),
+    )
+    start = time.perf_counter()
+    selector.fit(features, response)
+    return blanket_frame(selector), format_blanket(selector, time.perf_counter() - start)
+
+
+def _find_path(features: pd.DataFrame, response: pd.Series[Any], args: argparse.Namespace) -> tuple[pd.DataFrame, str]:
+    path = (foci if args.method == "foci" else lfoci)(
+        features,
+        response,
+        max_features=args.max_features,
+        n_neighbors=1 if args.neighbors is None else args.neighbors,
+        n_jobs=args.jobs,
+        rng=args.seed,
+        verbose=sys.stderr.isatty(),
+    )
+    return path.to_frame(), format_path(path)
 
 
 def run_demo(args: argparse.Namespace) -> None:
@@ -272,8 +349,9 @@ def run_demo(args: argparse.Namespace) -> None:
     print(f"breast cancer data of scikit-learn: {X.shape[0]} tumours, {X.shape[1]} measurements of cell nuclei")
     print("Which measurements carry the information on whether a tumour is malignant?\n", flush=True)
     _compile(X, y)
-    selector = MarkovBlanketSelector("foci", n_neighbors=10, verbose=sys.stderr.isatty())
-    print(format_path(selector.fit(X, y).path_), end="\n\n", flush=True)
+    start = time.perf_counter()
+    selector = MarkovBlanketSelector(random_state=0, verbose=sys.stderr.isatty()).fit(X, y)
+    print(format_blanket(selector, time.perf_counter() - start), end="\n\n", flush=True)
     _show_scores(X, y)
     _show_unlearning()
     print(
@@ -282,7 +360,7 @@ What next
   your own table   {_python()} -m codec select FILE.csv --target COLUMN
   its options      {_python()} -m codec select --help
   in Python        from codec import MarkovBlanketSelector
-                   make_pipeline(StandardScaler(), MarkovBlanketSelector("foci", n_neighbors=10), KNeighborsClassifier())"""
+                   make_pipeline(StandardScaler(), MarkovBlanketSelector(), KNeighborsClassifier())"""
     )
 
 
@@ -303,6 +381,7 @@ def _compile(X: pd.DataFrame, y: pd.Series[Any]) -> None:
     )
     note.start()
     try:
+        MarkovBlanketSelector(random_state=0).fit(X.iloc[:200, 20:24], y[:200])
         MarkovBlanketSelector("foci", n_neighbors=10, max_features=3, stop=False).fit(X, y)
     finally:
         note.cancel()
@@ -317,26 +396,26 @@ def _python() -> str:
 
 
 def _show_scores(X: pd.DataFrame, y: pd.Series[Any]) -> None:
-    """Cross-validate a small model with and without the selection; selection inside every fold."""
+    """Cross-validate a small model with and without a selection; selection inside every fold."""
     from sklearn.model_selection import StratifiedKFold, cross_validate
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    folds = StratifiedKFold(10, shuffle=True, random_state=0)
-    model = make_pipeline(StandardScaler(), KNeighborsClassifier())
-    everything = cross_validate(model, X, y, cv=folds)
-    model = make_pipeline(StandardScaler(), MarkovBlanketSelector("foci", n_neighbors=10), KNeighborsClassifier())
-    selected = cross_validate(model, X, y, cv=folds, return_estimator=True)
-    sizes = [len(fitted[1].blanket_) for fitted in selected["estimator"]]
-    print("Is it enough? Accuracy of a nearest-neighbour classifier, 10-fold cross-validation,")
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    print("Is it enough? Accuracy of a nearest-neighbour classifier, 5-fold cross-validation,")
     print("features chosen anew inside every fold:")
-    for what, scores in (
-        (f"all {X.shape[1]} features", everything["test_score"]),
-        (f"selected ({min(sizes)}-{max(sizes)} features)", selected["test_score"]),
+    for what, selector in (
+        (f"all {X.shape[1]} features", "passthrough"),
+        ("Markov blanket", MarkovBlanketSelector(random_state=0)),
+        ("FOCI", MarkovBlanketSelector("foci", n_neighbors=10)),
     ):
-        error = scores.std(ddof=1) / np.sqrt(len(scores))
-        print(f"  {what:<26} {scores.mean():.3f} +- {error:.3f}")
+        model = make_pipeline(StandardScaler(), selector, KNeighborsClassifier())
+        found = cross_validate(model, X, y, cv=folds, return_estimator=True)
+        sizes = [fitted[-1].n_features_in_ for fitted in found["estimator"]]
+        label = what if selector == "passthrough" else f"{what} ({min(sizes)}-{max(sizes)} features)"
+        error = found["test_score"].std(ddof=1) / np.sqrt(len(sizes))
+        print(f"  {label:<30} {found['test_score'].mean():.3f} +- {error:.3f}", flush=True)
 
 
 # --------------------------------------------------------------------------- the command line
@@ -391,15 +470,17 @@ def make_parser() -> argparse.ArgumentParser:
     add("file", type=Path, metavar="FILE", help="a table: " + ", ".join(READERS))
     add("--target", required=True, metavar="COLUMN", help="the column to explain")
     add("--output", type=Path, metavar="FILE.csv", help="also write the table of selected features here")
-    add("--method", choices=("foci", "lfoci"), default="foci", help="foci: exact (default); lfoci: after small noise")
+    add("--method", choices=("auto", "foci", "lfoci"), default="auto", help="auto: the tested Markov blanket (default); "
+        "foci: whatever raises T; lfoci: the same after small noise")  # fmt: skip
+    add("--alpha", type=float, metavar="A", help=f"auto: level of the tests (default: {ALPHA})")
     add("--max-features", type=_positive, metavar="N", help="select at most N features (default: no limit)")
-    add("--neighbors", type=_positive, default=1, metavar="K", help="nearest neighbours: 1 (default) is R's FOCI, "
+    add("--neighbors", type=_positive, metavar="K", help="foci, lfoci: nearest neighbours; 1 (default) is R's FOCI, "
         "10 or more finds weaker dependence in noisy data")  # fmt: skip
     add("--categorical", type=_names, action="extend", metavar="COL,..", help="columns that hold categories")
     add("--drop", type=_names, action="extend", metavar="COL,..", help="columns to leave out, such as an id")
-    add("--nan-policy", choices=("raise", "omit"), default="raise", help="rows with missing values: "
-        "an error (default), or left out")  # fmt: skip
-    add("--seed", type=_natural, default=0, metavar="N", help="seed of the noise of lfoci (default: 0)")
+    add("--nan-policy", choices=("raise", "omit", "keep"), default="raise", help="rows with missing values: an "
+        "error (default), left out, or kept: that a value is missing is then information, too")  # fmt: skip
+    add("--seed", type=_natural, default=0, metavar="N", help="seed of the tests, or of lfoci's noise (default: 0)")
     add("--jobs", type=int, metavar="N", help="threads; -1: all cores (default: one)")
     return parser
 

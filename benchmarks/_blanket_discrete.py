@@ -6,7 +6,8 @@
 Networks are ``.bif.gz`` files in a folder ``bif``. Every node is a target once; a sample's F1 is the mean
 over its nodes, a row's the mean over samples. Peers: HITON-MB and IAMB with the asymptotic G test at level .01
 (a test with fewer than five rows per degree of freedom counts as independence, as is usual), HITON-MB with
-this package's permutation test, and hill climbing by BIC over the whole table, which serves all targets.
+this package's permutation test, and hill climbing by BIC over the whole table, which serves all targets,
+our own, variables in random order, and pgmpy's where it is installed, whose order changes from run to run.
 The row "noise": the features of a network and a y that is one of its columns in random order.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import importlib.util
 import json
 import re
 import time
@@ -26,6 +28,7 @@ from typing import Any
 
 import _harness
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest, chi2
 from threadpoolctl import threadpool_limits
 
@@ -36,13 +39,13 @@ from codec._strata import Coded, Outcome, StratifiedTest
 from codec.datasets import make_discrete_network
 
 RESULT = _harness.RESULTS / "bench_blanket_discrete.json"
-PACKAGES = ["codec", "numpy", "scipy", "numba", "scikit-learn", "pandas"]
+PACKAGES = ["codec", "numpy", "scipy", "numba", "scikit-learn", "pandas", "pgmpy"]
 SEED = 30_000
 NETWORKS = ("child", "insurance", "alarm")
 TARGETS = {("child", 500): 0.88, ("insurance", 500): 0.66, ("alarm", 500): 0.78}
 SAMPLES = {500: 10, 2000: 4}
 QUICK_SAMPLES = {200: 1}
-FEW_SAMPLES = {"HITON, permutations": 2}
+FEW_SAMPLES = {"HITON, permutations": 2, "hill climbing, BIC, pgmpy": 4}
 LEVEL = 0.01  # of the peers' tests
 NOISE_RUNS = 400
 
@@ -170,10 +173,20 @@ def with_hiton_permutations(data: Coded, seed: int) -> list[set[int]]:
     return [set(hiton_mb(test, y, p, LEVEL)) for y in range(p)]
 
 
-def with_bic(data: Coded, seed: int) -> list[set[int]]:  # noqa: ARG001
+def with_bic(data: Coded, seed: int) -> list[set[int]]:
     p = len(data.levels)
-    parent = kernels.climb(data.columns, data.levels, ~np.eye(p, dtype=bool), 5, kernels.BIC)
-    return [set(np.flatnonzero(blanket_of(parent, y)).tolist()) for y in range(p)]
+    order = np.random.default_rng(seed).permutation(p)
+    parent = kernels.climb(data.columns[order], data.levels[order], ~np.eye(p, dtype=bool), 5, kernels.BIC)
+    place = np.argsort(order)
+    return [set(order[blanket_of(parent, place[y])].tolist()) for y in range(p)]
+
+
+def with_pgmpy(data: Coded, seed: int) -> list[set[int]]:  # noqa: ARG001
+    from pgmpy.estimators import BIC, HillClimbSearch
+
+    frame = pd.DataFrame({str(v): pd.Categorical(codes) for v, codes in enumerate(data.columns)})
+    graph = HillClimbSearch(frame).estimate(scoring_method=BIC(frame), show_progress=False)
+    return [{int(u) for u in graph.get_markov_blanket(str(v))} for v in range(len(data.levels))]
 
 
 METHODS = {
@@ -182,7 +195,10 @@ METHODS = {
     "IAMB, G": with_iamb_g,
     "HITON, permutations": with_hiton_permutations,
     "hill climbing, BIC": with_bic,
+    "hill climbing, BIC, pgmpy": with_pgmpy,
 }
+if importlib.util.find_spec("pgmpy") is None:
+    del METHODS["hill climbing, BIC, pgmpy"]
 
 
 # ---------------------------------------------------------------------- rows

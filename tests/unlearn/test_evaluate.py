@@ -187,6 +187,7 @@ def test_zrf_without_an_untrained_model_is_left_out_and_noted():
     assert "zrf" not in result.runs
     assert "pass untrained=, a fresh model" in result.notes[0]
     assert "one retrained model" in result.notes[1]
+    assert "30 samples never seen" in result.notes[2]
 
 
 def test_relearn_time_of_a_quadratic_by_hand():
@@ -239,6 +240,56 @@ def test_models_of_another_form_have_no_parameter_distance(models):
     assert result.notes[-1].startswith("parameter_distance is missing")
 
 
+def test_a_model_that_diverged_has_an_empty_row(models):
+    broken = net(0)
+    nn.init.constant_(broken[0].bias, float("nan"))
+    result = evaluate({**models, "broken": [broken, net(1)]}, relearn=baselines.Recipe(epochs=1), **DATA)
+    assert result.runs.loc[("broken", 0)].isna().all()
+    assert result.runs.loc[("broken", 1)].notna().all()
+    assert result.notes[-1].startswith("broken: outputs that are not finite")
+    result.to_html()
+    with pytest.raises(ValueError, match="original or retrained model gives outputs that are not finite"):
+        evaluate({"original": net(1), "retrained": broken}, **DATA)
+    with pytest.raises(ValueError, match="retain: loss is not finite"):
+        evaluate({"original": broken, "retrained": net(1)}, **DATA)
+
+
+def test_a_loss_that_is_never_relearned_is_infinite_in_the_table(models):
+    result = evaluate(models, relearn=baselines.Recipe(epochs=1, lr=1e-6), **DATA)
+    assert np.isinf(result.to_frame().loc["retrained", "relearn_epochs"])
+    assert "inf" in result._repr_html_()
+    result.to_html()
+
+
+def test_deletions_in_a_list_go_with_the_originals_of_theirs(models):
+    originals = models["original"]
+    found = [
+        baselines.selective_synaptic_dampening(
+            Problem(model.requires_grad_(True), "cross_entropy", DATA["retain"], weight_decay=0.0), [0], alpha=1e9
+        )
+        for model in originals
+    ]  # with so large an alpha nothing is dampened: the models are as before, running means among them
+    rows = evaluate({**models, "deletions": found}, **DATA).runs
+    pd.testing.assert_frame_equal(rows.loc["deletions"], rows.loc["original"])
+
+
+def test_dicts_go_to_the_model_by_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, values):
+            return {"logits": self.layer(values)}
+
+    torch.manual_seed(0)
+    model, again = Named(), Named()
+    parts = ev.split({"values": X[:60], "labels": Y[:60]}, range(8))
+    named = evaluate({"original": model, "retrained": again}, test={"values": X[60:], "labels": Y[60:]}, **parts)
+    plain = evaluate({"original": model.layer, "retrained": again.layer}, **DATA)
+    pd.testing.assert_frame_equal(named.runs.drop(columns="zrf"), plain.runs.drop(columns="zrf"))
+
+
 def test_it_shows_itself(result, tmp_path):
     page = result.to_html(tmp_path / "page.html", title="A < B")
     assert (tmp_path / "page.html").read_text() == page
@@ -278,7 +329,7 @@ def test_plot_puts_every_model_beside_the_retrained_band(result):
             ValueError,
             r"models\['original'\] must be the trained model itself",
         ),
-        ({"models": {"original": nn.Linear(4, 3), "a": 3, "retrained": nn.Linear(4, 3)}}, TypeError, "is a int"),
+        ({"models": {"original": nn.Linear(4, 3), "a": 3, "retrained": nn.Linear(4, 3)}}, TypeError, "is of type int"),
         ({"models": {"original": nn.Linear(4, 3)}, "train": train, "seeds": ()}, ValueError, "seeds is empty"),
         ({"models": {"original": nn.Linear(4, 3)}, "train": lambda *_: 1}, TypeError, "train returned int"),
         ({"forget": (X[:0], Y[:0])}, ValueError, "forget: the data is empty"),

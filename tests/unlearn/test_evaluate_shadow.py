@@ -227,7 +227,7 @@ def test_it_shows_itself(known):
         ({"unlearn": {"a": 1}}, TypeError, "must be callable"),
         ({"n_models": 7}, ValueError, "n_models is 7"),
         ({"train": lambda *_: 1}, TypeError, "train returned int"),
-        ({"unlearn": {"a": lambda *_: 1}}, TypeError, r"models\['a'\] is a int"),
+        ({"unlearn": {"a": lambda *_: 1}}, TypeError, r"models\['a'\] is of type int"),
     ],
 )
 def test_what_cannot_be_done_is_refused(change, error, message):
@@ -241,6 +241,16 @@ def test_regression_has_no_shadow_models():
     data, test = (X[:40], X[:40, :1]), (X[40:], X[40:, :1])
     with pytest.raises(ValueError, match="retain: shadow models need one class label"):
         shadow_models(lambda *_: nn.Linear(5, 1), {"a": nothing}, data, [0], test=test, loss="mse", n_models=8)
+
+
+def test_a_method_that_diverges_is_named():
+    def ascent(model, seed):
+        model = nn.Linear(5, 3)
+        nn.init.constant_(model.weight, float("nan"))
+        return model
+
+    with pytest.raises(ValueError, match="ascent, model 0: its outputs are not finite"):
+        run({"ascent": ascent})
 
 
 def test_split_in_every_form():

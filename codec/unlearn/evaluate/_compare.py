@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from codec.unlearn._deletion import Deletion
 from codec.unlearn._problem import Loss
 from codec.unlearn._training import Recipe, reset, seed_of, seeded
-from codec.unlearn.evaluate._membership import attack_scores, auc, tpr_at_fpr
+from codec.unlearn.evaluate._membership import FPR, attack_scores, auc, tpr_at_fpr
 from codec.unlearn.evaluate._metrics import accuracy, activation_distance, disagreement, js_divergence, zrf
 from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Outputs, Parts, Train, as_model, parameter_distance
 from codec.unlearn.evaluate._relearn import relearn_epochs
@@ -50,8 +50,9 @@ def evaluate(
     ----------
     models : dict of str to model or list of models
         A model is a torch module, an :class:`~codec.unlearn.Unlearner`, or the :class:`~codec.unlearn.Deletion` of a
-        baseline, whose parameters are put on a copy of the original. A list has one entry a seed. ``'original'``
-        is needed, and ``'retrained'`` unless ``train`` is given.
+        baseline, whose parameters are put on a copy of the original. A list has one entry a seed; deletions in a
+        list as long as that of the originals are put on one each. ``'original'`` is needed, and ``'retrained'``
+        unless ``train`` is given.
     retain, forget, test : Dataset, (inputs, targets), or dict of tensors
         Training samples that stay, training samples that are forgotten, and samples that no model has seen.
     loss : {'cross_entropy', 'mse'} or callable, default 'cross_entropy'
@@ -143,6 +144,8 @@ def evaluate(
     parts = Parts(original, loss, data, **options)
     fresh, notes = _fresh(original, untrained, seed)
     seen = {name: [_Seen(model, parts.run(model)) for model in group] for name, group in everyone.items()}
+    if any(one.diverged for name in (ORIGINAL, RETRAINED) for one in seen[name]):
+        raise ValueError("models: an original or retrained model gives outputs that are not finite; it has diverged.")
     random = parts.run(fresh)["forget"] if fresh is not None else None
     goal = float(seen[ORIGINAL][0].outputs["forget"].losses.mean())
     rows = {}
@@ -150,13 +153,12 @@ def evaluate(
         for run, one in enumerate(group):
             others = [other for other in seen[RETRAINED] if other is not one]
             rows[name, run] = _row(one, others, random)
-            if relearn is not None:
+            if relearn is not None and not one.diverged:
                 work = parts.problem("forget", one.model)
                 rows[name, run]["relearn_epochs"] = relearn_epochs(work, goal, relearn, random_state=seed)
-    runs = pd.DataFrame.from_dict(rows, orient="index")
-    runs.index = pd.MultiIndex.from_tuples(rows, names=["name", "run"])
+    runs = pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["name", "run"]))
     scores = {name: [one.scores for one in group] for name, group in seen.items()}
-    return Evaluation(runs, scores, (*notes, *_notes(everyone, runs)))
+    return Evaluation(runs, scores, (*notes, *_notes(seen)))
 
 
 # --------------------------------------------------------------------------- who is compared
@@ -171,17 +173,19 @@ def _resolve(
             "a table without a retrained model shows nothing: pass models['retrained'], or train=, a callable "
             "train(retain, seed) that makes them; not both."
         )
-    first = _as_list(models[ORIGINAL])
-    if not first or isinstance(first[0], Deletion):
+    found = _as_list(models[ORIGINAL])
+    if not found or any(isinstance(one, Deletion) for one in found):
         raise ValueError("models['original'] must be the trained model itself, or a list of such models.")
-    original = as_model(first[0], ORIGINAL, first[0])
+    originals = [as_model(one, ORIGINAL, one) for one in found]
     everyone = {}
     for name in [*(n for n in models if n != RETRAINED), *([RETRAINED] if RETRAINED in models else [])]:
-        everyone[str(name)] = [as_model(value, name, original) for value in _as_list(models[name])]
-        if not everyone[str(name)]:
+        group = _as_list(models[name])
+        if not group:
             raise ValueError(f"models[{name!r}] is an empty list.")
+        bases = originals if len(group) == len(originals) else originals[:1] * len(group)
+        everyone[str(name)] = [as_model(one, name, base) for one, base in zip(group, bases, strict=True)]
     if train is not None:
-        everyone[RETRAINED] = [_retrained(train, retain, seed, original, device) for seed in seeds]
+        everyone[RETRAINED] = [_retrained(train, retain, seed, originals[0], device) for seed in seeds]
         if not everyone[RETRAINED]:
             raise ValueError("seeds is empty: at least one retrained model is needed.")
     return everyone
@@ -220,13 +224,17 @@ class _Seen:
     """A model, its outputs, and what they say without any other model."""
 
     def __init__(self, model: nn.Module, outputs: Mapping[str, Outputs]) -> None:
-        self.model, self.outputs, self.scores = model, outputs, _attacks(outputs)
-        self.row = {**_levels(outputs), **_inferred(self.scores)}
+        self.model, self.outputs = model, outputs
+        self.diverged = not all(part.finite for part in outputs.values())
+        self.scores = {} if self.diverged else _attacks(outputs)
+        self.row = {} if self.diverged else {**_levels(outputs), **_inferred(self.scores)}
 
 
 def _row(one: _Seen, retrained: Sequence[_Seen], random: Outputs | None) -> dict[str, float]:
     """Every metric of one model, its distances to these retrained ones among them."""
     forget, row = one.outputs["forget"], dict(one.row)
+    if one.diverged:
+        return {}
     if forget.logits is not None:
         keys = [*(f"{part}_accuracy" for part in PARTS), "mia_loss_auc"]
         row["gap"] = _mean([abs(row[key] - _mean([other.row[key] for other in retrained])) for key in keys])
@@ -285,10 +293,17 @@ def _mean(values: Sequence[float]) -> float:
 
 
 # --------------------------------------------------------------------------- what the table does not say
-def _notes(everyone: Everyone, runs: pd.DataFrame) -> list[str]:
+def _notes(seen: Mapping[str, Sequence[_Seen]]) -> list[str]:
     notes = []
-    if len(everyone[RETRAINED]) == 1:
+    if len(seen[RETRAINED]) == 1:
         notes.append("one retrained model: how far two of them differ is not known, so small gaps mean nothing.")
-    if runs["parameter_distance"].isna().any() and len(everyone[RETRAINED]) > 1:
-        notes.append("parameter_distance is missing where models differ in their form.")
+    never_seen = seen[RETRAINED][0].scores["loss"][1]
+    if len(never_seen) * FPR < 1:
+        notes.append(f"{len(never_seen)} samples never seen: at 1 % the attacks may have no false positive at all.")
+    diverged = [name for name, group in seen.items() if any(one.diverged for one in group)]
+    if diverged:
+        notes.append(f"{', '.join(diverged)}: outputs that are not finite; the model has diverged, its row is empty.")
+    forms = {tuple((n, p.shape) for n, p in one.model.named_parameters()) for group in seen.values() for one in group}
+    if len(forms) > 1:
+        notes.append("parameter_distance is missing where a model differs from the retrained ones in its form.")
     return notes

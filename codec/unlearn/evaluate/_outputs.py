@@ -31,6 +31,11 @@ class Outputs:
     logits: Array | None
     labels: Labels | None
 
+    @property
+    def finite(self) -> bool:
+        """Whether the model has not diverged."""
+        return bool(np.isfinite(self.losses).all() and (self.logits is None or np.isfinite(self.logits).all()))
+
 
 class Parts:
     """The parts of the data, each read once; any model can be run on them."""
@@ -66,8 +71,8 @@ def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
         return value.model
     if not isinstance(value, Deletion):
         raise TypeError(
-            f"models[{name!r}] is a {type(value).__name__}; it must be a torch module, an Unlearner, a Deletion, or a "
-            "list of them."
+            f"models[{name!r}] is of type {type(value).__name__}; it must be a torch module, an Unlearner, a Deletion, "
+            "or a list of them."
         )
     if value.parameters is None:
         raise ValueError(

@@ -203,7 +203,7 @@ def _run(work: _Work, job: _Job) -> Iterator[tuple[str, dict[str, Array]]]:
     parts = Parts(model, work.loss, work.parts, **work.options)
     for name in job.wanted:
         changed = model if name == job.kind else _unlearned(work, name, model, job.number)
-        yield name, _outputs(parts, changed)
+        yield name, _outputs(parts, changed, f"{name}, model {job.number}")
 
 
 def _unlearned(work: _Work, name: str, model: nn.Module, number: int) -> nn.Module:
@@ -212,12 +212,14 @@ def _unlearned(work: _Work, name: str, model: nn.Module, number: int) -> nn.Modu
         return as_model(work.unlearn[name](model, seed), name, model)
 
 
-def _outputs(parts: Parts, model: nn.Module) -> dict[str, Array]:
+def _outputs(parts: Parts, model: nn.Module, title: str) -> dict[str, Array]:
     """What is kept of one model."""
     row = {}
     for part, outputs in parts.run(model).items():
         if outputs.logits is None or outputs.labels is None:
             raise ValueError(f"{part}: shadow models need one class label and one row of logits a sample.")
+        if not outputs.finite:
+            raise ValueError(f"{title}: its outputs are not finite, the model has diverged.")
         row[f"{part}_accuracy"] = np.array([accuracy(outputs.logits, outputs.labels)])
         if part != "retain":
             row[f"{part}_confidence"] = logit_confidence(outputs.logits, outputs.labels)
@@ -306,4 +308,4 @@ def _check_methods(unlearn: Mapping[str, Unlearn]) -> None:
         raise ValueError(f"unlearn holds {sorted(taken)[0]!r}, the name of a row that is always there.")
     for name, method in unlearn.items():
         if not callable(method):
-            raise TypeError(f"unlearn[{name!r}] is a {type(method).__name__}; it must be callable(model, seed).")
+            raise TypeError(f"unlearn[{name!r}] is of type {type(method).__name__}; it must be callable(model, seed).")

@@ -55,7 +55,9 @@ class Factor:
 
         Directions at the end that hold together no more than ``tolerance`` of the trace are left out.
         """
-        values, vectors = torch.linalg.eigh(self.inputs)
+        # In single precision the many equal eigenvalues of a rank-deficient factor can keep it from converging.
+        found = torch.linalg.eigh(self.inputs.double())
+        values, vectors = (part.to(self.inputs.dtype) for part in found)
         values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
         if tolerance <= 0.0:
             return vectors.contiguous(), values
@@ -134,7 +136,7 @@ def kronecker_factors(
         total += float(shares.sum())
         pairs = [(i, x, y) for i, of_layer in enumerate(calls) for x, y in of_layer]
         for i, x, _ in pairs:
-            rows = layers[i].inputs(x)
+            rows = _by_sample(layers[i].inputs(x), len(shares))
             part = (rows * shares[:, None, None]).flatten(0, 1).T @ rows.flatten(0, 1)
             inputs[i] = inputs[i] + part if i in inputs else part
         for columns in _factor_columns(curvature, batch.ids):
@@ -142,11 +144,16 @@ def kronecker_factors(
                 found, [y for _, _, y in pairs], columns, retain_graph=True, materialize_grads=True
             )
             for (i, _, _), q in zip(pairs, pulled, strict=True):
-                rows = layers[i].outputs(q)
+                rows = _by_sample(layers[i].outputs(q), len(shares))
                 part = rows.flatten(0, 1).T @ rows.flatten(0, 1) / rows.shape[1]
                 outputs[i] = outputs[i] + part if i in outputs else part
     scale = max(total, torch.finfo(torch.float32).tiny)
     return [Factor(layers[i].weight, layers[i].bias, inputs[i] / scale, outputs[i]) for i in sorted(inputs)]
+
+
+def _by_sample(rows: Tensor, n: int) -> Tensor:
+    """(samples, positions, width) also where the model gave a layer several rows of each sample in turn."""
+    return rows.reshape(n, -1, rows.shape[-1]) if len(rows) % n == 0 else rows
 
 
 def added(a: Sequence[Factor], b: Sequence[Factor]) -> list[Factor]:

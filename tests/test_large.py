@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codec import MarkovBlanketSelector, _family, _markov
+from codec import MarkovBlanketSelector, _family, _markov, _nulls
 from codec._family import Step, single_columns
 from codec._markov import Calibrated
 from codec._validation import read_table
@@ -16,6 +16,7 @@ def large(monkeypatch):
     monkeypatch.setattr(_markov, "FAR_ROWS", 400)
     monkeypatch.setattr(_markov, "RANKING_ROWS", 300)
     monkeypatch.setattr(_family, "GRAPH_ROWS", 350)
+    monkeypatch.setattr(_nulls, "LOCAL_ROWS", 250)
 
 
 def product(n, p, rng, noise=0.5):
@@ -59,6 +60,18 @@ def test_distance_is_counted_in_standard_deviations_of_the_copies():
     terms = np.array([[5.0, 1.0, 3.0, 1.0, 3.0], [1.0, 2.0, 2.0, 2.0, 2.0], [0.0, 1.0, 3.0, 1.0, 3.0]])
     assert _family._distance(terms) == 3.0
     assert _family._distance(terms[1:2]) == 0.0
+
+
+def test_near_rows_are_the_nearest_of_a_block(monkeypatch):
+    monkeypatch.setattr(_nulls, "LOCAL_ROWS", 100)
+    points = np.random.default_rng(5).standard_normal((250, 3))
+    near = _nulls.near_in_blocks(points, 4, np.random.default_rng(0))
+    blocks = np.array_split(np.random.default_rng(0).permutation(250), 3)
+    for rows in blocks:
+        assert len(rows) <= 100
+        for i in rows:
+            order = rows[np.argsort(((points[rows] - points[i]) ** 2).sum(axis=1))]
+            assert near[i].tolist() == order[:5].tolist()
 
 
 def test_the_blanket_is_found_and_far_members_are_not_compared(large, global_random_seed, monkeypatch):

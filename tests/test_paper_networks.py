@@ -84,6 +84,43 @@ class TestKfac:
             assert all(rows(table, "retrained") for table in tables(report).values())
 
 
+@pytest.fixture(scope="module")
+def reid(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield quick("reid", tmp_path_factory.mktemp("reid"), monkeypatch)
+
+
+class TestReid:
+    def test_the_person_is_no_longer_recognised_and_the_others_are(self, reid):
+        table = tables(reid)["removed"]
+        nothing, retrained, ours = (rows(table, name)[0] for name in ("nothing", "retrained", "ours, L-FOCI"))
+        assert nothing["recognised, removed"] == 1.0
+        assert retrained["recognised, removed"] == ours["recognised, removed"] == 0.0
+        assert ours["recognised, others"] > nothing["recognised, others"] - 0.05
+        assert ours["mAP, others"] > nothing["mAP, others"] - 0.05
+
+    def test_retrieval_on_a_case_worked_by_hand(self, monkeypatch):
+        monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "paper"))
+        reid = importlib.import_module("reid")
+        # Camera 0 has persons 0 and 1, camera 1 has 0, 1 and 0, on a line.
+        embedding = torch.tensor([[0.0], [5.0], [1.0], [2.0], [3.0]])
+        persons = reid.Persons(embedding, torch.tensor([0, 1, 0, 1, 0]), torch.tensor([0, 0, 1, 1, 1]))
+        found = reid.retrieval(embedding, persons, removed=0)
+        # Person 0's queries: at 0 finds 0, 1, 0: (1 + 2/3)/2; at 1 finds 0 first: 1; at 3 finds 1 first: 1/2.
+        assert found["mAP, removed"] == pytest.approx((5 / 6 + 1 + 1 / 2) / 3)
+        assert found["rank-1, removed"] == pytest.approx(2 / 3)
+        # Person 1's: at 5 finds 0, 1, 0: 1/2; at 2 finds 0 (2 away), then 1 (3 away): 1/2.
+        assert found["mAP, others"] == pytest.approx(1 / 2)
+        assert found["rank-1, others"] == 0.0
+
+    def test_a_second_run_gives_the_same_numbers(self, reid, tmp_path, monkeypatch):
+        again = quick("reid", tmp_path, monkeypatch)
+        assert without_times(again) == without_times(reid)
+        assert [item for item in again["items"] if item["kind"] == "figure"] == [
+            item for item in reid["items"] if item["kind"] == "figure"
+        ]
+
+
 @pytest.mark.slow
 class TestText:
     @pytest.fixture

@@ -55,7 +55,9 @@ class Report:
         return history_frame(self.deletions)
 
     def plot(self, axes: Any = None) -> Any:
-        """Forget loss, retain loss and captured decrement over requests.
+        """Forget loss, retain loss and captured decrement of every request.
+
+        A line leads from the loss before a request to that after it; a cross is a request that was refused.
 
         Parameters
         ----------
@@ -71,31 +73,33 @@ class Report:
         if axes is None:
             _, axes = plt.subplots(1, 3, figsize=(13, 3.5), layout="constrained")
         frame = self.to_frame()
-        place = range(1, len(frame) + 1)
-        for name, style in (("before", "o:"), ("after", "o-")):
-            axes[0].plot(place, frame[f"forget_loss_{name}"], style, label=name)
-            axes[1].plot(place, frame[f"retain_loss_{name}"], style, label=name)
-        axes[2].plot(place, frame["captured_decrement"], "o-", label="chosen units")
-        axes[2].plot(place, frame["captured_by_gradient_norm"], "o:", label="largest gradients")
+        done = frame[frame["accepted"].astype(bool)]
+        refused = frame.drop(done.index)
+        for ax, part in zip(axes, ("forget", "retain"), strict=False):
+            before, after = f"{part}_loss_before", f"{part}_loss_after"
+            ax.vlines(done["id"], done[before], done[after], colors="0.7", zorder=1)
+            ax.plot(done["id"], done[before], "o", color="C0", markerfacecolor="white", label="before")
+            ax.plot(done["id"], done[after], "o", color="C0", label="after")
+            if len(refused):
+                ax.plot(refused["id"], refused[before], "x", color="0.4", label="refused")
+        axes[2].plot(frame["id"], frame["captured_decrement"], "o", color="C0", label="chosen units")
+        axes[2].plot(
+            frame["id"], frame["captured_by_gradient_norm"], "_", color="C1", label="as many largest gradients"
+        )
         axes[2].set_ylim(0, 1.05)
         for ax, label in zip(axes, ("forget loss", "retain loss", "captured decrement"), strict=True):
             ax.set(xlabel="request", ylabel=label)
+            ax.set_xlim(0.5, max(1, len(frame)) + 0.5)
             ax.xaxis.get_major_locator().set_params(integer=True)
-            ax.legend()
+            ax.legend(fontsize="small")
         return axes
 
     def to_html(self, path: str | Path | None = None) -> str:
         """The whole page as text, and in a file where a path is given; no other file is needed to show it."""
         table = self._table().to_html(index=False, float_format="{:.4g}".format)
         reasons = "".join(f"<li>{d.id}: {escape(d.reason)}</li>" for d in self.deletions)
-        page = (
-            f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{escape(self.title)}</title>"
-            f"<style>{STYLE}</style></head><body><h1>{escape(self.title)}</h1><p>{self._summary()}</p>{table}"
-            f"{self._figure()}<h2>Why</h2><ul>{reasons}</ul>{self._certificate()}</body></html>"
-        )
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
-        return page
+        body = f"<p>{self._summary()}</p>{table}{self._figure()}<h2>Why</h2><ul>{reasons}</ul>{self._certificate()}"
+        return page_html(self.title, body, path)
 
     def _summary(self) -> str:
         done = [d for d in self.deletions if d.accepted]
@@ -125,6 +129,17 @@ def history_frame(deletions: Sequence[Deletion]) -> pd.DataFrame:
     """One row a request, with the same columns when there is none."""
     empty = Deletion(0, (), "", "", accepted=False, reason="").summary()
     return pd.DataFrame([d.summary() for d in deletions], columns=list(empty))
+
+
+def page_html(title: str, body: str, path: str | Path | None) -> str:
+    """A whole page, and the file where a path is given."""
+    page = (
+        f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
+        f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>"
+    )
+    if path is not None:
+        Path(path).write_text(page, encoding="utf-8")
+    return page
 
 
 def figure_html(draw: Callable[[], Any], alt: str) -> str:

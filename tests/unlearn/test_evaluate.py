@@ -290,6 +290,32 @@ def test_dicts_go_to_the_model_by_name():
     pd.testing.assert_frame_equal(named.runs.drop(columns="zrf"), plain.runs.drop(columns="zrf"))
 
 
+def test_shadow_models_attack_every_model(models):
+    """Members lie near 3, others near -3, unlearned ones near 0: the sign of the confidence decides."""
+    rng, ends = np.random.default_rng(0), {"original": 3.0, "nothing": 0.0, "retrained": -3.0}
+    banks = {
+        name: ev.Bank(rng.normal(m, 1, (200, 8)), rng.normal(0, 1, (200, 30)), *np.full((3, 200), 0.5))
+        for name, m in ends.items()
+    }
+    rows = evaluate(models, shadows=ev.ShadowModels(banks), **DATA).runs
+    for key in (("original", 1), ("nothing", 0), ("retrained", 2)):
+        group = models[key[0]]
+        model = group[key[1]] if isinstance(group, list) else group
+        phi = ev.logit_confidence(logits(model, FORGET), Y[FORGET].numpy())
+        assert rows.loc[key, "lira_member"] == pytest.approx((phi > 0).mean(), abs=1e-9)
+    phi = ev.logit_confidence(logits(models["nothing"], FORGET), Y[FORGET].numpy())
+    assert rows.loc[("nothing", 0), "ulira_member"] == pytest.approx((phi > -1.5).mean())
+    assert rows["ulira_member"].notna().sum() == 1
+    with pytest.raises(ValueError, match="trained for 8 forgotten samples; forget has 30"):
+        evaluate(models, shadows=ev.ShadowModels(banks), **{**DATA, "forget": DATA["test"]})
+
+
+@pytest.mark.gpu
+def test_on_a_device_the_table_is_the_same(models, result):
+    there = {k: [copy.deepcopy(m).cuda() for m in (g if isinstance(g, list) else [g])] for k, g in models.items()}
+    pd.testing.assert_frame_equal(evaluate(there, **DATA).runs, result.runs, rtol=1e-4, atol=1e-5)
+
+
 def test_it_shows_itself(result, tmp_path):
     page = result.to_html(tmp_path / "page.html", title="A < B")
     assert (tmp_path / "page.html").read_text() == page

@@ -203,13 +203,15 @@ def test_one_model_is_attacked_through_its_logits(known):
     np.testing.assert_allclose(found, 1 / (1 + np.exp([-2.0] * 4 + [2.0])), atol=0.1)
 
 
-def test_it_shows_itself(known):
+def test_it_shows_itself(known, tmp_path):
     from matplotlib import pyplot as plt
 
     frame = known.to_frame()
     pd.testing.assert_frame_equal(frame, known.to_frame(), check_exact=True)
     assert "ulira_auc" in known._repr_html_()
     assert "audited_epsilon" in repr(known)
+    assert known.to_html(tmp_path / "page.html").count("data:image/png;base64,") == 1
+    assert "ulira_auc" in (tmp_path / "page.html").read_text()
     display = known.plot()
     fpr, tpr = display.lines_["half"].get_data()
     assert np.trapezoid(np.r_[0, tpr], np.r_[0, fpr]) == pytest.approx(frame.loc["half", "ulira_auc"], abs=1e-3)

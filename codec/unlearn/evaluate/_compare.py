@@ -19,6 +19,7 @@ from codec.unlearn.evaluate._metrics import accuracy, activation_distance, disag
 from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Outputs, Parts, Train, as_model, parameter_distance
 from codec.unlearn.evaluate._relearn import relearn_epochs
 from codec.unlearn.evaluate._result import Evaluation
+from codec.unlearn.evaluate._study import ShadowModels
 
 PARTS = ("retain", "forget", "test")
 DISTANCES = ("test_disagreement", "forget_disagreement", "js_divergence", "activation_distance")
@@ -38,6 +39,7 @@ def evaluate(
     nonmembers: Any = None,
     untrained: nn.Module | None = None,
     relearn: Recipe | None = None,
+    shadows: ShadowModels | None = None,
     output: Callable[[Any], Tensor] | None = None,
     target_key: str = "labels",
     device: torch.device | str | None = None,
@@ -68,6 +70,8 @@ def evaluate(
         Model with random parameters for ZRF. Default: the original with every module's ``reset_parameters``.
     relearn : Recipe, optional
         How to train for the relearn time, see :func:`relearn_epochs`. Default: it is not measured.
+    shadows : ShadowModels, optional
+        Result of :func:`shadow_models` for the same forgotten samples: every model is attacked with them.
     output, target_key, device, batch_size
         As in :class:`~codec.unlearn.Problem`.
     random_state : None, int or Generator, default 0
@@ -101,6 +105,9 @@ def evaluate(
     ``mia_{loss,confidence,entropy,modified_entropy}_{auc,tpr}``
         Membership inference, forgotten samples against those never seen. AUC below 1/2: forgotten samples stand out
         by their large loss. TPR: two-sided, at 1 % false positives.
+    ``lira_member``, ``ulira_member``
+        With ``shadows``: share of the forgotten samples that LiRA, and U-LiRA with the shadow models of a method of
+        the same name, takes for training samples.
     ``relearn_epochs``
         See :func:`relearn_epochs`.
 
@@ -153,6 +160,8 @@ def evaluate(
         for run, one in enumerate(group):
             others = [other for other in seen[RETRAINED] if other is not one]
             rows[name, run] = _row(one, others, random)
+            if shadows is not None and not one.diverged:
+                rows[name, run] |= _attacked(shadows, name, one.outputs["forget"])
             if relearn is not None and not one.diverged:
                 work = parts.problem("forget", one.model)
                 rows[name, run]["relearn_epochs"] = relearn_epochs(work, goal, relearn, random_state=seed)
@@ -285,6 +294,19 @@ def _inferred(scores: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     for name, (members, others) in scores.items():
         row[f"mia_{name}_auc"] = auc(members, others)
         row[f"mia_{name}_tpr"] = tpr_at_fpr(members, others)
+    return row
+
+
+def _attacked(shadows: ShadowModels, name: str, forget: Outputs) -> dict[str, float]:
+    """Share of the forgotten samples that look trained on, to attacks with shadow models."""
+    if forget.logits is None or forget.labels is None:
+        raise ValueError("shadows: attacks with shadow models need class labels as targets.")
+    n_samples = shadows[ORIGINAL].forget.shape[1]
+    if len(forget.labels) != n_samples:
+        raise ValueError(f"shadows were trained for {n_samples} forgotten samples; forget has {len(forget.labels)}.")
+    row = {"lira_member": float((shadows.attack(forget.logits, forget.labels) > 0.5).mean())}
+    if name in shadows.names and name not in (ORIGINAL, RETRAINED):
+        row["ulira_member"] = float((shadows.attack(forget.logits, forget.labels, name) > 0.5).mean())
     return row
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from codec.unlearn._report import STYLE, figure_html
+from codec.unlearn._report import figure_html, page_html
 from codec.unlearn.evaluate._outputs import RETRAINED
 
 BOUNDS = ("mean", "low", "high")
@@ -107,16 +107,12 @@ class Evaluation:
     def to_html(self, path: str | Path | None = None, *, title: str = "What was forgotten") -> str:
         """A page with the table, the differences to the retrained models and the plot; no other file is needed."""
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
-        page = (
-            f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
-            f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{self._repr_html_()}"
-            f"{figure_html(lambda: self.plot().figure_, 'models beside the range of retrained ones')}"
+        body = (
+            f"{self._repr_html_()}{figure_html(lambda: self.plot().figure_, 'models beside the range of retrained ones')}"
             f"<h2>Differences to the retrained models</h2>{_table(self.gaps()).T.to_html()}"
-            f"{f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}</body></html>"
+            f"{f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}"
         )
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
-        return page
+        return page_html(title, body, path)
 
     def _repr_html_(self) -> str:
         return str(_table(self.to_frame(intervals=True)).T.to_html())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from codec.unlearn._report import figure_html, page_html
 from codec.unlearn.evaluate._audit import (
     DELTA,
     competition_score,
@@ -156,6 +158,11 @@ class ShadowModels:
         from codec.plotting import AttackDisplay
 
         return AttackDisplay({name: self.ratios(name) for name in self.names}).plot(ax)
+
+    def to_html(self, path: str | Path | None = None, *, title: str = "Unlearned or retrained?") -> str:
+        """A page with the table and the ROC curves; no other file is needed."""
+        figure = figure_html(lambda: self.plot().figure_, "ROC curves of U-LiRA")
+        return page_html(title, f"{self._repr_html_()}{figure}", path)
 
     def _pair(self, name: str) -> tuple[Bank, Bank]:
         """The models of a row and those that they are held against."""

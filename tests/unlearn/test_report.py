@@ -73,6 +73,14 @@ def test_plots_show_the_figures():
     axes = Report((ONE,)).plot()
     assert [line.get_ydata().tolist() for line in axes[0].lines] == [[0.5], [2.0]]
     assert [line.get_ydata().tolist() for line in axes[2].lines] == [[0.75], [0.625]]
+    assert [path.vertices.tolist() for path in axes[0].collections[0].get_paths()] == [[[1.0, 0.5], [1.0, 2.0]]]
+    mpl.pyplot.close(axes[0].figure)
+
+
+def test_refused_requests_are_crosses():
+    axes = Report((ONE, dataclasses.replace(ONE, id=2, accepted=False, forget_loss=(0.7, 0.7)))).plot()
+    assert [line.get_xydata().tolist() for line in axes[0].lines] == [[[1.0, 0.5]], [[1.0, 2.0]], [[2.0, 0.7]]]
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["before", "after", "refused"]
     mpl.pyplot.close(axes[0].figure)
 
 

@@ -99,17 +99,24 @@ class Kept:
     path: Path
     settings: dict[str, Any]
     parts: dict[str, Any] = field(default_factory=dict)
+    before: float = 0.0
 
     def __post_init__(self) -> None:
         stored = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.start = time.process_time()
         if stored.get("settings") == self.settings:
-            self.parts = stored["parts"]
+            self.parts, self.before = stored["parts"], stored.get("cpu_s", 0.0)
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of this run and of those it continues."""
+        return round(self.before + time.process_time() - self.start, 1)
 
     def __call__(self, key: str, compute: Callable[[], Any]) -> Any:
         """Return the part of this name (something JSON can hold), computed unless it is there."""
         if key not in self.parts:
             self.parts[key] = json.loads(json.dumps(compute()))
-            _harness.write_json({"settings": self.settings, "parts": self.parts}, self.path)
+            _harness.write_json({"settings": self.settings, "cpu_s": self.cpu_s, "parts": self.parts}, self.path)
             print(f"  {key}", flush=True)
         return self.parts[key]
 
@@ -145,14 +152,13 @@ def main(
     folder = parsed.output or (QUICK if parsed.quick else FULL)
     settings = {key: value for key, value in vars(parsed).items() if not isinstance(value, Path) and key != "output"}
     parsed.keep = Kept(folder / f"{name}.partial.json", settings)
-    start = time.process_time()
     items = list(run(parsed))
     report = {
         "experiment": EXPERIMENTS.index(name) + 1,
         "name": name,
         "title": title,
         "settings": settings,
-        "cpu_s": round(time.process_time() - start, 1),
+        "cpu_s": parsed.keep.cpu_s,
         "environment": _harness.environment(PACKAGES),
         "items": [{"kind": type(item).__name__.lower(), **asdict(item)} for item in items],
     }

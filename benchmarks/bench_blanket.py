@@ -2,7 +2,7 @@
 
     python benchmarks/bench_blanket.py                  # hours; resumes; benchmarks/results/bench_blanket.json
     python benchmarks/bench_blanket.py --quick          # a few data sets in seconds; writes nothing
-    python benchmarks/bench_blanket.py --data FOLDER    # adds real tables and discrete networks found there
+    python benchmarks/bench_blanket.py --data FOLDER    # adds the real tables found there
     python benchmarks/bench_blanket.py --cases networks,models    # some parts
     python benchmarks/bench_blanket.py --show           # what is stored
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import importlib.util
 import json
 import os
 import time
@@ -301,7 +300,6 @@ PARTS = (
     "noise",
     "madelon",
     "tables",
-    "discrete",
     "later",
     "scale",
 )
@@ -348,21 +346,10 @@ def run_all(store: Store, cases: set[str], methods: set[str] | None, options: ar
             for method in row.methods:
                 if methods is None or method in methods:
                     fill(store, row, method, partial(compute, method))
-    if folder is not None and "discrete" in cases and importlib.util.find_spec("_blanket_discrete"):
-        run_discrete(store, folder)
     if "later" in cases:
         run_rows(store, later_rows(), methods)
     if "scale" in cases:
         run_scale(store)
-
-
-def run_discrete(store: Store, folder: Path) -> None:
-    """Rows of the discrete networks, kept in a part of their own."""
-    import _blanket_discrete
-
-    if hasattr(_blanket_discrete, "run"):
-        store.report["discrete"] = _blanket_discrete.run(folder, store.report.get("discrete", {}))
-        store.save("discrete", force=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """MarkovBlanketSelector: scikit-learn's contract, frames, names, and the function below it."""
 
+import doctest
 import pickle
 import warnings
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -329,6 +331,14 @@ def test_representation(data):
     selector = MarkovBlanketSelector("foci", n_neighbors=3)
     assert repr(selector) == "MarkovBlanketSelector(method='foci', n_neighbors=3)"
     assert "MarkovBlanketSelector" in selector.fit(X, y)._repr_html_()
+
+
+def test_examples_of_the_page_give_what_they_show():
+    page = Path(__file__).parents[1] / "docs" / "selection.rst"
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, run = doctest.testfile(str(page), module_relative=False, optionflags=flags)
+    assert run > 30
+    assert failed == 0
 
 
 # -------------------------------------------------------------------------------- same bits

@@ -392,6 +392,13 @@ def test_groups_enter_together():
     assert fit(X, y, groups=[["d", "b"]], max_features=1).support_.sum() == 2
 
 
+def test_a_group_shows_what_an_exclusive_or_hides():
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, (300, 4))
+    y = X[:, 1] ^ X[:, 3]
+    assert chosen(X, y, alpha=0.01, groups=[[1, 3]]) == [1, 3]
+
+
 def test_missing_values_are_accepted_on_request():
     rng = np.random.default_rng(1)
     X = pd.DataFrame(rng.standard_normal((300, 4)), columns=list("abcd"))

@@ -1,6 +1,7 @@
 """Write the tables and draw the figure of the page on selectors from the results of `bench_blanket.py`.
 
-``make figures`` runs this. It measures nothing: every number is in ``benchmarks/results/bench_blanket.json``.
+``make figures`` runs this. It measures nothing: every number is in ``benchmarks/results/bench_blanket.json``
+and, for discrete networks, ``bench_blanket_discrete.json``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 DOCS = Path(__file__).parents[1]
 RESULT = DOCS.parent / "benchmarks" / "results" / "bench_blanket.json"
+DISCRETE = RESULT.with_name("bench_blanket_discrete.json")
 COLOURS = {
     "codec": "#1f6f8b", "foci": "#8fb8c6", "forest": "#d1652a", "boruta": "#e3a583",
     "mutual information, true k": "#8c979f", "mrmr, true k": "#c4cacf",
@@ -99,11 +101,26 @@ def draw_truth(report):
     return figure
 
 
+def discrete_table(report):
+    """Mean F1 over all nodes as targets, and samples."""
+    cells = {(row["network"], row["n"], row["method"]): row["summary"] for row in report["rows"].values()}
+    cells = {key: summary for key, summary in cells.items() if "f1" in summary}
+    methods = list(dict.fromkeys(method for *_, method in cells))
+    data = list(dict.fromkeys((network, n) for network, n, _ in cells))
+    lines = [
+        [f"{network}, n = {n:,}", *(with_error(c["f1"]) if (c := cells.get((network, n, m))) else "–" for m in methods)]  # noqa: RUF001
+        for network, n in data
+    ]
+    return table(["network", *methods], lines)
+
+
 TABLES = {"truth": truth_table, "noise": noise_table, "real": real_table, "machine": machine_line}
 
 if __name__ == "__main__":
     stored = json.loads(RESULT.read_text())
     for name, write in TABLES.items():
         (DOCS / "tables" / f"blanket_{name}.inc").write_text(write(stored))
+    discrete = json.loads(DISCRETE.read_text())
+    (DOCS / "tables" / "blanket_discrete.inc").write_text(discrete_table(discrete))
     draw_truth(stored).savefig(DOCS / "_static" / "blanket_truth.png", dpi=150)
     print("wrote the figure and tables of the selectors")

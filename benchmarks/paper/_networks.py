@@ -21,9 +21,15 @@ from codec.unlearn import Problem, Unlearner
 from codec.unlearn._products import Products
 from codec.unlearn._requests import others
 from codec.unlearn._training import Pass, Recipe, loss_of, train
+from codec.unlearn.evaluate import evaluate
 
 Make = Callable[[], nn.Module]
 Figures = dict[str, float]
+BESIDE = {
+    "differs from retrained": "test_disagreement",
+    "JS divergence": "js_divergence",
+    "membership AUC": "mia_loss_auc",
+}
 
 
 @dataclass(frozen=True)
@@ -248,6 +254,18 @@ def measured(model: nn.Module, data: Data, gone: Sequence[int]) -> Figures:
             "test": accuracy(outputs(model, data.test_x), data.test_y),
         }
     )
+
+
+def beside_retrained(models: dict[str, Any], data: Data, gone: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Each model's distance to the retrained one, and what membership inference finds; "nothing" is the original."""
+    forgotten, kept = torch.as_tensor(gone), others(list(gone), data.n)
+    result = evaluate(
+        {"original" if name == "nothing" else name: model for name, model in models.items()},
+        retain=(data.x[kept], data.y[kept]), forget=(data.x[forgotten], data.y[forgotten]), test=(data.test_x, data.test_y),
+        batch_size=250,
+    )  # fmt: skip
+    frame = result.to_frame().rename(index={"original": "nothing"})
+    return {name: finite({k: float(frame.loc[name, column]) for k, column in BESIDE.items()}) for name in models}
 
 
 def gradient_norms(problem: Problem, params: dict[str, Tensor], gone: Sequence[int]) -> Figures:

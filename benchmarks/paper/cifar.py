@@ -25,7 +25,10 @@ from codec.unlearn._training import Recipe
 DECAY = 5e-4
 WHOLE_DAMPING = 0.03  # of a step on all layers: what convolutional networks need
 PAPER = {"ResNet-18": 0.95, "VGG-11": None, "MobileNet": 0.66, "DenseNet": 0.58}
-COLUMNS = ("residual", "residual / start", "test", "forgotten", "forget loss", "refused", "CPU s a deletion")
+OURS, WHOLE, THEIRS = "ours, last layer", "ours, L-FOCI units, one request", "the paper's step"
+COLUMNS = (
+    "residual", "residual / start", "test", "forgotten", "forget loss", *_networks.BESIDE, "refused", "CPU s a deletion",
+)  # fmt: skip
 Row = dict[str, Any]
 Look = Callable[[nn.Module, Sequence[int]], Row]
 
@@ -50,7 +53,7 @@ def with_head(model: _networks.Network, head: nn.Linear) -> _networks.Network:
 
 def last_layer(
     model: _networks.Network, data: _networks.Data, queue: Sequence[int], marks: Sequence[int], look: Look
-) -> list[Row]:
+) -> tuple[list[Row], dict[str, nn.Module]]:
     """One sample a request from the last layer, on features that are computed once; and the paper's step there."""
     features = _networks.outputs(model.features, data.x)
     looked = lambda head, gone: look(with_head(model, head), gone)  # noqa: E731
@@ -70,12 +73,11 @@ def last_layer(
         head = _networks.loaded(problem.model, baselines.paper_step(problem, list(queue[:k])).parameters)
         cost = {"deleted": k, "CPU s a deletion": round((time.process_time() - start) / k, 4), "refused": 0}
         theirs.append(cost | looked(head, queue[:k]))
-    return [{"model": "ours, last layer"} | row for row in ours] + [
-        {"model": "the paper's step"} | row for row in theirs
-    ]
+    rows = [{"model": OURS} | row for row in ours] + [{"model": THEIRS} | row for row in theirs]
+    return rows, {OURS: with_head(model, unlearner.model), THEIRS: with_head(model, head)}
 
 
-def all_layers(model: nn.Module, data: _networks.Data, gone: Sequence[int], look: Look) -> Row:
+def all_layers(model: nn.Module, data: _networks.Data, gone: Sequence[int], look: Look) -> tuple[Row, nn.Module]:
     """One request for all of the samples, on the units of all layers that L-FOCI chooses."""
     unlearner = Unlearner(
         model, "cross_entropy", (data.x, data.y), weight_decay=DECAY, damping=WHOLE_DAMPING, captured=False,
@@ -84,8 +86,8 @@ def all_layers(model: nn.Module, data: _networks.Data, gone: Sequence[int], look
     start = time.process_time()
     deletion = unlearner.forget(list(gone))
     seconds = round((time.process_time() - start) / len(gone), 4)
-    about = {"model": "ours, L-FOCI units, one request", "deleted": len(gone), "CPU s a deletion": seconds}
-    return about | {"refused": int(not deletion.accepted)} | look(unlearner.model, gone)
+    about = {"model": WHOLE, "deleted": len(gone), "CPU s a deletion": seconds, "refused": int(not deletion.accepted)}
+    return about | look(unlearner.model, gone), unlearner.model
 
 
 def experiment(
@@ -105,20 +107,24 @@ def experiment(
     at_start = look(model, gone)
     retrained = _networks.fit(make, data.x, data.y, recipe, weight_decay=DECAY, seed=seed, without=gone)
     fixed = {"deleted": len(gone), "refused": 0, "CPU s a deletion": None}
-    rows = [
-        {"model": "retrained"} | fixed | {"CPU s a deletion": round(seconds / len(gone), 4)} | look(retrained, gone),
+    rows, models = last_layer(model, data, queue, marks, look)
+    row, models[WHOLE] = all_layers(model, data, gone, look)
+    spent = {"CPU s a deletion": round(seconds / len(gone), 4)}
+    rows += [
+        row,
+        {"model": "retrained"} | fixed | spent | look(retrained, gone),
         {"model": "nothing"} | fixed | at_start,
-        *last_layer(model, data, queue, marks, look),
-        all_layers(model, data, gone, look),
     ]
-    return [row | {"residual / start": row["residual"] / at_start["residual"]} for row in rows]
+    beside = _networks.beside_retrained({"nothing": model, "retrained": retrained} | models, data, gone)
+    whole = [row | beside[row["model"]] if row["deleted"] == len(gone) else row for row in rows]
+    return [row | {"residual / start": row["residual"] / at_start["residual"]} for row in whole]
 
 
 # ---------------------------------------------------------------------- what is shown
 def after(found: dict[str, list[Row]], most: int, title: str) -> Table:
     """Every model after the last deletion."""
     rows = [(name, row) for name, rows in found.items() for row in rows if row["deleted"] == most]
-    paper = [PAPER[name] if row["model"].startswith("ours, last") else None for name, row in rows]
+    paper = [PAPER[name] if row["model"] == OURS else None for name, row in rows]
     cells = [[name, row["model"], *(row[c] for c in COLUMNS)] for name, row in rows]
     return Table("after", title, ["network", "model", *COLUMNS], cells, paper=paper, against="residual", note=NOTE)
 
@@ -128,7 +134,7 @@ def path(found: dict[str, list[Row]]) -> Figure:
 
     def panel(name: str, rows: list[Row]) -> Panel:
         lines = []
-        for model in ("ours, last layer", "the paper's step"):
+        for model in (OURS, THEIRS):
             some = [row for row in rows if row["model"] == model]
             lines.append({"label": model, "x": [r["deleted"] for r in some], "y": [r["residual"] for r in some]})
         retrained = next(row for row in rows if row["model"] == "retrained")

@@ -166,14 +166,11 @@ class Problem:
 
     def sample_losses(self, params: Mapping[str, Tensor], ids: Sequence[int] | Tensor | None = None) -> Tensor:
         """Losses of the samples (default: all) at these parameters."""
-        mine = self.share(ids)
-        with torch.no_grad():
-            found = [self.losses(self.outputs(params, b.inputs), b.targets) for b in self.batches(mine)]
-        if self.team.size == 1:
-            return torch.cat(found)
         n = self.n if ids is None else len(ids)
-        whole = next(iter(params.values())).new_zeros(n)
-        whole[self.team.share(n)] = torch.cat([whole[:0], *found])
+        whole, mine = next(iter(params.values())).new_zeros(n), self.team.share(n)
+        with torch.no_grad():
+            found = [self.losses(self.outputs(params, b.inputs), b.targets) for b in self.batches(self.share(ids))]
+        whole[mine] = torch.cat([whole[:0], *found])
         self.team.add([whole])
         return whole
 

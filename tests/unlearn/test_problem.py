@@ -95,6 +95,13 @@ def test_a_large_dataset_is_read_sample_by_sample(monkeypatch):
     torch.testing.assert_close(ours.sample_losses(ours.parameters()), losses_of(model, list(range(8))))
 
 
+def test_losses_of_some_samples_come_in_their_order():
+    ours = problem(batch_size=3)
+    whole = ours.sample_losses(ours.parameters())
+    torch.testing.assert_close(ours.sample_losses(ours.parameters(), [7, 2, 2, 0]), whole[[7, 2, 2, 0]])
+    assert ours.sample_losses(ours.parameters(), []).shape == (0,)
+
+
 def test_tied_and_frozen_parameters():
     class Tied(nn.Module):
         def __init__(self):

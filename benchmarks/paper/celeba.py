@@ -78,19 +78,21 @@ def selections(summary: dict[str, Any], n_attributes: int, made: bool) -> Table:
     )  # fmt: skip
 
 
-def values(summary: dict[str, Any]) -> Table:
-    """T of every pair of attributes by L-CODEC beside CODEC."""
+def values(summary: dict[str, Any]) -> list[Table]:
+    """T of every pair of attributes by L-CODEC beside CODEC, where that was run."""
     lines = [
         [label(method), s["rank correlation"], s["largest difference"], s["share of T"], s["cpu_s"]]
         for method, s in summary["values"].items()
     ]
-    return Table(
+    table = Table(
         "values",
         "T of every pair of attributes",
         ["method", "rank correlation with CODEC", "largest difference", "sum of T, share of CODEC's", "CPU s a pair"],
         lines,
-        note="Noise on a binary response makes its ranks random within a class: most of T is lost, whatever the level.",
+        note="Noise on a binary response makes its ranks random within a class, whatever the level; 'y as it is': noise "
+        "on the other attribute only.",
     )
+    return [table] if lines else []
 
 
 def whole_table(rows: dict[str, dict[str, Any]]) -> list[Table]:
@@ -140,7 +142,7 @@ def run(arguments: argparse.Namespace) -> list[Any]:
     summary = bench_celeba.summary(rows)
     attributes = len({row["attribute"] for row in rows.values()})
     table = selections(summary, attributes, arguments.quick)
-    return [table, values(summary), *whole_table(rows), *by_noise(rows), finding(summary)]
+    return [table, *values(summary), *whole_table(rows), *by_noise(rows), finding(summary)]
 
 
 def finding(summary: dict[str, Any]) -> Note:

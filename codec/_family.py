@@ -113,6 +113,8 @@ def with_distances(features: Features) -> Features:
     table = features.table
     added: dict[str, tuple[int, FloatArray]] = {}
     for v, group in enumerate(features.groups):
+        if len(group) < 2:
+            continue
         numbers = [j for j in group if not table.nominal[j] and np.unique(table.columns[j]).size > 2]
         if len(numbers) > 1:
             points = standardize_rows(table.columns[numbers])

@@ -92,7 +92,7 @@ def test_tables_that_do_not_fit_are_refused(common, wrong):
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (None, "-"), (0.12345, "0.123"), ([0.5, 0.01], "0.5 ± 0.01"), (1234, "1,234"), (0.0, "0"),
+        (None, "-"), ([0.79412, 0.02611], "0.794 ± 0.026"), (0.12345, "0.123"), ([0.5, 0.01], "0.5 ± 0.01"), (1234, "1,234"), (0.0, "0"),
         (12345.6, "12,346"), (999.9, "1,000"), (-54321.0, "-54,321"), (2e-5, "2.0e-05"), (True, "True"),
     ],
 )  # fmt: skip
@@ -128,7 +128,7 @@ def test_the_page_holds_every_cell_and_nothing_from_outside(common, load, tmp_pa
     text = (tmp_path / "page.html").read_text()
     page = Page(text)
     assert page.cells == [
-        "Shares <of> a_b", "name", "share", "CPU s", "share, the paper", "x*", "0.25 ± 0.125", "3", "0.5",
+        "Shares <of> a_b", "name", "share", "CPU s", "share, the paper", "x*", "0.25 ± 0.12", "3", "0.5",
     ]  # fmt: skip
     assert len(page.sources) == 1
     assert page.sources[0].startswith("data:image/png;base64,")

@@ -179,11 +179,12 @@ def load(folder: Path) -> dict[str, dict[str, Any]]:
 
 # ---------------------------------------------------------------------- tables as text
 def cell(value: Any) -> str:
-    """Three digits of a number; mean ± error of a pair."""
+    """Three digits of a number; of a pair mean ± error, two digits of the error."""
     if value is None:
         return "-"
     if isinstance(value, (list, tuple)):
-        return " ± ".join(cell(v) for v in value)
+        mean, error = value
+        return f"{cell(mean)} ± {error:.2g}"
     if isinstance(value, float):
         size = abs(value)
         return f"{value:,.0f}" if size >= 99.95 else f"{value:.3g}" if size >= 1e-3 or not size else f"{value:.1e}"

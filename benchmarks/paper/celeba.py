@@ -139,6 +139,8 @@ def run(arguments: argparse.Namespace) -> list[Any]:
     if not arguments.quick and not arguments.stored and not (arguments.data / "celeba_attr.npz").exists():
         return [Note(f"Not run here: {arguments.data.name} holds no celeba_attr.npz.")]
     rows = rows_of(arguments)
+    if arguments.stored:
+        arguments.keep.before = sum(row["cpu_s"] for row in rows.values() if "selected" in row)
     summary = bench_celeba.summary(rows)
     attributes = len({row["attribute"] for row in rows.values()})
     table = selections(summary, attributes, arguments.quick)

@@ -23,6 +23,7 @@ TITLES = {
     "js_divergence": "forget JS divergence from retrained",
     "test_disagreement": "test disagreement with retrained",
 }
+METHODS = ("#7a4fa3", KEPT, "#3d9a50", "#c23b6b", "#8a7a1f", "#4f79d1")  # colours of methods; the others are fixed
 COLUMNS = 3
 
 
@@ -182,7 +183,7 @@ class AttackDisplay:
         self.lines_ = {}
         for place, (name, (members, others)) in enumerate(self.scores.items()):
             fpr, tpr = _rates(members, others)
-            colour = {"original": NOTED, "retrained": "0.35"}.get(name, f"C{place}")
+            colour = {"original": NOTED, "retrained": "0.35"}.get(name, METHODS[place % len(METHODS)])
             (self.lines_[name],) = axes.step(fpr, tpr, where="post", color=colour, label=name)
         axes.plot([least, 1.0], [least, 1.0], color="0.7", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
         axes.set(xscale="log", yscale="log", xlim=(least, 1.0), ylim=(least, 1.05))

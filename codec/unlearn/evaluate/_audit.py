@@ -44,8 +44,8 @@ def lira(observed: ArrayLike, members: ArrayLike | None, nonmembers: ArrayLike, 
     nonmembers : array-like of shape (n_models, n_samples)
         Those of shadow models that never saw them.
     variance : {'auto', 'sample', 'pooled'}, default 'auto'
-        A variance for every sample, or one for all, which few models need; 'auto': one for all with fewer than 64
-        models in a bank.
+        A variance for every sample, or the mean of these for all, which few models need; 'auto': one for all with
+        fewer than 64 models in a bank.
 
     Returns
     -------
@@ -372,8 +372,8 @@ def klom(unlearned: ArrayLike, retrained: ArrayLike) -> Array:
 
     ``KLoM(x) = D_KL(margins of x over unlearned models || margins of x over retrained models)`` from histograms of
     20 bins over the common range, margins clipped to [-100, 100] and empty bins of the second raised to 1e-5, as in
-    the authors' code [1]_. The margin is :func:`logit_confidence`. Values depend on the number of models: 100 of each
-    in the paper.
+    the authors' code [1]_ (which leaves out the largest value; here it counts in the last bin). The margin is
+    :func:`logit_confidence`. Values depend on the number of models: 100 of each in the paper.
 
     Parameters
     ----------

@@ -62,7 +62,8 @@ def evaluate(
     train : callable(retain, seed) -> model, optional
         Trains on the retained samples; makes the retrained models, one a seed.
     seeds : sequence of int, default (0, 1, 2)
-        Seeds for ``train``. Two or more show how far retrained models differ among themselves.
+        Seeds for ``train``, others than the original's. Two or more show how far retrained models differ among
+        themselves.
     nonmembers : data, optional
         Samples never seen that the forgotten ones are held against by membership inference. Default: ``test``.
         When a class is forgotten, pass the test samples of that class.

@@ -42,17 +42,22 @@ class Parts:
 
     def __init__(self, model: nn.Module, loss: Loss, data: Mapping[str, Any], **options: Any) -> None:
         self._problems = {name: _problem(name, model, loss, part, options) for name, part in data.items()}
+        shared = next(iter(self._problems.values())).model
+        for problem in self._problems.values():
+            problem.model = shared  # one copy is enough
 
     def problem(self, part: str, model: nn.Module) -> Problem:
         """A part of the data with a copy of this model, in evaluation mode."""
-        work = copy.copy(self._problems[part])
-        work.model = copy.deepcopy(model).to(work.device).eval()
-        work.names = tuple(name for name, p in work.model.named_parameters() if p.requires_grad)
-        return work
+        return _with(self._problems[part], self._own(model))
 
     def run(self, model: nn.Module) -> dict[str, Outputs]:
         """The model's outputs on every part."""
-        return {part: _run(self.problem(part, model)) for part in self._problems}
+        own = self._own(model)
+        return {part: _run(_with(problem, own)) for part, problem in self._problems.items()}
+
+    def _own(self, model: nn.Module) -> nn.Module:
+        device = next(iter(self._problems.values())).device
+        return copy.deepcopy(model).to(device).eval()
 
 
 def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
@@ -105,6 +110,14 @@ def _problem(name: str, model: nn.Module, loss: Loss, part: Any, options: Mappin
         return Problem(model, loss, part, weight_decay=0.0, **options)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {str(error).replace('train_data', 'the data')}") from error
+
+
+def _with(problem: Problem, model: nn.Module) -> Problem:
+    """The data of a problem with another model."""
+    work = copy.copy(problem)
+    work.model = model
+    work.names = tuple(name for name, p in model.named_parameters() if p.requires_grad)
+    return work
 
 
 def _run(work: Problem) -> Outputs:

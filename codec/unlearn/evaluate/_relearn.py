@@ -48,7 +48,7 @@ def relearn_epochs(
     def loss() -> float:
         with torch.no_grad():
             work.model.eval()
-            return float(work.sample_losses({}).double().mean())
+            return float(work.sample_losses(work.parameters()).double().mean())
 
     def passes(epoch: int) -> list[Pass]:
         if not reached and loss() <= (1.0 + margin) * goal:

@@ -18,6 +18,10 @@ from torch import Tensor, distributed, nn
 from codec._forward import Find
 from codec._neighbors import Geometry, Response
 
+WRAPPERS = {
+    "DistributedDataParallel": "pass the model inside it, `model.module`, and the processes as group=",
+    "FullyShardedDataParallel": "its flat parameters have no rows; shard the model with fully_shard, or pass it whole",
+}
 Group = Any  # torch.distributed.ProcessGroup, which builds without it do not have
 
 
@@ -102,8 +106,9 @@ def whole_copy(model: nn.Module) -> nn.Module:
     Raises
     ------
     ValueError
-        A parameter is cut along another axis than its rows.
+        A parameter is cut along another axis than its rows, or a wrapper hides the model's own parameters.
     """
+    _check_wrappers(model)
     _check_rows(model)
     wrapped = [module for module in model.modules() if _is_fsdp(module)]
     memo: dict[int, Any] = {}
@@ -121,6 +126,13 @@ def whole_copy(model: nn.Module) -> nn.Module:
                 full = nn.Parameter(parameter.full_tensor().detach().clone(), parameter.requires_grad)
                 module.register_parameter(name, full)
     return found
+
+
+def _check_wrappers(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if kind in WRAPPERS:
+            raise ValueError(f"{name or 'model'} is wrapped by {kind}: {WRAPPERS[kind]}.")
 
 
 def _check_rows(model: nn.Module) -> None:

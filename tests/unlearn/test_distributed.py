@@ -235,6 +235,17 @@ def test_sharded_rows_are_gathered_and_columns_are_refused(group_of_one):
         Problem(model, "cross_entropy", data(), weight_decay=0.0)
 
 
+class FullyShardedDataParallel(nn.Sequential):
+    """Stands for torch's, which needs a device."""
+
+
+def test_wrappers_that_hide_rows_are_refused(group_of_one):
+    with pytest.raises(ValueError, match=r"model is wrapped by DistributedDataParallel: pass .*`model\.module`"):
+        whole_copy(nn.parallel.DistributedDataParallel(net()))
+    with pytest.raises(ValueError, match="0 is wrapped by FullyShardedDataParallel: its flat parameters"):
+        whole_copy(nn.Sequential(FullyShardedDataParallel(nn.Linear(2, 2))))
+
+
 def test_a_copy_of_a_wrapped_model_is_plain(group_of_one):
     model = net().train()
     model.note = {"layer": model[0]}

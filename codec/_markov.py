@@ -439,7 +439,7 @@ def keep_mutual(
         others = [group for u, group in enumerate(features.groups) if u != v]
         theirs = find_blanket(
             features.part([v]), Features(both, (*others, own)),
-            SearchOptions(options.alpha, options.max_features, options.screen, (), options.test, options.n_jobs),
+            SearchOptions(options.alpha, None, options.screen, (), options.test, options.n_jobs),
             rng, show,
         )  # fmt: skip
         n_tests += theirs.n_tests

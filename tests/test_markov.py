@@ -69,22 +69,18 @@ def same_fit(a, b):
 
 
 # --------------------------------------------------------------------------- an oracle in place of the test
-class Oracle:
-    """d-separation, read off a known graph; columns are known by their values."""
+def separation(graph, data):
+    """The same for any response: a test of columns of ``data``, which are the nodes of the graph."""
+    name = {column.tobytes(): j for j, column in enumerate(data.T)}
 
-    def __init__(self, graph, target, X):
-        self.graph, self.target = graph, target
-        self.name = {column.tobytes(): j for j, column in enumerate(X.T)}
-        self.calls = 0
+    def test(y, z, given):
+        sides = [
+            set() if block is None else {name[column.tobytes()] for column in np.atleast_2d(block.T)}
+            for block in (y, z, given)
+        ]
+        return (0.0, 1.0) if nx.is_d_separator(graph, *sides) else (1.0, 0.0)
 
-    def columns(self, block):
-        return {self.name[column.tobytes()] for column in block.T}
-
-    def __call__(self, y, z, given):
-        self.calls += 1
-        condition = set() if given is None else self.columns(given)
-        separated = nx.is_d_separator(self.graph, {self.target}, self.columns(z), condition)
-        return (0.0, 1.0) if separated else (1.0, 0.0)
+    return test
 
 
 def random_dag(d, rng):
@@ -108,32 +104,38 @@ def test_with_an_oracle_every_blanket_of_random_graphs_is_found(screen, global_r
     for _ in range(2):
         graph = random_dag(7, rng)
         data = rng.standard_normal((120, 7))  # only tells the oracle who is who; trees see pure noise
+        truth = separation(graph, data)
         for v in range(7):
             others = [j for j in range(7) if j != v]
             columns = np.column_stack([data[:, others], np.zeros(120)])  # the constant one is never asked for
-            index = dict(enumerate(others))
-            relabelled = nx.relabel_nodes(graph, {**{j: i for i, j in index.items()}, v: 99})
-            oracle = Oracle(relabelled, 99, columns)
-            selector = fit(columns, data[:, v], test=oracle, screen=screen)
-            assert {index[j] for j in selector.blanket_} == blanket(graph, v)
-            assert oracle.calls == selector.n_tests_
+            calls = []
+
+            def test(y, z, given, calls=calls, truth=truth):
+                calls.append(z)
+                return truth(y, z, given)
+
+            selector = fit(columns, data[:, v], test=test, screen=screen)
+            assert {others[j] for j in selector.blanket_} == blanket(graph, v)
+            assert len(calls) == selector.n_tests_
 
 
 def test_and_rule_with_an_oracle_keeps_true_blankets(global_random_seed):
     rng = np.random.default_rng(global_random_seed)
     graph = random_dag(6, rng)
     data = rng.standard_normal((120, 6))
-
-    def truth(y, z, given):
-        name = {column.tobytes(): j for j, column in enumerate(data.T)}
-        at = [{name[c.tobytes()] for c in np.ascontiguousarray(np.atleast_2d(block.T))} for block in (y, z)]
-        condition = set() if given is None else {name[c.tobytes()] for c in np.ascontiguousarray(given.T)}
-        return (0.0, 1.0) if nx.is_d_separator(graph, *at, condition) else (1.0, 0.0)
-
+    truth = separation(graph, data)
     for v in range(6):
         others = [j for j in range(6) if j != v]
         selector = fit(data[:, others], data[:, v], test=truth, symmetric=True, screen=False)
         assert {others[j] for j in selector.blanket_} == blanket(graph, v)
+
+
+def test_and_rule_counts_max_features_of_y_alone():
+    # y - x0 - x1: the blanket of x0 has two members, and max_features = 1 must not cut y off.
+    data = normal(120, 3)
+    X, y = data[:, :2], data[:, 2]
+    truth = separation(nx.DiGraph([(2, 0), (0, 1)]), data)
+    assert chosen(X, y, test=truth, symmetric=True, max_features=1, screen=False) == [0]
 
 
 def test_and_rule_drops_what_is_not_mutual():

@@ -33,6 +33,7 @@ from codec.unlearn._training import Recipe
 from codec.unlearn.linear import RemovableLogisticRegression
 
 DECAY = 5e-4
+DAMPING = 0.01  # of the step on the whole network; 'auto' ends near it after several tries
 DELTA = 1e-5
 CLASSES = 10
 LOSS_OF_F1 = 0.02  # a published copy that loses more than this no longer counts
@@ -133,7 +134,7 @@ def logits(model: nn.Module, x: Inputs) -> Tensor:
 
 
 # ---------------------------------------------------------------------- removal of a class
-def class_removal(texts: Texts, make: Callable[[int], nn.Module], recipe: Recipe, seed: int) -> list[Row]:
+def class_removal(texts: Texts, make: Callable[[int], nn.Module], recipe: Recipe, damping: Any, seed: int) -> list[Row]:
     """The most frequent class is removed: every way to do it, beside retraining."""
     train_ids, test_ids = split((texts.y < CLASSES).nonzero()[:, 0], seed)
     (x, y), (test_x, test_y) = texts.rows(train_ids), texts.rows(test_ids)
@@ -168,7 +169,7 @@ def class_removal(texts: Texts, make: Callable[[int], nn.Module], recipe: Recipe
     problem = Problem(model, "cross_entropy", (x, y), weight_decay=DECAY)
 
     def ours(selector: str) -> nn.Module:
-        options = {"weight_decay": DECAY, "captured": False, "random_state": seed}
+        options = {"weight_decay": DECAY, "damping": damping, "captured": False, "random_state": seed}
         unlearner = Unlearner(model, "cross_entropy", (x, y), selector=selector, **options)
         unlearner.forget(gone)
         return unlearner.model
@@ -251,7 +252,8 @@ def run(arguments: Any) -> list[Any]:
     texts, make = read(arguments)
     rate = 5e-5 if arguments.weights is not None else 3e-3 if arguments.quick else 1e-3
     recipe = Recipe(epochs=20, lr=rate, batch_size=16, optimizer="adam", schedule="cosine")
-    removal = arguments.keep("class removal", lambda: class_removal(texts, make, recipe, arguments.seed))
+    damping = "auto" if arguments.quick else DAMPING
+    removal = arguments.keep("class removal", lambda: class_removal(texts, make, recipe, damping, arguments.seed))
     epsilons, asked = ((1.0, 0.001), 8) if arguments.quick else ((1.0, 0.1, 0.01, 0.001), 200)
 
     def budgets() -> list[Row]:

@@ -245,6 +245,16 @@ def test_regression_has_no_shadow_models():
         shadow_models(lambda *_: nn.Linear(5, 1), {"a": nothing}, data, [0], test=test, loss="mse", n_models=8)
 
 
+def test_a_method_that_changes_its_model_in_place_changes_no_other():
+    def zeroed(model, seed):
+        nn.init.zeros_(model.weight)
+        return model
+
+    shadows = run({"zeroed": zeroed, "nothing": nothing})
+    np.testing.assert_array_equal(shadows["nothing"].forget, shadows["original"].forget)
+    assert (shadows["zeroed"].forget != shadows["original"].forget).all()
+
+
 def test_a_method_that_diverges_is_named():
     def ascent(model, seed):
         model = nn.Linear(5, 3)

@@ -6,6 +6,7 @@ when it is done. A run that is killed goes on where it stopped and ends with the
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -88,7 +89,7 @@ def shadow_models(
     train : callable(data, seed) -> model
         Trains a classifier on all or on the retained samples.
     unlearn : dict of str to callable(model, seed) -> model, Unlearner or Deletion
-        Methods that forget the samples; each gets a model trained on all data. It is not to be changed.
+        Methods that forget the samples; each gets a copy of every model trained on all data.
     data : Dataset, (inputs, targets), or dict of tensors
         All training samples.
     forget : int, sequence of int, mask or Subset
@@ -209,7 +210,7 @@ def _run(work: _Work, job: _Job) -> Iterator[tuple[str, dict[str, Array]]]:
 def _unlearned(work: _Work, name: str, model: nn.Module, number: int) -> nn.Module:
     seed = _seed(work.entropy, name, number)
     with seeded(torch.device(work.options["device"] or "cpu"), seed):
-        return as_model(work.unlearn[name](model, seed), name, model)
+        return as_model(work.unlearn[name](copy.deepcopy(model), seed), name, model)
 
 
 def _outputs(parts: Parts, model: nn.Module, title: str) -> dict[str, Array]:
@@ -296,7 +297,10 @@ def _write(folder: Path, name: str, number: int, row: dict[str, Array]) -> None:
 def _replace(path: Path, content: bytes) -> None:
     """A file is there as a whole, or not at all."""
     draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_bytes(content)
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
 
 

@@ -134,5 +134,6 @@ def test_a_retrained_network_never_saw_what_it_forgets(work):
 def test_the_papers_step_by_hand(linear):
     """One row, two classes: residuals of +-1/2 at weights 0, over weight_decay (n - 1)."""
     X1 = np.array([[2.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
-    W = linear.paper_step(np.zeros((2, 2)), X1, np.array([0, 1, 1]), np.array([0]))
-    np.testing.assert_allclose(W, np.array([[-1.0, -0.5], [1.0, 0.5]]) / (0.01 * 2))
+    for chained in (False, True):
+        W = linear.paper_step(np.zeros((2, 2)), X1, np.array([0, 1, 1]), np.array([0]), chained=chained)
+        np.testing.assert_allclose(W, np.array([[-1.0, -0.5], [1.0, 0.5]]) / (0.01 * 2))

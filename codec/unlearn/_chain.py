@@ -41,7 +41,7 @@ ELEMENTWISE = frozenset(
         "softsign",
     ]
 )
-RESHAPE = frozenset({"flatten", "view", "reshape"})
+RESHAPE = frozenset({"flatten", "unflatten", "view", "reshape"})
 LINEAR_MAPS = frozenset({"avg_pool2d", "adaptive_avg_pool2d"})
 
 Call = Callable[[Tensor], Tensor]

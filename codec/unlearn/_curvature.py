@@ -41,7 +41,7 @@ def linearise(
     params: Mapping[str, Tensor],
     kind: str = "ggn",
     *,
-    tolerance: float = 0.005,
+    tolerance: float = 0.02,
     max_bytes: int = 2**31,
 ) -> Linearisation | None:
     """The model linearised at a point where it is a chain of layers (`Linearisation`), else None.

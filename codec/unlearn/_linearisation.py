@@ -48,7 +48,7 @@ class Linearisation:
     params : dict of str to Tensor
         The point.
     kind : {'ggn', 'fisher', 'empirical_fisher'}, default 'ggn'
-    tolerance : float, default 0.005
+    tolerance : float, default 0.02
         Share of the curvature's trace that may be left out twice: with the samples that have the least, and
         with the last principal directions of the inputs of wide linear layers. 0: nothing is left out.
     max_bytes : int, default 2 GiB
@@ -77,7 +77,7 @@ class Linearisation:
         params: Mapping[str, Tensor],
         kind: str = "ggn",
         *,
-        tolerance: float = 0.005,
+        tolerance: float = 0.02,
         max_bytes: int = 2**31,
     ) -> None:
         self.problem, self.kind = problem, kind

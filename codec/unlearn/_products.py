@@ -182,6 +182,12 @@ class Products:
         """Mean over the samples of the product of one kind of curvature."""
         return self._mean(lambda batch: self.product(batch, v, kind), ids)
 
+    def linearised(self, batch: Batch, v: Mapping[str, Tensor]) -> Tensor:
+        """Outputs of the model linearised at the point, when its parameters change by v."""
+        with twice_differentiable():
+            outputs, change = self._jvp(self._leaves(), v, batch)
+        return outputs.detach() + change
+
     def _jvp(self, leaves: Tensors, v: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Outputs, with their graph, and their derivative along v."""
         outputs = self._outputs(leaves, batch)

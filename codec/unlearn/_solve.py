@@ -67,7 +67,8 @@ def solve_cg(
     x0 : Tensor, optional
         First guess.
     tol : float, default 1e-2
-        Stop at this relative (preconditioned) residual.
+        Stop at this (preconditioned) residual, relative to that of x = 0 or, if that is less, of the first guess:
+        a request is not lost beside those that the guess holds already.
     max_iter : int, default 100
     preconditioner : callable, optional
         Gives, for a damping, the product with an approximate inverse of ``H + damping I``.
@@ -111,6 +112,7 @@ def _cg(
     iterations = 0 if x0 is None else 1
     z = apply(r)
     p, size = z, float(r @ z)
+    scale = min(scale, max(size, torch.finfo(b.dtype).eps ** 2 * scale))
     while size > tol**2 * scale and iterations < max_iter:
         hp = product(p) + damping * p
         iterations += 1

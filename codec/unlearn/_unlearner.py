@@ -28,7 +28,15 @@ from codec.unlearn._requests import fresh_ids, ids_of_class, others, read_ids
 from codec.unlearn._search import Evidence, Ranking, Scope, Screen, Selector, search
 from codec.unlearn._slices import Slices
 from codec.unlearn._units import Units, find_units
-from codec.unlearn._update import METHODS, Step, captured_decrement, deletion_step, gradient_norm_units, newton_steps
+from codec.unlearn._update import (
+    METHODS,
+    Step,
+    captured_decrement,
+    deletion_step,
+    gradient_norm_units,
+    newton_steps,
+    pull,
+)
 
 Guard = Callable[[nn.Module], float]
 
@@ -64,8 +72,8 @@ class Unlearner:
     curvature : {'ggn', 'hessian', 'fisher', 'empirical_fisher', 'kfac', 'secant'}, default 'ggn'
         Curvature of the retained samples.
     damping : 'auto' or float, default 'auto'
-        mu of ``(H_R + mu I)^-1``; 'auto': the first of 3, 6, 12, ... 96 times weight decay at which the retained
-        objective rises by at most half and the guard holds.
+        mu of ``(H_R + mu I)^-1``; 'auto': three times ``||grad F_S|| / ||w||`` of the trained model, nothing where it
+        is stationary, doubled until the retained objective rises by at most half and the guard holds.
     update : str, default 'difference'
         What is solved for, see :func:`codec.unlearn._update.deletion_step`. Most take one step from the anchor
         for everything forgotten since; 'gradient' and 'chained' step on from where the model is.
@@ -80,8 +88,8 @@ class Unlearner:
     guard_drop : float, default 0.02
     captured : bool, default True
         Whether deletions report the captured decrement, which takes two further solutions.
-    tolerance : float, default 0.1
-        Of conjugate gradients, relative; a request starts at the solution of the one before.
+    tolerance : float, default 0.2
+        Of conjugate gradients, relative to what the request adds; it starts at the solution of the one before.
     budget : float, default 0.05
         Share of the samples that may be forgotten before the model is anchored anew where it stands.
     ledger : path, optional
@@ -152,7 +160,7 @@ class Unlearner:
         guard: Guard | None = None,
         guard_drop: float = 0.02,
         captured: bool = True,
-        tolerance: float = 0.1,
+        tolerance: float = 0.2,
         budget: float = 0.05,
         ledger: str | Path | None = None,
         output: Callable[[Any], Tensor] | None = None,
@@ -393,6 +401,8 @@ class Unlearner:
             curvature=self.curvature,
             linearisation=prepared.linear,
             damping=self.damping,
+            first_damping=pull(prepared.gradient, prepared.point),
+            fit_length=self.update == "difference" and not self.convex,
             whole_gradient=slices.gather(prepared.gradient),
             losses=prepared.losses,
             already=before,

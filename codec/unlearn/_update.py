@@ -17,7 +17,7 @@ from torch import Tensor
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._linearisation import Linearisation
 from codec.unlearn._problem import Problem
-from codec.unlearn._products import Products
+from codec.unlearn._products import Products, Tensors
 from codec.unlearn._slices import Slices
 from codec.unlearn._solve import Solution
 
@@ -30,9 +30,11 @@ METHODS = (
     "gradient_ascent",
     "paper_step",
 )
-MULTIPLES = (3.0, 6.0, 12.0, 24.0, 48.0, 96.0)  # of the weight decay: the dampings that 'auto' tries, in this order
-LEAST_DECAY = 1e-4  # stands for a smaller weight decay in 'auto'
-REPAIR = 12.0  # damping of the repair, in weight decays
+PULL = 3.0  # of 'auto': damping over ||grad F_S|| / ||w||
+LEAST_DAMPING = 1e-4  # of 'auto'
+DOUBLINGS = 9  # of 'auto', while the step hurts
+REPAIR = 4.0  # damping of the repair, in dampings of the step
+LENGTHS = (0.5, 2.0)  # of a step whose length is fitted
 
 Guard = Callable[[Mapping[str, Tensor]], float]
 
@@ -48,7 +50,7 @@ class Step:
     damping : float
         mu of ``(H_R + mu I)^-1``.
     step_length : float
-        Factor of the step, at most 1.
+        Factor of the damped solution, see ``fit_length`` of `deletion_step`.
     decrement : float
         ``1/2 g^T (H_R + mu I)^-1 g``, the predicted decrease.
     iterations : int
@@ -83,6 +85,8 @@ def deletion_step(
     curvature: str = "ggn",
     linearisation: Linearisation | None = None,
     damping: float | str = "auto",
+    first_damping: float | None = None,
+    fit_length: bool = False,
     whole_gradient: Tensor | None = None,
     losses: Tensor | None = None,
     already: Sequence[int] | Tensor = (),
@@ -115,8 +119,13 @@ def deletion_step(
         Kind of `Curvature`.
     linearisation : Linearisation, optional
     damping : float or 'auto', default 'auto'
-        'auto': the first of 3, 6, 12, ... 96 times the weight decay (of 1e-4 where that is less) at which the
-        retained objective rises by no more than ``max_rise`` of itself and the guard holds.
+        'auto': ``first_damping``, doubled until the retained objective rises by no more than ``max_rise`` of itself
+        and the guard holds.
+    first_damping : float, optional
+        Where 'auto' begins. Default: `pull` of the model.
+    fit_length : bool, default False
+        Whether the step is made longer or shorter, within a factor of two, until the forgotten samples' loss is what
+        the model linearised at ``params`` predicts for the whole step.
     whole_gradient : Tensor, (size,), optional
         Mean gradient of all samples but ``already``, with weight decay; computed if not given.
     losses : Tensor (n,), optional
@@ -151,16 +160,37 @@ def deletion_step(
     kept = work.forgotten if method == "certified_removal" else work.retained
     operator = Curvature(problem, params, kept, slices, curvature, linearisation=linearisation)
     b = work.right_side(operator, method, whole_gradient)
+    if damping == "auto" and first_damping is None:
+        first_damping = pull(work.gradient(), params)
     best: Step | None = None
-    for mu in _dampings(damping, problem.weight_decay):
+    for mu in _dampings(damping, first_damping):
         solution = _direction(work, operator, b, method, mu, x0, tol, max_iter)
-        best = work.judge(solution, b, max_rise, guard, max_drop)
+        length = work.fitted_length(solution.x) if fit_length else 1.0
+        best = work.judge(solution, length, b, max_rise, guard, max_drop)
         if best.accepted:
             return work.repaired(best, curvature, guard, max_drop) if repair else best
         x0 = solution.x
     if best is None:
         raise ValueError("damping offers no candidate.")
     return replace(best, delta=torch.zeros_like(best.delta))
+
+
+def pull(gradient: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> float:
+    """Damping for a model that was trained for a while: ``3 ||grad F_S|| / ||w||``.
+
+    Training that ends at a gradient other than zero ends where a stronger pull towards the start would have ended:
+    ``grad F_S + mu (w - start) = 0`` has ``mu = ||grad F_S|| / ||w - start||``. The same pull acted on the samples
+    that stay, so it damps the step; where the model is stationary nothing does. ``||w||`` stands for the distance
+    from the start, which is not known, and the factor 3 is measured (docs, "What is measured").
+
+    Parameters
+    ----------
+    gradient : dict of str to Tensor
+        Of the objective over all samples, weight decay included, for every trainable parameter.
+    params : dict of str to Tensor
+    """
+    size, length = (float(sum(t.double().square().sum() for t in part.values())) for part in (gradient, params))
+    return max(LEAST_DAMPING, PULL * (size / length) ** 0.5 if length > 0.0 else 0.0)
 
 
 def newton_steps(
@@ -260,14 +290,40 @@ class _Work:
             return (m * gone - n * every) / (n - m)
         return (gone - every) * (m / (n - m))
 
+    def gradient(self) -> Tensors:
+        """Of the objective over all samples, for every parameter."""
+        found, decay = Products(self.problem, self.params).mean_gradient(self.everyone), self.problem.weight_decay
+        return {name: g + decay * self.params[name] for name, g in found.items()}
+
+    def fitted_length(self, x: Tensor) -> float:
+        """The factor at which the forgotten samples' loss is what the linearised model predicts for all of x.
+
+        A step is shortened down to half, and made longer, up to twice, only where that suffices.
+        """
+        problem, direction = self.problem, self.slices.scatter(x)
+        products = Products(problem, self.params, self.slices.parameters)
+        with torch.no_grad():
+            found = [
+                problem.losses(products.linearised(batch, direction), batch.targets)
+                for batch in problem.batches(self.forgotten)
+            ]
+        wanted = float(torch.cat(found).mean())
+
+        def loss(length: float) -> float:
+            return float(problem.sample_losses(self.slices.add(self.params, x, length), self.forgotten).mean())
+
+        return _crossing(loss, wanted, *LENGTHS)
+
     def objective(self, params: Mapping[str, Tensor]) -> float:
         """Mean loss of the retained samples plus weight decay."""
         losses = self.problem.sample_losses(params, self.retained)
         return float(losses.mean()) + self.problem.regularizer(params)
 
-    def judge(self, found: Solution, b: Tensor, max_rise: float, guard: Guard | None, max_drop: float) -> Step:
+    def judge(
+        self, found: Solution, length: float, b: Tensor, max_rise: float, guard: Guard | None, max_drop: float
+    ) -> Step:
         """The step, accepted if the retained objective and the guard allow it."""
-        moved = self.slices.add(self.params, found.x)
+        moved = self.slices.add(self.params, found.x, length)
         after = self.objective(moved)
         scores = None if guard is None else (guard(self.params), guard(moved))
         risen = not after <= self.before * (1.0 + max_rise)  # also where it is not a number
@@ -283,14 +339,15 @@ class _Work:
             )
         decrement = 0.5 * float(b @ found.x)
         ok, text = not (risen or fallen), "; ".join(reasons)
-        return Step(found.x, found.damping, 1.0, decrement, found.iterations, ok, text, (self.before, after), scores)
+        objective, delta = (self.before, after), length * found.x
+        return Step(delta, found.damping, length, decrement, found.iterations, ok, text, objective, scores)
 
     def repaired(self, step: Step, kind: str, guard: Guard | None, max_drop: float) -> Step:
         """A second step on the retained gradient from where the first ended, kept if it lowers their objective."""
         problem, moved = self.problem, self.slices.add(self.params, step.delta)
         whole = linearise(problem, moved, kind) if kind in {"ggn", "fisher", "empirical_fisher"} else None
         operator = Curvature(problem, moved, self.retained, self.slices, kind, linearisation=whole)
-        mu = REPAIR * max(problem.weight_decay, LEAST_DECAY)
+        mu = REPAIR * max(step.damping, LEAST_DAMPING)
         found = operator.solve(-operator.gradient(self.retained), mu, tol=0.2)
         after = self.objective(self.slices.add(moved, found.x))
         score = None if guard is None else guard(self.slices.add(moved, found.x))
@@ -332,9 +389,31 @@ def _rank_one(work: _Work, b: Tensor, damping: float) -> Tensor:
     return bent
 
 
-def _dampings(damping: float | str, weight_decay: float) -> tuple[float, ...]:
-    if damping == "auto":
-        return tuple(c * max(weight_decay, LEAST_DECAY) for c in MULTIPLES)
+def _dampings(damping: float | str, first: float | None) -> tuple[float, ...]:
+    if damping == "auto" and first is not None:
+        return tuple(first * 2.0**k for k in range(DOUBLINGS + 1))
     if isinstance(damping, str) or not damping >= 0.0:
         raise ValueError(f"damping is {damping!r}; it must be 'auto' or a number of 0 or more.")
     return (float(damping),)
+
+
+def _crossing(f: Callable[[float], float], wanted: float, low: float, high: float) -> float:
+    """Where f takes a value between low and high, to a per cent, by bisection; 1 where it has it there already.
+
+    f need not grow: 1 where nothing up to ``high`` is enough, ``low`` where even that is too much.
+    """
+    here = f(1.0)
+    if abs(here - wanted) <= 0.02 * abs(wanted):
+        return 1.0
+    if here < wanted:
+        if f(high) < wanted:
+            return 1.0
+        low = 1.0
+    elif f(low) > wanted:
+        return low
+    else:
+        high = 1.0
+    for _ in range(6):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if f(middle) < wanted else (low, middle)
+    return (low + high) / 2.0

@@ -336,3 +336,16 @@ def test_a_subsample_of_the_curvature_says_what_it_misses():
     wanted = float(((full - curvature.dense()) @ found.x).norm() / b.norm())
     assert found.subsample_error == pytest.approx(wanted, rel=1e-6)
     assert wanted > 0.0
+
+
+def test_a_small_request_is_not_lost_beside_what_the_guess_holds():
+    """A hundredth more of the right side is solved for, however loose the tolerance of the whole."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(30, 30, dtype=torch.float64, generator=generator)
+    matrix = root @ root.T / 30 + 0.1 * torch.eye(30, dtype=torch.float64)
+    b, more = torch.randn(2, 30, dtype=torch.float64, generator=generator)
+    before = torch.linalg.solve(matrix, b)
+    found = solve_cg(lambda v: matrix @ v, b + 0.01 * more, x0=before, tol=0.2)
+    left = (b + 0.01 * more - matrix @ found.x).norm()
+    assert found.converged
+    assert float(left) <= 0.2 * 0.01 * float(more.norm())

@@ -6,9 +6,18 @@ from torch import nn
 
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._problem import Problem
+from codec.unlearn._products import Products
 from codec.unlearn._slices import Slices
 from codec.unlearn._units import find_units
-from codec.unlearn._update import METHODS, captured_decrement, deletion_step, gradient_norm_units, newton_steps
+from codec.unlearn._update import (
+    METHODS,
+    _crossing,
+    captured_decrement,
+    deletion_step,
+    gradient_norm_units,
+    newton_steps,
+    pull,
+)
 
 
 def ridge(decay=0.1, n=40):
@@ -143,3 +152,68 @@ def test_bad_requests_are_refused():
         deletion_step(problem, params, [0], slices, method="magic")
     with pytest.raises(ValueError, match="damping is"):
         deletion_step(problem, params, [0], slices, damping=-1.0)
+
+
+def test_automatic_damping_by_hand_and_nothing_at_an_optimum():
+    """3 times the gradient's norm over the parameters'; a stationary model is not damped."""
+    assert pull({"a": torch.tensor([0.3, 0.0]), "b": torch.tensor(0.4)}, {"a": torch.tensor([6.0, 8.0])}) == (
+        pytest.approx(3 * 0.5 / 10)
+    )
+    problem, solve = ridge()
+    slices, params = Slices(find_units(problem.model)), problem.parameters()
+    step = deletion_step(problem, params, [4], slices)
+    assert step.damping <= 1e-4
+    kept = torch.tensor([i for i in range(problem.n) if i != 4])
+    nothing = float((as_matrix(params) - solve(kept)).norm())
+    assert float((as_matrix(slices.add(params, step.delta)) - solve(kept)).norm()) <= 1e-2 * nothing
+
+
+def test_automatic_damping_is_doubled_while_the_step_hurts():
+    problem = network()
+    params, slices = problem.parameters(), Slices(find_units(problem.model))
+    first = pull(Products(problem, params).mean_gradient(torch.arange(60)), params)
+    tried = []
+
+    def guard(moved):
+        if all(torch.equal(moved[k], params[k]) for k in params):
+            return 1.0
+        tried.append(moved)
+        return 1.0 if len(tried) == 3 else 0.0
+
+    step = deletion_step(problem, params, [0, 1], slices, first_damping=first, guard=guard, max_rise=100.0)
+    assert step.accepted
+    assert step.damping == pytest.approx(4 * first)
+
+
+def test_the_length_makes_the_forgotten_loss_what_the_linearised_model_predicts():
+    problem = network(decay=1e-4)
+    params, slices = problem.parameters(), Slices(find_units(problem.model))
+    gone = torch.arange(15)
+    options = {"damping": 0.015, "max_rise": 1e6, "tol": 1e-8}
+    whole = deletion_step(problem, params, gone, slices, **options).delta
+    fitted = deletion_step(problem, params, gone, slices, fit_length=True, **options)
+    torch.testing.assert_close(fitted.delta, fitted.step_length * whole)
+    assert 0.5 <= fitted.step_length <= 2.0
+    x, y = problem.fetch(gone)
+    small = 1e-6  # J delta by a central difference
+    ends = [problem.outputs(slices.add(params, whole, s), x) for s in (small, -small)]
+    linear = problem.outputs(params, x) + (ends[0] - ends[1]) / (2 * small)
+    wanted = float(nn.functional.cross_entropy(linear, y))
+    found = float(problem.sample_losses(slices.add(params, fitted.delta), gone).mean())
+    assert abs(found - wanted) <= 0.03 * wanted
+    plain = float(problem.sample_losses(slices.add(params, whole), gone).mean())
+    assert abs(plain - wanted) > 0.05 * wanted  # else nothing was tested
+
+
+@pytest.mark.parametrize(
+    ("f", "wanted", "length"),
+    [
+        (lambda a: a**2, 1.0, 1.0),
+        (lambda a: a**2, 2.25, 1.5),
+        (lambda a: a, 0.75, 0.75),
+        (lambda a: a, 5.0, 1.0),
+        (lambda a: a, 0.1, 0.5),
+    ],
+)
+def test_a_length_is_found_within_its_bounds(f, wanted, length):
+    assert _crossing(f, wanted, 0.5, 2.0) == pytest.approx(length, rel=0.02)

@@ -88,13 +88,13 @@ def share_candidates(find: Find, team: Team, device: torch.device) -> Find:
     """The sums of a selection step, each process those of its candidates: integers, so the same as of one."""
 
     def sums(points: Geometry, response: Response, base: Sequence[int], candidates: Sequence[int], k: int) -> list[int]:
-        mine = team.share(len(candidates))
+        mine, one = team.share(len(candidates)), response.one
         found = find(points, response, base, candidates[mine], k) if mine.start < mine.stop else []
         parts = torch.zeros(2, len(candidates), dtype=torch.int64)
-        parts[:, mine] = torch.tensor([divmod(value, response.one) for value in found], dtype=torch.int64).view(-1, 2).T
+        parts[:, mine] = torch.tensor([divmod(value, one) for value in found], dtype=torch.int64).view(-1, 2).T
         parts = parts.to(device)
         team.add([parts])
-        return [whole * response.one + part for whole, part in parts.T.tolist()]
+        return [whole * one + part for whole, part in parts.T.tolist()]
 
     return sums
 

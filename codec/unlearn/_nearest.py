@@ -64,17 +64,16 @@ class DeviceSums:
         wanted = torch.as_tensor(candidates, device=self.device)
         whole = torch.zeros(len(wanted), dtype=torch.int64, device=self.device)
         part = torch.zeros_like(whole)
-        pass_over = self._pass()
+        pass_over, one = self._pass(), response.one
         n, n_rows, n_candidates = response.n, *self._tile(response.n, len(wanted))
         for rows in torch.split(torch.arange(n, device=self.device), n_rows):
             near = self._base_distances(columns, scale, base, rows)
             for some in torch.split(torch.arange(len(wanted), device=self.device), n_candidates):
                 j = wanted[some]
-                found = pass_over(near, columns[j], scale[j], rows, weight, k, response.one)
+                found = pass_over(near, columns[j], scale[j], rows, weight, k, one)
                 whole[some] += found[0]
                 part[some] += found[1]
-        pairs = zip(whole.tolist(), part.tolist(), strict=True)
-        return [int(w) * response.one + int(f) for w, f in pairs]
+        return [w * one + f for w, f in zip(whole.tolist(), part.tolist(), strict=True)]
 
     def _laid(self, points: Geometry) -> Tensor:
         """The columns on the device, moved once for all steps."""

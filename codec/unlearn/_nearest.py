@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -49,18 +50,16 @@ class DeviceSums:
     fused: bool | None = None
     _points: Geometry | None = field(default=None, init=False, repr=False)
     _columns: Tensor = field(default_factory=lambda: torch.empty(0), init=False, repr=False)
+    _scale: Tensor = field(default_factory=lambda: torch.empty(0), init=False, repr=False)
 
     def __call__(
         self, points: Geometry, response: Response, base: Sequence[int], candidates: Sequence[int], k: int
     ) -> list[int]:
         """One sum for every candidate."""
-        if points.nominal[[*base, *candidates]].any():
-            raise ValueError("activations are numbers; a nominal column has no place on a device.")
-        columns, scale = self._laid(points), torch.from_numpy(points.scale).to(self.device, self.dtype)
-        label, weight = (torch.from_numpy(v).to(self.device) for v in (response.label, response.weight))
         if response.nominal:
             raise ValueError("the response of a recording is a number; a nominal one has no place on a device.")
-        del label  # of an ordered response it is the weight
+        columns, scale = self._laid(points)
+        weight = torch.from_numpy(response.weight).to(self.device)
         wanted = torch.as_tensor(candidates, device=self.device)
         whole = torch.zeros(len(wanted), dtype=torch.int64, device=self.device)
         part = torch.zeros_like(whole)
@@ -75,12 +74,15 @@ class DeviceSums:
                 part[some] += found[1]
         return [w * one + f for w, f in zip(whole.tolist(), part.tolist(), strict=True)]
 
-    def _laid(self, points: Geometry) -> Tensor:
-        """The columns on the device, moved once for all steps."""
+    def _laid(self, points: Geometry) -> tuple[Tensor, Tensor]:
+        """The columns and their scales on the device, checked and moved once for all steps."""
         if self._points is not points:
+            if points.nominal.any():
+                raise ValueError("activations are numbers; a nominal column has no place on a device.")
+            whole = (np.ascontiguousarray(points.columns), points.scale)
+            self._columns, self._scale = (torch.from_numpy(v).to(self.device, self.dtype) for v in whole)
             self._points = points
-            self._columns = torch.from_numpy(np.ascontiguousarray(points.columns)).to(self.device, self.dtype)
-        return self._columns
+        return self._columns, self._scale
 
     def _tile(self, n: int, n_candidates: int) -> tuple[int, int]:
         """Rows and candidates whose distances fit into memory."""
@@ -99,7 +101,12 @@ class DeviceSums:
 
     def _pass(self) -> Sums:
         fused = self.device.type == "cuda" if self.fused is None else self.fused
-        return torch.compile(sums_by_levels, dynamic=True) if fused else sums_by_sorting
+        return _compiled() if fused else sums_by_sorting
+
+
+@cache
+def _compiled() -> Sums:
+    return torch.compile(sums_by_levels, dynamic=True)
 
 
 def default_finder(device: torch.device) -> Find:

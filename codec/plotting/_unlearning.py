@@ -104,6 +104,7 @@ class EvaluationDisplay:
         figure.clear()
         rows = math.ceil(len(self.metrics) / COLUMNS)
         columns = min(COLUMNS, len(self.metrics))
+        figure.supxlabel(f"each point is a model, the band is the range of the {self.reference} ones", fontsize="small")
         figure.set_size_inches(1.6 + 3.1 * columns, rows * (0.9 + 0.27 * len(self.names)))
         return [figure.add_subplot(rows, columns, i + 1) for i in range(len(self.metrics))]
 

@@ -55,7 +55,7 @@ def lira(observed: ArrayLike, members: ArrayLike | None, nonmembers: ArrayLike, 
     References
     ----------
     .. [1] Carlini, Chien, Nasr, Song, Terzis, Tramer, "Membership Inference Attacks From First Principles", IEEE
-       S&P 2022, equation 3 and algorithm 1, :arxiv:`2112.03570`.
+       S&P 2022, algorithm 1, :arxiv:`2112.03570`.
 
     Examples
     --------
@@ -276,7 +276,7 @@ def forgetting_quality(unlearned: ArrayLike, retrained: ArrayLike, *, delta: flo
     References
     ----------
     .. [1] Triantafillou et al., "Are we making progress in unlearning? Findings from the first NeurIPS unlearning
-       competition", 2024, section 3, :arxiv:`2406.09073`.
+       competition", 2024, :arxiv:`2406.09073`.
 
     Examples
     --------
@@ -311,7 +311,7 @@ def competition_score(
 
     References
     ----------
-    .. [1] Triantafillou et al., 2024, section 3, :arxiv:`2406.09073`.
+    .. [1] Triantafillou et al., 2024, :arxiv:`2406.09073`.
 
     Examples
     --------

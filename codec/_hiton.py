@@ -127,7 +127,7 @@ def discrete_blanket(
     shares = search.shares(y)
     elected = sorted((v for v in shares if shares[v] >= SHARE), key=lambda v: (-shares[v], v))
     decisions += [_vote(search, v, shares[v], "entered") for v in elected]
-    decisions += [_vote(search, v, shares[v], "removed") for v in near if v not in elected]
+    decisions += [_vote(search, v, shares.get(v, 0.0), "removed") for v in near if v not in elected]
     if symmetric and not search.whole_table:
         elected = _both_ways(search, y, elected, decisions)
     elected = [v for v in elected if v not in always_include]

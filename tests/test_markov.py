@@ -335,6 +335,20 @@ def test_discrete_tables_have_a_search_of_their_own():
     assert fit(X, y, split=0.5).pvalues_[2] < 0.05
 
 
+def test_far_columns_of_wide_discrete_tables_depend_on_y_and_are_left_out():
+    # A chain of noisy copies of y among 70 columns of noise: the far ones are not even near a neighbour of y.
+    rng = np.random.default_rng(0)
+    chain = [rng.integers(0, 2, 500)]
+    for _ in range(5):
+        chain.append(np.where(rng.random(500) < 0.9, chain[-1], 1 - chain[-1]))
+    X = np.column_stack([*chain[1:], rng.integers(0, 2, (500, 70))])
+    selector = fit(X, chain[0])
+    assert selector.blanket_[0] == 0
+    assert not selector.support_[3:].any()
+    removed = {d.feature: d.reason for d in selector.path_.decisions if d.action == "removed"}
+    assert removed[4].startswith("in the blanket of 0 of")
+
+
 def test_constant_columns_are_never_selected(product, table):
     X, y = product
     wide = np.column_stack([np.ones(150), X, np.full(150, 3)])

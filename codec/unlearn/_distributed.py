@@ -72,6 +72,11 @@ class Team:
                 "same model and the same data."
             )
 
+    def check_seed(self, random_state: int | None) -> None:
+        """Refuse draws that would differ between the processes."""
+        if self.group is not None and random_state is None:
+            raise ValueError("random_state is None; processes that share work need one seed.")
+
     @contextmanager
     def first_one_first(self) -> Iterator[None]:
         """Process 0 does the block, then the others."""

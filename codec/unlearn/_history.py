@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from codec.unlearn._certificate import Accountant, Release
@@ -175,6 +177,12 @@ class History:
         """Steps start at the present parameters from now on; on disk with the request that asks for it."""
         self._settled, self.anchor, self._renewed = len(self.standing), self.weights, True
 
+    @property
+    def news(self) -> str:
+        """What the request in hand must tell beside its own reason."""
+        told = "; anchored anew before it, the budget was spent: earlier requests cannot be taken back"
+        return told if self._renewed else ""
+
     def release(self, epsilon: float, delta: float, sensitivity: float) -> Release:
         """Enter a release before the copy is handed out."""
         after = Accountant(self.accountant.releases)
@@ -218,6 +226,15 @@ class History:
 def clone(params: Mapping[str, Tensor]) -> Parameters:
     """Copies without a graph."""
     return {name: value.detach().clone() for name, value in params.items()}
+
+
+def with_noise(params: Mapping[str, Tensor], sigma: float, random_state: int | None) -> Parameters:
+    """Copies with independent normal noise on every coordinate."""
+    seed = int(np.random.default_rng(random_state).integers(2**63 - 1))
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        name: w + sigma * torch.randn(w.shape, generator=draw, dtype=torch.float64).to(w) for name, w in params.items()
+    }
 
 
 def ids_of(deletions: tuple[Deletion, ...]) -> list[int]:

@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from codec._forward import show_progress
 from codec._validation import check_option
 from codec.unlearn._certificate import Accountant, Certificate, certify
 from codec.unlearn._curvature import Curvature
 from codec.unlearn._deletion import NAN, Deletion, Timer
 from codec.unlearn._distributed import Group
-from codec.unlearn._history import History, clone, ids_of
+from codec.unlearn._history import History, clone, ids_of, with_noise
 from codec.unlearn._nearest import shared_finder
 from codec.unlearn._point import Point, objective_gradient
 from codec.unlearn._problem import Loss, Parameters, Problem
@@ -170,8 +171,6 @@ class Unlearner:
         group: Group | None = None,
         random_state: int | None = None,
     ) -> None:
-        if group is not None and random_state is None:
-            raise ValueError("random_state is None; processes that share work need one seed.")
         check_option(update, "update", METHODS)
         if n_steps < 1 or (n_steps > 1 and not (update == "gradient" and convex)):
             raise ValueError(f"n_steps is {n_steps}; it must be 1, or more with update='gradient' and convex=True.")
@@ -190,6 +189,7 @@ class Unlearner:
             batch_size=batch_size,
             group=group,
         )
+        self.problem.team.check_seed(random_state)
         self.units = units if isinstance(units, Units) else find_units(self.problem.model)
         self.selector, self.scope, self.perturb, self.max_units = selector, scope, perturb, max_units
         self.n_perturbations, self.curvature, self.damping = n_perturbations, curvature, damping
@@ -254,11 +254,13 @@ class Unlearner:
             self._history.submit(fresh)
         return fresh
 
-    def run(self) -> tuple[Deletion, ...]:
-        """Do the waiting requests in the order in which they came."""
-        done = []
-        while self._history.pending:
-            done.append(self._forget(self._history.pending[0], waited=True))
+    def run(self, *, verbose: bool = False) -> tuple[Deletion, ...]:
+        """Do the waiting requests in the order in which they came; ``verbose=True`` shows progress."""
+        waiting, done = len(self._history.pending), []
+        with show_progress("Unlearner", verbose, f"{waiting} requests") as advance:
+            while self._history.pending:
+                done.append(self._forget(self._history.pending[0], waited=True))
+                advance(1.0 / waiting)
         return tuple(done)
 
     def forget(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> Deletion:
@@ -321,7 +323,7 @@ class Unlearner:
             method=f"{self.update}, {self.curvature}",
             selector=ranking.method,
             accepted=accepted,
-            reason=step.reason if accepted else f"refused: {step.reason}",
+            reason=f"{'' if accepted else 'refused: '}{step.reason}{self._history.news}",
             units=() if self.selector == "all" else tuple(ranking.units.tolist()),
             labels=() if self.selector == "all" else ranking.labels,
             scores=() if self.selector == "all" else tuple(ranking.scores.tolist()),
@@ -576,6 +578,7 @@ class Unlearner:
                 "no release: no bound on the distance to a retrained model is known for a loss that is not convex in "
                 "the parameters. Noise without a bound protects nothing."
             )
+        self.problem.team.check_seed(random_state)
         certificate = self._certificate(self._history.weights, self.forgotten)
         if certificate.bound is None or certificate.bound > bound:
             raise ValueError(
@@ -583,12 +586,7 @@ class Unlearner:
                 "would be made for; take another Newton step (n_steps), or retrain."
             )
         sigma = self._history.release(epsilon, delta, bound).sigma
-        generator = torch.Generator().manual_seed(int(np.random.default_rng(random_state).integers(2**63 - 1)))
-        noisy = {
-            name: w + sigma * torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w)
-            for name, w in self._history.weights.items()
-        }
-        return self.problem.model_with(noisy)
+        return self.problem.model_with(with_noise(self._history.weights, sigma, random_state))
 
     @property
     def accountant(self) -> Accountant:

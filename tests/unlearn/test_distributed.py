@@ -219,6 +219,12 @@ def test_a_group_of_one_is_one_process(group_of_one):
     assert all(torch.equal(alone[1][key], value) for key, value in shared[1].items())
     with pytest.raises(ValueError, match="random_state is None"):
         Unlearner(net(), "cross_entropy", data(), weight_decay=0.01, group=group_of_one)
+    linear = nn.Linear(5, 3).double()
+    convex = settings(convex=True, update="gradient", selector="all")
+    ours = Unlearner(linear, "cross_entropy", data(), group=group_of_one, **convex)
+    with pytest.raises(ValueError, match="random_state is None"):  # of the noise
+        ours.release(1.0, 1e-5, bound=1e3)
+    assert ours.accountant.releases == ()
 
 
 def test_sharded_rows_are_gathered_and_columns_are_refused(group_of_one):

@@ -275,6 +275,21 @@ def test_a_request_that_fails_does_not_move_the_anchor(tmp_path):
     ours.close()
 
 
+def test_the_user_is_told_of_a_new_anchor_and_of_progress(capsys):
+    model, X, y = net()
+    ours = unlearner(model, X, y, budget=0.02)
+    for ids in ([1, 2], [3], [4]):
+        ours.submit(ids)
+    deletions = ours.run(verbose=True)
+    assert ["anchored anew" in deletion.reason for deletion in deletions] == [False, True, False]
+    assert "Unlearner 3 requests" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="request 1 cannot be taken back"):
+        ours.rollback(1)
+    ours.submit([5])
+    ours.run()
+    assert capsys.readouterr().err == ""
+
+
 def test_what_was_released_stays_spent(ridge, tmp_path):
     linear, A, B = ridge
     options = {"weight_decay": 0.1, "selector": "all", "update": "gradient", "damping": 0.0, "convex": True}

@@ -59,6 +59,8 @@ class KfacGreedy:
         Samples behind the factors.
     damping : float
         Weight decay and damping together.
+    bases : dict of str to (Tensor, Tensor), optional
+        `Factor.basis` of the factors that have been diagonalised before, by weight.
 
     Notes
     -----
@@ -67,7 +69,14 @@ class KfacGreedy:
     a unit's gain is its squared residual over its conditional variance, summed over the directions.
     """
 
-    def __init__(self, units: Units, factors: Sequence[Factor], n: int, damping: float) -> None:
+    def __init__(
+        self,
+        units: Units,
+        factors: Sequence[Factor],
+        n: int,
+        damping: float,
+        bases: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         if not damping > 0.0:
             raise ValueError(f"damping is {damping}; joint selection needs a positive one.")
         self.damping = float(damping)
@@ -78,12 +87,15 @@ class KfacGreedy:
             for part in layer.parts
             if part.dim == 0 and part.groups == 1 and part.rows.shape[1] == 1
         }
-        self.layers = [self._layer(f, first[f.weight], n) for f in factors if f.weight in first]
+        known = bases or {}
+        self.layers = [
+            self._layer(f, first[f.weight], n, known.get(f.weight) or f.basis()) for f in factors if f.weight in first
+        ]
         if not self.layers:
             raise ValueError("K-FAC knows no layer of this model (Linear, Conv2d); pass selector='gradient_norm'.")
 
-    def _layer(self, factor: Factor, first: int, n: int) -> Layer:
-        basis, values = factor.basis()
+    def _layer(self, factor: Factor, first: int, n: int, directions: tuple[Tensor, Tensor]) -> Layer:
+        basis, values = directions
         outputs = factor.outputs / n
         alive = values * outputs.diagonal().max() > TAIL * self.damping
         return Layer(factor.weight, factor.bias, first, basis[:, alive], values[alive], outputs)

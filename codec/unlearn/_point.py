@@ -52,8 +52,13 @@ class Point:
 
     def kfac_greedy(self, units: Units, gradient: Parameters, kept: Tensor, max_units: int) -> tuple[Tensor, Tensor]:
         """Units chosen together on the decrement of the K-FAC model."""
-        factors = kronecker_factors(self.problem, self.point, kept, self.problem.names)
-        greedy = KfacGreedy(units, factors, len(kept), self.problem.weight_decay)
+        if self.linear is None:
+            factors, bases = kronecker_factors(self.problem, self.point, kept, self.problem.names), None
+        else:
+            gone = torch.ones(self.problem.n, dtype=torch.bool)
+            gone[kept] = False
+            factors, bases = self.linear.factors_without(gone.nonzero()[:, 0]), self.linear.bases
+        greedy = KfacGreedy(units, factors, len(kept), self.problem.weight_decay, bases)
         return greedy.select(gradient, max_units)
 
     def residual_greedy(self, slices: Slices, b: Tensor, kept: Tensor, max_units: int) -> tuple[Tensor, Tensor]:

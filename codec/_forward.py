@@ -99,6 +99,7 @@ class Problem:
             seed=self.seed,
             n_jobs=self.n_jobs,
             advance=lambda share: advance(share / len(self.terms)),
+            best_only=len(self.terms) == 1,
         )
 
     def _score(self, sums: Sequence[int]) -> Score:

@@ -208,8 +208,40 @@ def sorted_sums(columns, scale, col_nominal, label, weight, nominal, k):
     everyone = running_sums(weight)
     for c in range(p):
         order = value_order(columns[c])
+        if k == 1 and not nominal and not col_nominal[c]:
+            total = untied_sum(columns[c], scale[c], order, weight)
+            if total >= 0:
+                whole[c] = total
+                continue
         whole[c], part[c] = column_sum(columns[c], scale[c], col_nominal[c], order, label, weight, everyone, nominal, k)
     return whole, part
+
+
+@compiled
+def untied_sum(x, scale, order, weight):
+    """A of one column and an ordered response, one neighbour; -1 where values or distances could tie.
+
+    Rows come in ascending order of weight: of two rows, the first has the smaller one.
+    """
+    n = x.size
+    row = order[0]
+    after = order[1]
+    gap = x[after] - x[row]
+    squared = scale * (gap * gap)
+    total = weight[min(row, after)]
+    tied = squared < 1e-290
+    for q in range(1, n - 1):
+        before = row
+        row = after
+        after = order[q + 1]
+        to_left = gap
+        from_left = squared
+        gap = x[after] - x[row]
+        squared = scale * (gap * gap)
+        total += weight[min(row, before if from_left < squared else after)]
+        # beyond a gap that is tiny beside the next one stands a row whose distance rounds to the same
+        tied |= (from_left == squared) | (squared < 1e-290) | (min(gap, to_left) * 2.0**50 < max(gap, to_left))
+    return -1 if tied else total + weight[min(row, after)]
 
 
 @compiled

@@ -6,19 +6,23 @@ below it (:mod:`codec._kernels`), nobody knows what the sums are for.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
 
 from codec import _kernels, _step_kernels, _tree_kernels
+from codec._pruning import Race, Work, order_rows
 from codec._simd import WIDTH
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
 MIN_TASKS = 8  # tasks of a step at least: even load on a few workers
+LOOKED_AT = 0.5  # share of the rows that tell the best candidate of lists from the others
+WORTH_COPYING = 0.75  # candidates left: a smaller share of a block is copied into a new one
+SMALL = 1e5  # rows times candidates of a step that are not worth sharing: some milliseconds
 ROWS_PER_TASK = 4e6  # rows times candidates of a task: a fraction of a second
 LIST_BYTES = 2**28  # candidates are copied in the order of the tree, this many bytes at a time
 LIST_FACTOR = (5.0, 9.0, 11.0, 12.0, 12.0)  # length of lists by selected columns: see list_length
@@ -102,8 +106,10 @@ def neighbor_sum(points: Geometry, response: Response, k: int, *, random: bool =
     """``K * A * one`` of one point set."""
     chosen = list(range(points.columns.shape[0]))
     if len(chosen) == 1 and not random:
-        return _sorted(points, chosen, response, k)[0]
-    return _tree_sum(points, chosen, response, k, random, seed)
+        whole, part = _sorted(points, chosen, response, k)
+        return _scaled(whole, part, response.one)[0]
+    once, fraction = _tree_sum(points, chosen, response, k, random, seed)
+    return once * response.one + fraction
 
 
 def candidate_sums(
@@ -118,6 +124,7 @@ def candidate_sums(
     n_jobs: int | None = None,
     path: str | None = None,
     advance: Callable[[float], None] | None = None,
+    best_only: bool = False,
 ) -> list[int]:
     """``K * A * one`` of (base columns, candidate) for every candidate: one step of forward selection.
 
@@ -127,19 +134,42 @@ def candidate_sums(
         How the neighbours are found; chosen by :func:`choose_path` unless given. The result is the same.
     advance : callable, optional
         Told the share of the step that is done as work proceeds.
+    best_only : bool, default False
+        The largest sum is asked for, and the sums that are not smaller by more than ``n``, which rounding
+        could explain; of other candidates a bound below those is returned where that saves work.
     """
-    totals = dict.fromkeys(candidates, 0)
+    totals: dict[int, int] = {}
     step = Step(points, response, list(base), list(candidates), k, random, seed)
-    for name, group in _paths(step, path):
-        tasks = _PLANS[name](replace(step, candidates=group))
-        share = len(group) / (len(candidates) * max(1, len(tasks)))
-        results = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(tasks)
-        for done, sums in results:
-            for j, total in zip(done, sums, strict=True):
-                totals[j] += total
-            if advance is not None:
-                advance(share)
+    for name, group in _paths(step, path, best_only):
+        tell = partial(_tell, advance, len(group) / len(candidates))
+        part = replace(step, candidates=group)
+        if best_only and name == "lists" and k == 1:
+            totals |= _race(part, max(totals.values(), default=0), n_jobs, tell)
+        else:
+            totals |= zip(group, _scaled(*_run(part, _PLANS[name](part), n_jobs, tell), response.one), strict=True)
     return [totals[j] for j in candidates]
+
+
+def _tell(advance: Callable[[float], None] | None, share: float, part: float) -> None:
+    """That a part of a share of the step is done."""
+    if advance is not None and part > 0.0:
+        advance(share * part)
+
+
+def _run(
+    step: Step, tasks: list[Task], n_jobs: int | None, tell: Callable[[float], None], part: float = 1.0
+) -> tuple[IntArray, IntArray]:
+    """Whole and part of the sums of all tasks, which do a part of what there is to do for the candidates."""
+    sums = np.zeros((2, step.points.columns.shape[0]), np.int64)
+    small = part * step.response.n * len(step.candidates) < SMALL or len(tasks) == 1
+    alone = (function(*arguments, **options) for function, arguments, options in tasks)
+    for candidates, whole, fraction in (
+        alone if small else Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(tasks)
+    ):
+        sums[0, candidates] += whole
+        sums[1, candidates] += fraction
+        tell(part / len(tasks))
+    return sums[0, step.candidates], sums[1, step.candidates]
 
 
 @dataclass(frozen=True)
@@ -156,30 +186,42 @@ class Step:
 
 
 # --------------------------------------------------------------------------- which path
-def _paths(step: Step, path: str | None) -> list[tuple[str, list[int]]]:
+def _paths(step: Step, path: str | None, best_only: bool) -> list[tuple[str, list[int]]]:
     """Candidates by the path that serves them: nominal ones have no place between other values."""
     if path is not None:
-        return [(path, step.candidates)]
+        return _copied_at_once(path, step.candidates, step)
     if step.random:
         return [("tree", step.candidates)]
     if not step.base:
         return [("sort", step.candidates)]
     nominal = [j for j in step.candidates if step.points.nominal[j]]
     ordered = [j for j in step.candidates if not step.points.nominal[j]]
-    chosen = choose_path(step.points, step.response.n, step.base, len(ordered), step.k)
+    chosen = choose_path(step.points, step.response.n, step.base, len(ordered), step.k, best_only=best_only)
     lumpy = [j for j in ordered if chosen == "strips" and is_lumpy(step.points.columns[j])]
     smooth = [j for j in ordered if j not in set(lumpy)]
-    return [(name, group) for name, group in ((chosen, smooth), ("tree", nominal + lumpy)) if group]
+    return [*_copied_at_once(chosen, smooth, step), *([("tree", nominal + lumpy)] if nominal + lumpy else [])]
 
 
-def choose_path(points: Geometry, n: int, base: list[int], n_candidates: int, k: int) -> str:
+def _copied_at_once(path: str, candidates: list[int], step: Step) -> list[tuple[str, list[int]]]:
+    """Lists copy their candidates in the order of the tree: a limited number of bytes at a time."""
+    most = len(candidates)
+    if path == "lists":
+        most = max(WIDTH, LIST_BYTES // (8 * step.response.n) // WIDTH * WIDTH)
+    return [(path, candidates[a : a + most]) for a in range(0, len(candidates), max(1, most))]
+
+
+def choose_path(
+    points: Geometry, n: int, base: list[int], n_candidates: int, k: int, *, best_only: bool = False
+) -> str:
     """The cheapest exact path of a step with selected columns, by the measured cost of each.
 
     Nanoseconds a row of one core of 2020s server processors; their ratios decide.
     """
     d = len(base)
-    wanted = list_length(n, d, k)
+    wanted = list_length(n, d, k, n_candidates)
     cost = {"tree": n_candidates * tree_cost(n, d + 1, k), "lists": list_cost(n, d, n_candidates, k)}
+    if best_only and k == 1:
+        cost["lists"] *= LOOKED_AT
     if d == 1 and k == 1 and not points.nominal[base[0]]:
         cost["strips"] = 200.0 * n_candidates
     best = min(cost, key=lambda name: cost[name])
@@ -196,17 +238,22 @@ def tree_cost(n: int, d: int, k: int) -> float:
 
 def list_cost(n: int, d: int, n_candidates: int, k: int) -> float:
     """One list of near rows in d columns, scanned for every candidate."""
-    wanted = list_length(n, d, k)
-    build = 5.5 * wanted if d == 1 else min(800.0 * 1.85**d, 1.5 * n * d)
+    wanted = list_length(n, d, k, n_candidates)
+    build = min(2.8 * 1.95**d * wanted, 1.5 * n * d)
     if k == 1:
-        return build + 10.0 * n_candidates + -(-n_candidates // WIDTH) * (500.0 + 1.6 * wanted)
+        return build + 5.0 * n_candidates + -(-n_candidates // WIDTH) * (200.0 + 0.8 * wanted)
     return build + n_candidates * (350.0 + 1.4 * wanted + 14.0 * k)
 
 
-def list_length(n: int, d: int, k: int) -> int:
-    """Entries of a row's list: as many as the ball of the K-th neighbour in d + 1 columns holds in d."""
-    factor = LIST_FACTOR if k == 1 else LIST_FACTOR_K
-    length = factor[min(d, len(factor)) - 1] * n ** (1 / (d + 1)) * k ** (d / (d + 1)) + 16.0
+def list_length(n: int, d: int, k: int, n_candidates: int) -> int:
+    """Entries of a row's list: as many as the ball of the K-th neighbour in d + 1 columns holds in d.
+
+    Longer ones take more time to find and end too early for fewer candidates.
+    """
+    factor = (LIST_FACTOR if k == 1 else LIST_FACTOR_K)[min(d, len(LIST_FACTOR)) - 1]
+    if k == 1:
+        factor *= min(1.7, max(0.8, (n_candidates / 100.0) ** 0.25))
+    length = factor * n ** (1 / (d + 1)) * k ** (d / (d + 1)) + 16.0
     return int(min(n - 1, length))
 
 
@@ -225,6 +272,7 @@ def is_lumpy(column: FloatArray) -> bool:
 # --------------------------------------------------------------------------- the tasks of each path
 Task = Any  # what joblib's ``delayed`` returns
 Plan = Callable[["Step"], list[Task]]
+Sums = tuple[list[int], IntArray, IntArray]  # candidates, whole and part of their sums over the rows of a task
 
 
 def _chunks(candidates: list[int], n: int) -> list[list[int]]:
@@ -239,17 +287,18 @@ def _plan_sort(step: Step) -> list[Task]:
     return [delayed(_sort)(step, chunk) for chunk in _chunks(step.candidates, step.response.n)]
 
 
-def _sort(step: Step, candidates: list[int]) -> tuple[list[int], list[int]]:
-    return candidates, _sorted(step.points, candidates, step.response, step.k)
+def _sort(step: Step, candidates: list[int]) -> Sums:
+    return candidates, *_sorted(step.points, candidates, step.response, step.k)
 
 
 def _plan_tree(step: Step) -> list[Task]:
     return [delayed(_tree)(step, chunk) for chunk in _chunks(step.candidates, step.response.n)]
 
 
-def _tree(step: Step, candidates: list[int]) -> tuple[list[int], list[int]]:
-    chosen = [[*step.base, j] for j in candidates]
-    return candidates, [_tree_sum(step.points, c, step.response, step.k, step.random, step.seed) for c in chosen]
+def _tree(step: Step, candidates: list[int]) -> Sums:
+    sums = [_tree_sum(step.points, [*step.base, j], step.response, step.k, step.random, step.seed) for j in candidates]
+    whole, part = np.array(sums).T
+    return candidates, whole, part
 
 
 def _plan_strips(step: Step) -> list[Task]:
@@ -260,7 +309,7 @@ def _plan_strips(step: Step) -> list[Task]:
     order = _kernels.value_order(points.columns[base[0]])
     laid = Strips(
         points.columns[base[0]][order], float(points.scale[base[0]]), order, response.label[order],
-        response.weight[order], response.nominal, response.one,
+        response.weight[order], response.nominal,
     )  # fmt: skip
     return [delayed(_strip)(laid, points.columns[j], float(points.scale[j]), j) for j in candidates]
 
@@ -275,91 +324,123 @@ class Strips:
     label: IntArray
     weight: IntArray
     nominal: bool
-    one: int
 
 
-def _strip(laid: Strips, column: FloatArray, scale: float, j: int) -> tuple[list[int], list[int]]:
+def _strip(laid: Strips, column: FloatArray, scale: float, j: int) -> Sums:
     n = laid.x.size
     width = max(_kernels.LEAF, int(STRIP_FACTOR * np.sqrt(n)))
     whole, part = _kernels.strip_sums(
         laid.x, laid.scale, column[laid.order], scale, laid.label, laid.weight, laid.nominal, width, 0, n
     )
-    return [j], [int(whole) * laid.one + int(part)]
+    return [j], np.array([whole]), np.array([part])
 
 
 @dataclass(frozen=True)
-class Lists:
-    """The tree of the selected columns and the candidates in its order, ready for the list kernels."""
+class Selected:
+    """The tree of the selected columns; rows in its order."""
 
+    perm: IntArray
     laid: FloatArray
     scale: FloatArray
     col_nominal: BoolArray
     tree: tuple[Any, ...]
-    blocks: FloatArray
-    ranges: tuple[FloatArray, FloatArray]
-    weights: FloatArray
     label: IntArray
     weight: IntArray
     nominal: bool
     k: int
     wanted: int
-    one: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Candidates in the order of the tree, ready for the list kernels."""
+
+    candidates: list[int]
+    values: FloatArray
+    ranges: tuple[FloatArray, FloatArray]
+    weights: FloatArray
 
 
 def _plan_lists(step: Step) -> list[Task]:
-    """Lists of near rows shared by all candidates; a task is a run of leaves of the tree."""
-    points, response, base, candidates, k = step.points, step.response, step.base, step.candidates, step.k
-    if step.random or not base or points.nominal[candidates].any():
+    """Lists of near rows shared by all candidates; a task is a run of rows in the order of the tree."""
+    selected = _selected(step)
+    return _list_tasks(selected, _block(step, selected), np.arange(step.response.n))
+
+
+def _selected(step: Step) -> Selected:
+    points, response, base = step.points, step.response, step.base
+    if step.random or not base or points.nominal[step.candidates].any():
         raise ValueError("lists need a selected column, no draw and no nominal candidate")
-    n = response.n
-    width = WIDTH if k == 1 else 1
     columns, scale, col_nominal = points.columns[base], points.scale[base], points.nominal[base]
     perm, *tree = _tree_kernels.build_tree(columns, scale, col_nominal)
     if len(base) == 1 and not col_nominal[0]:  # a list is then a merge of both sides
         perm = _kernels.value_order(columns[0])
-    per_group = max(width, LIST_BYTES // (8 * n) // width * width)
-    tasks: list[Task] = []
-    for a in range(0, len(candidates), per_group):
-        group = candidates[a : a + per_group]
-        blocks = _step_kernels.pack(points.columns, np.asarray(group), perm, width)
-        weights = np.ones(blocks.shape[0] * width)
-        weights[: len(group)] = points.scale[group]
-        lists = Lists(
-            laid=np.ascontiguousarray(columns[:, perm]),
-            scale=scale,
-            col_nominal=col_nominal,
-            tree=tuple(tree),
-            blocks=blocks,
-            ranges=_step_kernels.block_ranges(blocks, tuple(tree)),
-            weights=weights.reshape(-1, width),
-            label=response.label[perm],
-            weight=response.weight[perm],
-            nominal=response.nominal,
-            k=k,
-            wanted=list_length(n, len(base), k),
-            one=response.one,
-        )
-        n_leaves = tree[-1]
-        leaves = np.linspace(n_leaves, 2 * n_leaves, _n_runs(n_leaves, n, len(group), k) + 1).astype(int)
-        tasks += [delayed(_run_of_leaves)(lists, group, a, b) for a, b in itertools.pairwise(leaves.tolist())]
-    return tasks
-
-
-def _n_runs(n_leaves: int, n: int, n_candidates: int, k: int) -> int:
-    """Runs of leaves: enough for all workers, each a fraction of a second (Ctrl-C is heard between)."""
-    return int(min(n_leaves, max(MIN_TASKS, n * (n_candidates + 20) * k / ROWS_PER_TASK)))
-
-
-def _run_of_leaves(lists: Lists, candidates: list[int], leaf_from: int, leaf_to: int) -> tuple[list[int], list[int]]:
-    shared = (
-        lists.laid, lists.scale, lists.col_nominal, lists.tree, lists.blocks, lists.ranges, lists.weights,
-        lists.label, lists.weight, lists.nominal,
+    return Selected(
+        perm=perm, laid=np.ascontiguousarray(columns[:, perm]), scale=scale, col_nominal=col_nominal,
+        tree=tuple(tree), label=response.label[perm], weight=response.weight[perm], nominal=response.nominal,
+        k=step.k, wanted=list_length(response.n, len(base), step.k, len(step.candidates)),
     )  # fmt: skip
-    if lists.k == 1:
-        whole, part, _ = _step_kernels.list_sums(*shared, lists.wanted, leaf_from, leaf_to)
+
+
+def _list_tasks(selected: Selected, block: Block, rows: IntArray) -> list[Task]:
+    """Sums of the candidates over some rows, given as places in the tree's order, ascending."""
+    n_runs = _n_runs(rows.size, len(block.candidates), selected.k)
+    return [delayed(_run_of_rows)(selected, block, part) for part in np.array_split(rows, n_runs)]
+
+
+def _block(step: Step, selected: Selected) -> Block:
+    width, candidates = WIDTH if step.k == 1 else 1, step.candidates
+    values = np.zeros((-(-len(candidates) // width), step.response.n, width))
+    _step_kernels.pack(step.points.columns, np.asarray(candidates), selected.perm, values)
+    weights = np.ones(values.shape[0] * width)
+    weights[: len(candidates)] = step.points.scale[candidates]
+    ranges = _step_kernels.block_ranges(values, selected.tree)
+    return Block(candidates, values, ranges, weights.reshape(-1, width))
+
+
+def _n_runs(n_rows: int, n_candidates: int, k: int) -> int:
+    """Runs of rows: enough for all workers, each a fraction of a second (Ctrl-C is heard between)."""
+    return int(min(-(-n_rows // _kernels.LEAF), max(MIN_TASKS, n_rows * (n_candidates + 20) * k / ROWS_PER_TASK)))
+
+
+def _run_of_rows(selected: Selected, block: Block, rows: IntArray) -> Sums:
+    shared = (
+        selected.laid, selected.scale, selected.col_nominal, selected.tree, block.values, block.ranges, block.weights,
+        selected.label, selected.weight, selected.nominal,
+    )  # fmt: skip
+    if selected.k == 1:
+        whole, part, _ = _step_kernels.list_sums(*shared, selected.wanted, rows)
     else:
-        whole, part, _ = _step_kernels.list_sums_k(*shared, lists.k, lists.wanted, leaf_from, leaf_to)
-    return candidates, _scaled(whole, part, lists.one)[: len(candidates)]
+        whole, part, _ = _step_kernels.list_sums_k(*shared, selected.k, selected.wanted, rows)
+    m = len(block.candidates)
+    return block.candidates, whole[:m], part[:m]
+
+
+def _race(step: Step, best: int, n_jobs: int | None, tell: Callable[[float], None]) -> dict[int, int]:
+    """Sums of the best candidates, bounds of the others: see :mod:`codec._pruning`."""
+    n, d, one = step.response.n, len(step.base), step.response.one
+    selected = _selected(step)
+
+    block = _block(step, selected)
+
+    def some(candidates: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:
+        nonlocal block
+        these = replace(step, candidates=candidates.tolist())
+        if candidates.size < WORTH_COPYING * len(block.candidates):
+            block = _block(these, selected)
+        return _run(these, _list_tasks(selected, block, np.sort(rows)), n_jobs, tell, rows.size / n)
+
+    def alone(j: int) -> int:
+        this = replace(step, candidates=[j])
+        whole, part = _run(this, _PLANS[choose_path(step.points, n, step.base, 1, 1)](this), n_jobs, tell, 0.0)
+        return _scaled(whole, part, one)[0]
+
+    expected = _step_kernels.expected_losses(selected.label, selected.weight, selected.nominal)
+    work = Work(some, alone, lambda m: list_cost(n, d, m, 1), tree_cost(n, d + 1, 1))
+    race = Race(order_rows(expected, selected.weight), work, one, best, np.array(step.candidates))
+    reached = race.run()
+    tell(1.0 - race.seen / n)
+    return reached
 
 
 _PLANS: dict[str, Plan] = {
@@ -371,8 +452,8 @@ _PLANS: dict[str, Plan] = {
 
 
 # --------------------------------------------------------------------------- single point sets
-def _sorted(points: Geometry, chosen: list[int], response: Response, k: int) -> list[int]:
-    """Each column by itself."""
+def _sorted(points: Geometry, chosen: list[int], response: Response, k: int) -> tuple[IntArray, IntArray]:
+    """Whole and part of each column by itself."""
     whole, part = _kernels.sorted_sums(
         points.columns[chosen],
         points.scale[chosen],
@@ -382,11 +463,13 @@ def _sorted(points: Geometry, chosen: list[int], response: Response, k: int) -> 
         response.nominal,
         k,
     )
-    return _scaled(whole, part, response.one)
+    return whole, part
 
 
-def _tree_sum(points: Geometry, chosen: list[int], response: Response, k: int, random: bool, seed: int) -> int:
-    """All chosen columns together."""
+def _tree_sum(
+    points: Geometry, chosen: list[int], response: Response, k: int, random: bool, seed: int
+) -> tuple[int, int]:
+    """Whole and part of all chosen columns together."""
     whole, part = _tree_kernels.tree_sums(
         points.columns[chosen],
         points.scale[chosen],
@@ -398,7 +481,7 @@ def _tree_sum(points: Geometry, chosen: list[int], response: Response, k: int, r
         random,
         np.uint64(seed),
     )
-    return int(whole) * response.one + int(part)
+    return int(whole), int(part)
 
 
 def _scaled(whole: IntArray, part: IntArray, one: int) -> list[int]:

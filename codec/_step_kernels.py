@@ -27,6 +27,8 @@ from codec._tree_kernels import (
 LIST_BUCKETS = 256
 LIST_CACHE = 2**21  # bytes of lists kept at once, about a second-level cache
 ATTEMPTS = 12
+BESIDE = 8  # rows on each side that show what a row is expected to lose
+AT_RANDOM = 0.3
 
 
 # --------------------------------------------------------------------------- lists of near rows
@@ -150,24 +152,39 @@ def start_state(leaf, wanted, scale, col_nominal, tree):
 
 
 @compiled
-def leaf_lists(leaf, origin, state, wanted, laid, scale, col_nominal, tree, lists, work):
-    """Lists of all rows of a leaf, about ``wanted`` entries each.
+def next_leaf(row, leaf, tree):
+    """The leaf of a row, at or behind ``leaf``."""
+    last = tree[3]
+    while last[leaf] <= row:
+        leaf += 1
+    return leaf
 
-    ``state``: squared radius that gave the last list, and the size of its leaf. Fills ``lists``:
-    index, base, bound (a row each), groups and squared radius (inf: everyone is in).
+
+@compiled
+def near_lists(rows, state, wanted, laid, scale, col_nominal, tree, lists, work):
+    """Lists of some rows in ascending order, about ``wanted`` entries each.
+
+    ``state``: squared radius that gave the last list, and the size of its leaf. Fills ``lists``, a place
+    a row: index, base, bound, groups and squared radius (inf: everyone is in).
     """
-    low, high, first, last, _ = tree
+    low, high, _, _, n_leaves = tree
     index, base, bound, groups, reach = lists
     stack, leaves, distance, found_d, found_i, place, smallest, bucket, x = work
     d, n = laid.shape
-    size = box_size(leaf, scale, col_nominal, low, high)
-    if state[1] > 0.0 and size > 0.0:
-        state[0] *= min(max(size / state[1], 1e-6), 1e6)
-    if size > 0.0:
-        state[1] = size
+    leaf = -1
     covered = -1.0
     n_near = 0
-    for row in range(first[leaf], last[leaf]):
+    for slot in range(rows.size):
+        row = rows[slot]
+        own = next_leaf(row, max(leaf, n_leaves), tree)
+        if own != leaf:
+            leaf = own
+            covered = -1.0
+            size = box_size(leaf, scale, col_nominal, low, high)
+            if state[1] > 0.0 and size > 0.0:
+                state[0] *= min(max(size / state[1], 1e-6), 1e6)
+            if size > 0.0:
+                state[1] = size
         for c in range(d):
             x[c] = laid[c, row]
         radius = state[0]
@@ -185,7 +202,6 @@ def leaf_lists(leaf, origin, state, wanted, laid, scale, col_nominal, tree, list
                 covered = radius * 1.2
                 n_near = near_leaves(leaf, covered, scale, col_nominal, tree, stack, leaves)
             m = near_rows(x, row, radius, laid, scale, col_nominal, tree, leaves, n_near, distance, found_d, found_i)
-        slot = row - origin
         if m < 0:  # too many at no distance, or a density that changes too fast: no list
             groups[slot] = 0
             reach[slot] = -1.0
@@ -199,14 +215,13 @@ def leaf_lists(leaf, origin, state, wanted, laid, scale, col_nominal, tree, list
 
 
 @compiled
-def sorted_lists(leaf, origin, wanted, laid, scale, tree, lists):
+def sorted_lists(rows, wanted, laid, scale, lists):
     """The same for one selected column, rows in ascending order: a merge of both sides."""
-    _, _, first, last, _ = tree
     index, base, bound, groups, reach = lists
     n = laid.shape[1]
     weight = scale[0]
-    for row in range(first[leaf], last[leaf]):
-        slot = row - origin
+    for slot in range(rows.size):
+        row = rows[slot]
         here = laid[0, row]
         left = row - 1
         right = row + 1
@@ -240,16 +255,25 @@ def sorted_lists(leaf, origin, wanted, laid, scale, tree, lists):
 
 
 @compiled
-def leaves_at_once(wanted):
-    """Leaves whose lists are made together: a block's rows are then read from memory less often."""
-    return max(1, min(16, LIST_CACHE // (12 * LEAF * wanted)))
+def make_lists(rows, state, wanted, laid, scale, col_nominal, tree, lists, work):
+    """Lists of some rows, by the way that suits the selected columns."""
+    if laid.shape[0] == 1 and not col_nominal[0]:
+        sorted_lists(rows, wanted, laid, scale, lists)
+    else:
+        near_lists(rows, state, wanted, laid, scale, col_nominal, tree, lists, work)
+
+
+@compiled
+def rows_at_once(wanted):
+    """Rows whose lists are made together: a block's rows are then read from memory less often."""
+    return LEAF * max(1, min(16, LIST_CACHE // (12 * LEAF * wanted)))
 
 
 @compiled
 def list_space(wanted, d, n_leaves):
-    """Lists of some leaves and scratch arrays of :func:`leaf_lists`."""
+    """Lists of some rows and scratch arrays of :func:`near_lists`."""
     capacity = 4 * wanted + 8 * LEAF
-    rows = LEAF * leaves_at_once(wanted)
+    rows = rows_at_once(wanted)
     lists = (
         np.empty((rows, capacity), np.uint32),
         np.empty((rows, capacity)),
@@ -271,20 +295,43 @@ def list_space(wanted, d, n_leaves):
     return lists, work
 
 
+# --------------------------------------------------------------------------- rows worth looking at first
+@compiled
+def expected_losses(label, weight, nominal):
+    """What each row is expected to lose, weight of i less w(i, j), when j is its neighbour.
+
+    Rows stand in the order of a tree: neighbours there are near each other in X_S. A candidate that
+    tells much brings other neighbours, so a part is the loss to a row at random.
+    """
+    n = label.size
+    expected = np.empty(n)
+    for row in range(n):
+        first = max(0, row - BESIDE)
+        last = min(n - 1, row + BESIDE)
+        lost = np.int64(0)
+        for other in range(first, last + 1):
+            if other != row:
+                lost += weight[row] - pair(label[row], weight[row], label[other], weight[other], nominal)
+        own = float(weight[row])
+        at_random = own * (n - own) / n if nominal else own * own / (2 * n)
+        expected[row] = lost / (last - first) + AT_RANDOM * at_random
+    return expected
+
+
 # --------------------------------------------------------------------------- all candidates, K = 1
 @compiled
-def pack(columns, candidates, perm, width):
-    """Candidate columns in the tree's order, ``width`` of them side by side: (blocks, n, width)."""
-    n = perm.size
-    n_blocks = (candidates.size + width - 1) // width
-    blocks = np.zeros((n_blocks, n, width))
-    for b in range(n_blocks):
+def pack(columns, candidates, perm, blocks):
+    """Candidate columns in the tree's order, ``width`` of them side by side: (blocks, n, width).
+
+    The caller's array is filled: numpy asks for large pages of memory, which compiled code does not.
+    """
+    width = blocks.shape[2]
+    for b in range(blocks.shape[0]):
         used = min(width, candidates.size - b * width)
-        for q in range(n):
+        for q in range(perm.size):
             row = perm[q]
             for c in range(used):
                 blocks[b, q, c] = columns[candidates[b * width + c], row]
-    return blocks
 
 
 @compiled
@@ -399,15 +446,12 @@ def tied_in_list(row, lane, best, index, base, bound, groups, block, z_weight, l
 
 
 @compiled
-def list_sums(
-    laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, wanted, leaf_from, leaf_to
-):
-    """A for every candidate over the rows of the leaves ``leaf_from <= v < leaf_to``, one neighbour.
+def list_sums(laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, wanted, rows):
+    """A for every candidate over some rows, in ascending order; one neighbour.
 
-    ``label`` and ``weight`` stand in the tree's order. Returns whole, part of shape (blocks * WIDTH,)
+    ``label`` and ``weight`` stand in the tree's order, ``rows`` are places in it. Returns whole, part of shape (blocks * WIDTH,)
     and the number of (row, candidate) pairs that went on through the tree.
     """
-    first, last = tree[2], tree[3]
     d, n = laid.shape
     one = fixed_point(n)
     whole = np.zeros(blocks.shape[0] * WIDTH, np.int64)
@@ -420,21 +464,16 @@ def list_sums(
     second = np.empty(WIDTH)
     x = np.empty(d)
     finish_work = search_space(n, 1)
-    state = start_state(leaf_from, wanted, scale, col_nominal, tree)
+    state = start_state(next_leaf(rows[0], tree[4], tree), wanted, scale, col_nominal, tree)
     n_finished = 0
     sums = np.zeros((blocks.shape[0], WIDTH))  # integers below 2^53: exact
-    at_once = leaves_at_once(wanted)
-    for leaf in range(leaf_from, leaf_to, at_once):
-        origin = first[leaf]
-        end = last[min(leaf + at_once, leaf_to) - 1]
-        for each in range(leaf, min(leaf + at_once, leaf_to)):
-            if d == 1 and not col_nominal[0]:
-                sorted_lists(each, origin, wanted, laid, scale, tree, lists)
-            else:
-                leaf_lists(each, origin, state, wanted, laid, scale, col_nominal, tree, lists, work)
+    at_once = rows_at_once(wanted)
+    for begin in range(0, rows.size, at_once):
+        batch = rows[begin : begin + at_once]
+        make_lists(batch, state, wanted, laid, scale, col_nominal, tree, lists, work)
         for b in range(blocks.shape[0]):
-            for row in range(origin, end):
-                slot = row - origin
+            for slot in range(batch.size):
+                row = batch[slot]
                 scan_list(blocks, z_weights, b, row, lists, slot, value, best, best_value, second)
                 open_ = 0
                 for c in range(WIDTH):
@@ -525,11 +564,8 @@ def k_nearest_in_list(row, z, z_weight, k, index, base, bound, groups, work):
 
 
 @compiled
-def list_sums_k(
-    laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, k, wanted, leaf_from, leaf_to
-):
+def list_sums_k(laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, k, wanted, rows):
     """As :func:`list_sums`, K * A for K neighbours; blocks of one candidate."""
-    first, last = tree[2], tree[3]
     d, n = laid.shape
     one = fixed_point(n)
     whole = np.zeros(blocks.shape[0], np.int64)
@@ -547,22 +583,17 @@ def list_sums_k(
     )
     x = np.empty(d)
     finish_work = search_space(n, k)
-    state = start_state(leaf_from, wanted, scale, col_nominal, tree)
+    state = start_state(next_leaf(rows[0], tree[4], tree), wanted, scale, col_nominal, tree)
     columns = blocks.reshape(blocks.shape[0], n)  # contiguous columns: the compiler can gather
     n_finished = 0
-    at_once = leaves_at_once(wanted)
-    for leaf in range(leaf_from, leaf_to, at_once):
-        origin = first[leaf]
-        end = last[min(leaf + at_once, leaf_to) - 1]
-        for each in range(leaf, min(leaf + at_once, leaf_to)):
-            if d == 1 and not col_nominal[0]:
-                sorted_lists(each, origin, wanted, laid, scale, tree, lists)
-            else:
-                leaf_lists(each, origin, state, wanted, laid, scale, col_nominal, tree, lists, work)
+    at_once = rows_at_once(wanted)
+    for begin in range(0, rows.size, at_once):
+        batch = rows[begin : begin + at_once]
+        make_lists(batch, state, wanted, laid, scale, col_nominal, tree, lists, work)
         for j in range(blocks.shape[0]):
             z = columns[j]
-            for row in range(origin, end):
-                slot = row - origin
+            for slot in range(batch.size):
+                row = batch[slot]
                 n_found, kth = k_nearest_in_list(
                     row, z, z_weights[j, 0], k, index[slot], base[slot], bound[slot], groups[slot], list_work
                 )  # fmt: skip

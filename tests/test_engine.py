@@ -575,3 +575,26 @@ def test_no_place_for_the_cache(expression, tmp_path):
     # Neither the package's folder nor the user's can be written: slow, but it works.
     environment = read_only_package(tmp_path, writable_home=False)
     assert len(call(FIRST_CALL.format(expression=expression), environment)) == 2
+
+
+# ------------------------------------------------------------------- one column without ties, and almost without
+ALMOST = {
+    "no ties": np.random.default_rng(0).normal(size=50),
+    "two rows": np.array([3.0, -1.0]),
+    "three rows": np.array([0.0, 5.0, 1.0]),
+    "equal values at the ends": np.array([0.0, 0.0, 1.0, 3.0, 7.0, 7.0]),
+    "equal gaps": np.array([0.0, 1.0, 2.0, 10.0, 30.0]),
+    "gaps that round to one square": np.array([0.0, 1.0, 1.0 + 2.0**-52, 7.0, 7.0 - 2.0**-50, 20.0]),
+    "squares that vanish": np.array([0.0, 1e-170, 3e-170, 1e-160, 1.0, 3.0]),
+    "squares that nearly vanish": np.array([0.0, 1e-150, 3e-150, 7e-150, 1e-140, 1.0]),
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("name", ALMOST)
+def test_one_column_equals_brute_force(name, scale):
+    x = ALMOST[name]
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(x.size)
+        case = Case([x[order]], np.random.default_rng(seed).integers(0, 9, x.size), scale=[scale])
+        assert case.sums([], [0], 1) == case.slow([], [0], 1)

@@ -73,6 +73,7 @@ def small_problems():
                 codec(ordered, X, n_neighbors=k, ties=ties, rng=0)
                 codec(ordered, X[:, 0], n_neighbors=k, ties=ties, rng=0)
             codec(classes, X, n_neighbors=k, nominal_y=True)
+            codec(classes, X[:, 0], n_neighbors=k, nominal_y=True)
     import pandas as pd
 
     frame = pd.DataFrame({"c": pd.Categorical(classes), "x": columns["lattice"][:, 0]})
@@ -103,7 +104,10 @@ def step_sums(X, base, k, path):
     response = _neighbors.make_response(np.arange(len(X)) % 31 + 0.0, nominal=False)
     points = _neighbors.lay_columns(table, np.ones(X.shape[1]), response)
     candidates = [j for j in range(X.shape[1]) if j not in base]
-    return list(_neighbors.candidate_sums(points, response, base, candidates, k, path=path))
+    sums = _neighbors.candidate_sums(points, response, base, candidates, k, path=path)
+    best = _neighbors.candidate_sums(points, response, base, candidates, k, path=path, best_only=True)
+    assert max(best) == max(sums)
+    return sums
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._linearisation import Linearisation
+from codec.unlearn._point import objective_gradient
 from codec.unlearn._problem import Problem
-from codec.unlearn._products import Products, Tensors
+from codec.unlearn._products import Products
 from codec.unlearn._slices import Slices
 from codec.unlearn._solve import Solution
 
@@ -161,7 +162,7 @@ def deletion_step(
     operator = Curvature(problem, params, kept, slices, curvature, linearisation=linearisation)
     b = work.right_side(operator, method, whole_gradient)
     if damping == "auto" and first_damping is None:
-        first_damping = pull(work.gradient(), params)
+        first_damping = pull(objective_gradient(Products(problem, params), work.everyone), params)
     best: Step | None = None
     for mu in _dampings(damping, first_damping):
         solution = _direction(work, operator, b, method, mu, x0, tol, max_iter)
@@ -289,11 +290,6 @@ class _Work:
         if method == "gradient":
             return (m * gone - n * every) / (n - m)
         return (gone - every) * (m / (n - m))
-
-    def gradient(self) -> Tensors:
-        """Of the objective over all samples, for every parameter."""
-        found, decay = Products(self.problem, self.params).mean_gradient(self.everyone), self.problem.weight_decay
-        return {name: g + decay * self.params[name] for name, g in found.items()}
 
     def fitted_length(self, x: Tensor) -> float:
         """The factor at which the forgotten samples' loss is what the linearised model predicts for all of x.

@@ -88,10 +88,11 @@ class ShadowModels:
         Returns
         -------
         DataFrame
-            ``n_models``; ``lira_member``, see :meth:`lira`; ``ulira_accuracy``, ``ulira_auc``, ``ulira_tpr`` (1 % false positives): U-LiRA on each
-            model with the others as shadow models, over all samples; ``worst_auc``: the same for the sample it tells
-            best; ``audited_epsilon``; ``forgetting_quality``, ``competition_score``; ``klom_forget``,
-            ``klom_test``: means over the samples; accuracies.
+            ``n_models``; ``lira_member``, see :meth:`lira`; ``ulira_accuracy``, ``ulira_auc``, ``ulira_tpr`` (1 %
+            false positives): U-LiRA on each model with the others as shadow models, over all samples; ``worst_auc``:
+            the same for the sample it tells best; ``audited_epsilon``, of one attack on whole models;
+            ``forgetting_quality``, ``competition_score``; ``klom_forget``, ``klom_test``: means over the samples;
+            ``retain_accuracy``, ``forget_accuracy``, ``test_accuracy``.
 
         See Also
         --------

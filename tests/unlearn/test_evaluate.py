@@ -228,6 +228,18 @@ def test_regression_has_losses_and_no_classes():
     assert result.runs.notna().all(axis=None)
 
 
+def test_one_logit_for_two_classes():
+    torch.manual_seed(0)
+    model, labels = nn.Linear(4, 1), (X[:, 0] > 0).long()
+    data = {name: (X[rows], labels[rows]) for name, rows in (("retain", RETAIN), ("forget", FORGET), ("test", TEST))}
+    models = {"original": model, "retrained": nn.Linear(4, 1)}
+    rows = evaluate(models, output=lambda z: torch.cat([torch.zeros_like(z), z], 1), **data).runs
+    z = model(X[TEST]).detach()[:, 0]
+    binary = nn.functional.binary_cross_entropy_with_logits(z, labels[TEST].float())
+    assert rows.loc[("original", 0), "test_loss"] == pytest.approx(float(binary), rel=1e-6)
+    assert rows.loc[("original", 0), "test_accuracy"] == pytest.approx(float(((z > 0) == labels[TEST]).float().mean()))
+
+
 def test_data_of_other_forms_give_the_same_table(models, result):
     whole = TensorDataset(X, Y)
     subsets = {name: Subset(whole, range(*rows.indices(90))) for name, rows in (("retain", RETAIN), ("forget", FORGET), ("test", TEST))}  # fmt: skip

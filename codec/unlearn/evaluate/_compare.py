@@ -112,7 +112,9 @@ def evaluate(
     ``relearn_epochs``
         See :func:`relearn_epochs`.
 
-    Where the targets are not class labels, only the losses, ``mia_loss`` and ``parameter_distance`` are there.
+    Where the targets are not class labels, only the losses, ``mia_loss`` and ``parameter_distance`` are there. A
+    model with one logit z for two classes is a classifier with ``loss='cross_entropy'`` and ``output=lambda z:
+    torch.cat([torch.zeros_like(z), z], 1)``; the loss is the binary cross entropy.
 
     Examples
     --------

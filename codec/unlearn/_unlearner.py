@@ -20,7 +20,7 @@ from codec.unlearn._deletion import NAN, Deletion, Timer
 from codec.unlearn._distributed import Group
 from codec.unlearn._history import History, clone, ids_of, with_noise
 from codec.unlearn._nearest import shared_finder
-from codec.unlearn._point import Point, objective_gradient
+from codec.unlearn._point import Point, SampleLosses, objective_gradient
 from codec.unlearn._problem import Loss, Parameters, Problem
 from codec.unlearn._products import Products
 from codec.unlearn._record import record
@@ -198,6 +198,7 @@ class Unlearner:
         self.guard, self.guard_drop, self.captured = guard, guard_drop, captured
         self.tolerance = tolerance
         self._prepared: Point | None = None
+        self._losses = SampleLosses(self.problem)
         self._history = History(
             self.problem.parameters(),
             cast(int, np.random.SeedSequence(random_state).entropy),
@@ -315,6 +316,7 @@ class Unlearner:
             step = self._solve(prepared, slices, gone)
         weights = clone(slices.add(prepared.point, step.delta)) if step.accepted else self._history.weights
         accepted = step.accepted and all(bool(torch.isfinite(w).all()) for w in weights.values())
+        self._losses.put(weights, step.losses if accepted else None)
         with timer("measure"):
             measured = self._measure(prepared, ids, weights, ranking, gone)
         deletion = Deletion(
@@ -435,13 +437,12 @@ class Unlearner:
     ) -> dict[str, Any]:
         """Losses before and after, and what share of the full Newton decrease the units have."""
         kept, old = others([*ids_of(self._history.before_anchor), *gone], self.problem.n), self._history.weights
-        before, after = (self.problem.sample_losses(w) for w in (old, weights))
-        chosen = torch.as_tensor(ids)
+        before, after = self._losses(old), self._losses(weights)
         moved = sum(float((weights[k] - old[k]).square().sum()) for k in weights) ** 0.5
         captured, by_norm = self._captured(prepared, ranking, gone, kept)
         return {
             "retain_loss": (float(before[kept].mean()), float(after[kept].mean())),
-            "forget_loss": (float(before[chosen].mean()), float(after[chosen].mean())),
+            "forget_loss": (float(before[list(ids)].mean()), float(after[list(ids)].mean())),
             "distance": moved,
             "captured_decrement": captured,
             "captured_by_gradient_norm": by_norm,

@@ -63,6 +63,8 @@ class Step:
         Mean loss of the retained samples plus weight decay, before and after.
     guard : (float, float) or None
         Validation score before and after.
+    losses : Tensor (n,) or None
+        Loss of every sample after the step, where it was computed.
     """
 
     delta: Tensor
@@ -74,6 +76,7 @@ class Step:
     reason: str
     retain_objective: tuple[float, float]
     guard: tuple[float, float] | None = None
+    losses: Tensor | None = None
 
 
 def deletion_step(
@@ -320,7 +323,8 @@ class _Work:
     ) -> Step:
         """The step, accepted if the retained objective and the guard allow it."""
         moved = self.slices.add(self.params, found.x, length)
-        after = self.objective(moved)
+        losses = self.problem.sample_losses(moved)
+        after = float(losses[self.retained].mean()) + self.problem.regularizer(moved)
         scores = None if guard is None else (guard(self.params), guard(moved))
         risen = not after <= self.before * (1.0 + max_rise)  # also where it is not a number
         fallen = scores is not None and not scores[1] >= scores[0] - max_drop
@@ -336,7 +340,7 @@ class _Work:
         decrement = 0.5 * float(b @ found.x)
         ok, text = not (risen or fallen), "; ".join(reasons)
         objective, delta = (self.before, after), length * found.x
-        return Step(delta, found.damping, length, decrement, found.iterations, ok, text, objective, scores)
+        return Step(delta, found.damping, length, decrement, found.iterations, ok, text, objective, scores, losses)
 
     def repaired(self, step: Step, kind: str, guard: Guard | None, max_drop: float) -> Step:
         """A second step on the retained gradient from where the first ended, kept if it lowers their objective."""
@@ -357,6 +361,7 @@ class _Work:
             reason=f"{step.reason}; repaired to {after:.4g} at damping {mu:.3g}",
             retain_objective=(self.before, after),
             guard=None if step.guard is None or score is None else (step.guard[0], score),
+            losses=None,
         )
 
 

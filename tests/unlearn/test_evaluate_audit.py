@@ -54,29 +54,10 @@ def test_each_shadow_model_is_left_out_of_its_own_fit(variance):
 
 
 # --------------------------------------------------------------------------- epsilon
-@pytest.mark.parametrize("errors", [(0, 30, 0, 30), (3, 40, 1, 25), (10, 20, 10, 20), (20, 20, 0, 20), (0, 5, 7, 9)])
-def test_audited_epsilon_from_statsmodels_clopper_pearson_bounds(errors):
-    fp, negatives, fn, positives = errors
-    fpr, fnr = (
-        proportion_confint(k, n, alpha=0.1, method="beta")[1] if k < n else 1.0
-        for k, n in ((fp, negatives), (fn, positives))
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sides = [np.log((1 - DELTA - fpr) / fnr), np.log((1 - DELTA - fnr) / fpr)]
-    found = ev.audited_epsilon(*errors, confidence_level=0.9)
-    assert found == pytest.approx(max(0.0, *np.nan_to_num(sides, nan=0.0)), rel=1e-10)
-
-
-def test_audited_epsilon_by_hand():
-    # no error in 50 + 50: both rates are at most 1 - 0.025^(1/50) with level 0.975
-    bound = 1 - 0.025 ** (1 / 50)
-    assert ev.audited_epsilon(0, 50, 0, 50, delta=0.0) == pytest.approx(np.log((1 - bound) / bound), rel=1e-12)
-    assert ev.audited_epsilon(25, 50, 25, 50) == 0.0
-
-
 def test_epsilon_of_banks_that_cannot_be_confused_is_that_of_no_error():
+    limit = proportion_confint(0, 32, alpha=0.05, method="beta")[1]  # of both rates: no error in 32 models
     apart = [bank + shift for bank, shift in zip(banks(n=64), (50.0, 0.0), strict=True)]
-    assert ev.epsilon_of_banks(*apart) == ev.audited_epsilon(0, 32, 0, 32)
+    assert ev.epsilon_of_banks(*apart) == pytest.approx(np.log((1 - DELTA - limit) / limit), rel=1e-9)
 
 
 def test_epsilon_of_equal_banks_is_above_zero_as_seldom_as_its_level_says():
@@ -182,9 +163,6 @@ def test_klom_of_models_that_share_no_bin_is_bounded_by_the_floor():
         (lambda: ev.lira([0.0], np.zeros((2, 2)), np.zeros((2, 1))), "the banks hold 2 and 1 samples"),
         (lambda: ev.klom(np.full((2, 1), np.inf), np.zeros((2, 1))), "not finite"),
         (lambda: ev.forgetting_quality(np.zeros((3, 1)), np.zeros((4, 1))), "they must be equal"),
-        (lambda: ev.audited_epsilon(3, 2, 0, 1), "false_positives is 3"),
-        (lambda: ev.audited_epsilon(0, 0, 0, 1), "n_negatives is 0"),
-        (lambda: ev.audited_epsilon(0, 1, 0, 1, delta=1.0), "delta must lie"),
     ],
 )
 def test_what_cannot_be_audited_is_refused(call, message):

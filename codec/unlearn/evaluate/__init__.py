@@ -1,8 +1,8 @@
 """What was forgotten, beside a retrained model."""
 
+from codec.unlearn._certificate import audited_epsilon
 from codec.unlearn.evaluate._audit import (
     ForgettingQuality,
-    audited_epsilon,
     competition_score,
     epsilon_of_banks,
     forgetting_quality,

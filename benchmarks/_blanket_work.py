@@ -68,6 +68,7 @@ def _fit(task: Task, **parameters: Any) -> Any:
 
     if task.groups is not None:
         parameters["groups"] = [list(group) for group in task.groups]
+    parameters["allow_nan"] = bool(np.any(pd.isna(task.X)))
     return MarkovBlanketSelector(**parameters).fit(task.X, task.y)
 
 

@@ -19,6 +19,7 @@ COLOURS = {
     "codec": "#1f6f8b", "foci": "#8fb8c6", "forest": "#d1652a", "boruta": "#e3a583",
     "mutual information, true k": "#8c979f", "mrmr, true k": "#c4cacf",
 }  # fmt: skip
+FOLDS = 5
 HEADS = {"foci": "plain FOCI"}
 KNOWN = ("networks", "models", "bullseye", "modular", "mixed", "madelon")
 CHOSEN = ("all columns", "codec", "forest", "mutual information, 20", "mrmr, 20", "boruta")
@@ -42,7 +43,7 @@ def table(head, rows):
 
 def with_error(pair):
     mean, error = pair
-    return f"{mean:.2f}" if np.isnan(error) else f"{mean:.2f} ± {error:.2f}"
+    return f"{mean:.2f}" if error is None or np.isnan(error) else f"{mean:.2f} ± {error:.2f}"
 
 
 def truth_table(report):
@@ -63,12 +64,18 @@ def noise_table(report):
     return table(["columns", *(HEADS.get(m, m) for m in methods)], lines)
 
 
+def with_columns(summary):
+    """Score and mean number of columns; how many folds, if not all."""
+    folds = "" if summary["runs"] == FOLDS else f"; {summary['runs']} of {FOLDS} folds"
+    return f"{summary['score'][0]:.3f} ({summary['selected'][0]:.0f}{folds})"
+
+
 def real_table(report):
     rows, methods, cells = pick(report, ("tables",), CHOSEN)
     lines = [
-        [name, *(f"{c['score'][0]:.3f} ({c['selected'][0]:.0f})" if (c := cells.get((part, name, m))) else "–" for m in methods)]  # noqa: RUF001
+        [name, *(with_columns(c) if (c := cells.get((part, name, m))) else "–" for m in methods)]  # noqa: RUF001
         for part, name in rows
-    ]  # fmt: skip
+    ]
     return table(["table", *methods], lines)
 
 

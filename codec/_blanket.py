@@ -300,9 +300,7 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         self.support_[self.blanket_] = True
 
     def _options(self, table: Table) -> SearchOptions:
-        alpha = check_positive(self.alpha, "alpha")
-        if alpha >= 1.0:
-            raise ValueError(f"alpha is {self.alpha}; it must be below 1.")
+        alpha = _check_share(self.alpha, "alpha")
         check_flag(self.symmetric, "symmetric")
         check_flag(self.verbose, "verbose")
         limit = self.max_features
@@ -361,7 +359,7 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         """Rows of the search and rows held out."""
         if self.split is None:
             return rows, rows[:0]
-        share = check_positive(self.split, "split")
+        share = _check_share(self.split, "split")
         n_kept = round(share * rows.size)
         if min(n_kept, rows.size - n_kept) < MIN_SPLIT_ROWS:
             raise ValueError(
@@ -449,6 +447,13 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         tags.target_tags.multi_output = True
         tags.input_tags.allow_nan = self._accepts_nan()
         return tags
+
+
+def _check_share(value: Any, argument: str) -> float:
+    share = check_positive(value, argument)
+    if share >= 1.0:
+        raise ValueError(f"{argument} is {value}; it must be below 1.")
+    return share
 
 
 def _few_whole_numbers(values: FloatArray) -> bool:

@@ -519,7 +519,7 @@ def test_a_rare_class_may_be_absent_from_a_half():
         ({"always_include": ["z"]}, "always_include"),
         ({"split": 0.0}, "split"),
         ({"split": 0.95}, "each part needs at least 20"),
-        ({"split": 1.5}, "each part needs at least 20"),
+        ({"split": 1.5}, "split is 1.5; it must be below 1"),
         ({"stability": {"halves": 10}}, "stability is"),
         ({"stability": 100}, "stability is 100"),
         ({"stability": {"threshold": 0.4}}, "threshold is 0.4"),

@@ -349,6 +349,12 @@ def test_the_same_seed_gives_the_same_tables(quick_spurious, load, tmp_path):
             assert [[row[j] for j in kept] for row in one["rows"]] == [[row[j] for j in kept] for row in other["rows"]]
 
 
+def test_the_best_strength_of_each_rule_by_hand(load):
+    lines = [{"label": "all", "x": [1, 2], "y": [0.5, 0.75]}, {"label": "none", "x": [1, 2], "y": [0.8, 0.7]}]
+    text = load("spurious").at_best([{"title": "made", "lines": lines}]).text
+    assert text.endswith("made: none 0.800, all 0.750.")
+
+
 def test_another_seed_draws_other_data(spurious):
     assert np.array_equal(spurious.made(50, 0).train.x, spurious.made(50, 0).train.x)
     assert not np.array_equal(spurious.made(50, 0).train.x, spurious.made(50, 1).train.x)

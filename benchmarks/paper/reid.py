@@ -28,7 +28,8 @@ from codec.unlearn import Problem, Unlearner, baselines
 from codec.unlearn._training import Recipe
 
 DECAY = 5e-4
-DAMPING = 0.01  # convolutions need more than the 'auto' that was set on fully connected networks
+DAMPINGS = (0.01, 0.003, 0.001, 3e-4, 1e-4)  # the last at which the retained loss rises by no more than MOST_RISE
+MOST_RISE = 0.05
 EMBEDDING = 16
 HEIGHT, WIDTH = 32, 16
 FIGURES = (
@@ -179,13 +180,22 @@ def activation_map(model: nn.Module, x: Tensor) -> list[list[float]]:
 class Experiment:
     """Data, network and the person that goes."""
 
-    def __init__(self, persons: Persons, n_train: int, n_images: int, width: int, epochs: int, seed: int) -> None:
+    def __init__(
+        self,
+        persons: Persons,
+        n_train: int,
+        n_images: int,
+        width: int,
+        epochs: int,
+        seed: int,
+        dampings: Sequence[float],
+    ) -> None:
         place = torch.arange(len(persons.who)) % n_images
         self.training, self.test = persons.rows(place < n_train), persons.rows(place >= n_train)
         self.ids = triplets(self.training.who, 2, seed)
         self.x, self.who = self.training.x[self.ids], self.training.who[self.ids]
         self.gone = (self.who == 0).any(1).nonzero()[:, 0].tolist()
-        self.width, self.seed = width, seed
+        self.width, self.seed, self.dampings = width, seed, dampings
         self.recipe = Recipe(epochs=epochs, lr=0.1, batch_size=40, schedule="cosine")
 
     def trained(self, without: Sequence[int] = (), other: int = 0) -> nn.Module:
@@ -215,10 +225,15 @@ class Experiment:
         problem = Problem(model, loss, (self.x, self.who), weight_decay=DECAY)
 
         def ours(selector: str) -> nn.Module:
-            options = {"weight_decay": DECAY, "damping": DAMPING, "captured": False, "random_state": self.seed}
-            unlearner = Unlearner(model, loss, (self.x, self.who), selector=selector, **options)
-            unlearner.forget(self.gone)
-            return unlearner.model
+            best = model
+            for damping in self.dampings:
+                options = {"weight_decay": DECAY, "damping": damping, "captured": False, "random_state": self.seed}
+                unlearner = Unlearner(model, loss, (self.x, self.who), selector=selector, **options)
+                before, after = unlearner.forget(self.gone).retain_loss
+                if not after <= before + MOST_RISE:
+                    break
+                best = unlearner.model
+            return best
 
         def baseline(method: Callable[..., Any], **options: Any) -> nn.Module:
             return _networks.loaded(model, method(problem, self.gone, **options).parameters)
@@ -237,11 +252,13 @@ class Experiment:
 
 def run(arguments: Any) -> list[Any]:
     """One network, one person."""
-    n_persons, n_images, n_train, width, epochs = (16, 8, 4, 8, 20) if arguments.quick else (30, 16, 10, 8, 30)
+    n_persons, n_images, n_train, width, epochs = (16, 8, 4, 8, 20) if arguments.quick else (24, 16, 10, 8, 20)
     users = arguments.data / "reid"
     theirs = not arguments.quick and users.exists()
     persons = given(users, n_images) if theirs else drawn(n_persons, n_images, arguments.seed)
-    work = Experiment(persons, n_train, n_images, width, epochs, arguments.seed)
+    work = Experiment(
+        persons, n_train, n_images, width, epochs, arguments.seed, DAMPINGS[: 1 if arguments.quick else None]
+    )
     model = work.trained()
     found: dict[str, Row] = {}
     for name, way in work.ways(model).items():
@@ -271,7 +288,8 @@ def run(arguments: Any) -> list[Any]:
 NOTE = (
     "Rank-1 and mAP: test images ask the other camera's images of all persons. An embedding finds persons that it has never "
     "seen, so that the retrained network still finds the removed one: to forget is to fall to its level, not to 0. "
-    "Recognised: right identities of test images."
+    "Recognised: right identities of test images. The damping is the smallest of five at which the mean loss of the retained "
+    "triplets rises by no more than .05; the default, 3 times the weight decay, forgets less here."
 )
 SIZES = (
     "Here persons are drawn and the network is three convolutions. Not run here: photographs, which FOLDER/reid takes. The "

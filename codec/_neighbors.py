@@ -139,14 +139,14 @@ def candidate_sums(
         could explain; of other candidates a bound below those is returned where that saves work.
     """
     totals: dict[int, int] = {}
-    step = Step(points, response, list(base), list(candidates), k, random, seed)
+    step = Step(points, response, list(base), list(candidates), k, random, seed, n_jobs)
     for name, group in _paths(step, path, best_only):
         tell = partial(_tell, advance, len(group) / len(candidates))
         part = replace(step, candidates=group)
-        if best_only and name == "lists" and k == 1:
-            totals |= _race(part, max(totals.values(), default=0), n_jobs, tell)
+        if best_only and name == "lists":
+            totals |= _race(part, max(totals.values(), default=0), tell)
         else:
-            totals |= zip(group, _scaled(*_run(part, _PLANS[name](part), n_jobs, tell), response.one), strict=True)
+            totals |= zip(group, _scaled(*_run(part, _PLANS[name](part), tell), response.one), strict=True)
     return [totals[j] for j in candidates]
 
 
@@ -156,15 +156,13 @@ def _tell(advance: Callable[[float], None] | None, share: float, part: float) ->
         advance(share * part)
 
 
-def _run(
-    step: Step, tasks: list[Task], n_jobs: int | None, tell: Callable[[float], None], part: float = 1.0
-) -> tuple[IntArray, IntArray]:
+def _run(step: Step, tasks: list[Task], tell: Callable[[float], None], part: float = 1.0) -> tuple[IntArray, IntArray]:
     """Whole and part of the sums of all tasks, which do a part of what there is to do for the candidates."""
     sums = np.zeros((2, step.points.columns.shape[0]), np.int64)
     small = part * step.response.n * len(step.candidates) < SMALL or len(tasks) == 1
     alone = (function(*arguments, **options) for function, arguments, options in tasks)
     for candidates, whole, fraction in (
-        alone if small else Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(tasks)
+        alone if small else Parallel(n_jobs=step.n_jobs, prefer="threads", return_as="generator")(tasks)
     ):
         sums[0, candidates] += whole
         sums[1, candidates] += fraction
@@ -183,6 +181,7 @@ class Step:
     k: int
     random: bool
     seed: int
+    n_jobs: int | None = None
 
 
 # --------------------------------------------------------------------------- which path
@@ -220,7 +219,7 @@ def choose_path(
     d = len(base)
     wanted = list_length(n, d, k, n_candidates)
     cost = {"tree": n_candidates * tree_cost(n, d + 1, k), "lists": list_cost(n, d, n_candidates, k)}
-    if best_only and k == 1:
+    if best_only:
         cost["lists"] *= LOOKED_AT
     if d == 1 and k == 1 and not points.nominal[base[0]]:
         cost["strips"] = 200.0 * n_candidates
@@ -390,12 +389,34 @@ def _list_tasks(selected: Selected, block: Block, rows: IntArray) -> list[Task]:
 
 def _block(step: Step, selected: Selected) -> Block:
     width, candidates = WIDTH if step.k == 1 else 1, step.candidates
-    values = np.zeros((-(-len(candidates) // width), step.response.n, width))
-    _step_kernels.pack(step.points.columns, np.asarray(candidates), selected.perm, values)
-    weights = np.ones(values.shape[0] * width)
+    n_blocks = -(-len(candidates) // width)
+    values = np.zeros((n_blocks, step.response.n, width))
+    low, high = (np.empty((n_blocks, 2 * selected.tree[-1], width)) for _ in range(2))
+    weights = np.ones(n_blocks * width)
     weights[: len(candidates)] = step.points.scale[candidates]
-    ranges = _step_kernels.block_ranges(values, selected.tree)
-    return Block(candidates, values, ranges, weights.reshape(-1, width))
+    size = n_blocks if values.size < SMALL else -(-n_blocks // MIN_TASKS)
+    tasks = [
+        delayed(_fill)(step, selected, candidates[a * width : (a + size) * width], values, low, high, a)
+        for a in range(0, n_blocks, size)
+    ]
+    Parallel(n_jobs=step.n_jobs if len(tasks) > 1 else 1, require="sharedmem")(tasks)
+    return Block(candidates, values, (low, high), weights.reshape(-1, width))
+
+
+def _fill(
+    step: Step,
+    selected: Selected,
+    candidates: list[int],
+    values: FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    at: int,
+) -> None:
+    """Copy candidates, the first of them into block ``at``."""
+    until = at - (-len(candidates) // values.shape[2])
+    chosen = np.asarray(candidates)
+    _step_kernels.pack(step.points.columns, chosen, selected.perm, values[at:until])
+    _step_kernels.block_ranges(values[at:until], selected.tree, low[at:until], high[at:until])
 
 
 def _n_runs(n_rows: int, n_candidates: int, k: int) -> int:
@@ -416,11 +437,10 @@ def _run_of_rows(selected: Selected, block: Block, rows: IntArray) -> Sums:
     return block.candidates, whole[:m], part[:m]
 
 
-def _race(step: Step, best: int, n_jobs: int | None, tell: Callable[[float], None]) -> dict[int, int]:
+def _race(step: Step, best: int, tell: Callable[[float], None]) -> dict[int, int]:
     """Sums of the best candidates, bounds of the others: see :mod:`codec._pruning`."""
     n, d, one = step.response.n, len(step.base), step.response.one
     selected = _selected(step)
-
     block = _block(step, selected)
 
     def some(candidates: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:
@@ -428,16 +448,16 @@ def _race(step: Step, best: int, n_jobs: int | None, tell: Callable[[float], Non
         these = replace(step, candidates=candidates.tolist())
         if candidates.size < WORTH_COPYING * len(block.candidates):
             block = _block(these, selected)
-        return _run(these, _list_tasks(selected, block, np.sort(rows)), n_jobs, tell, rows.size / n)
+        return _run(these, _list_tasks(selected, block, np.sort(rows)), tell, rows.size / n)
 
     def alone(j: int) -> int:
         this = replace(step, candidates=[j])
-        whole, part = _run(this, _PLANS[choose_path(step.points, n, step.base, 1, 1)](this), n_jobs, tell, 0.0)
+        whole, part = _run(this, _PLANS[choose_path(step.points, n, step.base, 1, step.k)](this), tell, 0.0)
         return _scaled(whole, part, one)[0]
 
     expected = _step_kernels.expected_losses(selected.label, selected.weight, selected.nominal)
-    work = Work(some, alone, lambda m: list_cost(n, d, m, 1), tree_cost(n, d + 1, 1))
-    race = Race(order_rows(expected, selected.weight), work, one, best, np.array(step.candidates))
+    work = Work(some, alone, lambda m: list_cost(n, d, m, step.k), tree_cost(n, d + 1, step.k))
+    race = Race(order_rows(expected, step.k * selected.weight), work, one, best, np.array(step.candidates))
     reached = race.run()
     tell(1.0 - race.seen / n)
     return reached

@@ -112,11 +112,13 @@ class Race:
             self._finish(int(self.live[np.argmax(self.whole)]))
             for _ in range(LAYERS):
                 self._rule_out()
-                if not self.live.size or self._few():
+                until = self._next()
+                if self.live.size == 0 or self._are_few(until):
                     break
-                self._look(self._next())
-        while self._few():
-            self._finish(int(self.live[0]))
+                self._look(until)
+            while self.live.size and self._are_few(self._next()):
+                self._finish(int(self.live[0]))
+                self._rule_out()
         if self.live.size:
             self._look(self.rows.n)
         return self.reached
@@ -157,16 +159,18 @@ class Race:
             self.reached[j] = most * self.one
         self._keep(stay)
 
-    def _few(self) -> bool:
-        """Whether one search each costs the candidates that are left less than the remaining rows do."""
-        left = 1.0 - self.seen / self.rows.n
-        return 0 < self.live.size * self.work.cost_alone < left * self.work.cost_some(self.live.size)
+    def _are_few(self, until: int) -> bool:
+        """Whether a search each costs the candidates that are left less than the next rows do."""
+        rows = (until - self.seen) / self.rows.n
+        return self.live.size * self.work.cost_alone < rows * self.work.cost_some(self.live.size)
 
     def _losses(self) -> FloatArray:
         return np.asarray(self.rows.weight[self.seen] - self.whole, dtype=np.float64)
 
     def _rows_for(self, loss: float) -> int:
         """Rows after which most candidates are expected to have lost as much."""
+        if self.live.size == 0:
+            return self.seen
         slow = max(float(np.quantile(self._losses(), TAIL)), 1e-300)
         return self.rows.holding(MARGIN * loss * self.rows.share[self.seen] / slow)
 

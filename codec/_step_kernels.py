@@ -335,13 +335,13 @@ def pack(columns, candidates, perm, blocks):
 
 
 @compiled
-def block_ranges(blocks, tree):
-    """Smallest and largest value of every candidate in every node: (blocks, nodes, width) each."""
+def block_ranges(blocks, tree, low, high):
+    """Fill in the smallest and largest value of every candidate in every node: (blocks, nodes, width) each."""
     _, _, first, last, n_leaves = tree
     nodes = 2 * n_leaves
     width = blocks.shape[2]
-    low = np.full((blocks.shape[0], nodes, width), np.inf)
-    high = np.full((blocks.shape[0], nodes, width), -np.inf)
+    low[:] = np.inf
+    high[:] = -np.inf
     for b in range(blocks.shape[0]):
         for v in range(nodes - 1, 0, -1):
             if v >= n_leaves:
@@ -353,7 +353,6 @@ def block_ranges(blocks, tree):
                 for c in range(width):
                     low[b, v, c] = min(low[b, 2 * v, c], low[b, 2 * v + 1, c])
                     high[b, v, c] = max(high[b, 2 * v, c], high[b, 2 * v + 1, c])
-    return low, high
 
 
 @compiled

@@ -106,10 +106,11 @@ def test_steps_on_hard_data(name, base, nominal):
     response = _neighbors.make_response(np.floor(2 * np.tanh(y)) if nominal else y, nominal=nominal)
     points = _neighbors.Geometry(np.ascontiguousarray(X[response.order].T), np.ones(20), np.zeros(20, bool))
     candidates = [j for j in range(20) if j not in base]
-    truth = _neighbors.candidate_sums(points, response, base, candidates, 1, path="tree")
-    quick = _neighbors.candidate_sums(points, response, base, candidates, 1, path="lists", best_only=True)
-    least = max(truth) - response.n
-    assert all(a == b if b >= least else b <= a < least for a, b in zip(quick, truth, strict=True))
+    for k in (1, 5):
+        truth = _neighbors.candidate_sums(points, response, base, candidates, k, path="tree")
+        quick = _neighbors.candidate_sums(points, response, base, candidates, k, path="lists", best_only=True)
+        least = max(truth) - response.n
+        assert all(a == b if b >= least else b <= a < least for a, b in zip(quick, truth, strict=True))
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])

@@ -151,6 +151,26 @@ def path(found: dict[str, list[Row]]) -> Figure:
     return Figure("path", "Accuracy on what stays, along the deletions", [panel(*item) for item in found.items()])
 
 
+def finding(found: dict[str, list[Row]]) -> Note:
+    """What is kept, and what is forgotten."""
+    said = []
+    for name, rows in found.items():
+        last = {row["model"]: row for row in rows if row["deleted"] == max(r["deleted"] for r in rows)}
+        aucs = ", ".join(
+            f"{label} {last[model]['membership AUC']:.2f}"
+            for label, model in (
+                ("at the start", "nothing"), ("last layer", OURS), ("L-FOCI units", WHOLE), ("retrained", "retrained")
+            )
+        )  # fmt: skip
+        kept = f"{last[OURS]['residual / start']:.3f} (last layer) and {last[WHOLE]['residual / start']:.3f} (L-FOCI units)"
+        said.append(f"{name} keeps {kept} of its residual accuracy; membership AUC: {aucs}.")
+    return Note(
+        " ".join(
+            [*said, "The last layer alone keeps the network and hardly forgets: the features still know the images."]
+        )
+    )
+
+
 def run(arguments: Any) -> list[Any]:
     """All networks, or those that are named."""
     quick = arguments.quick
@@ -174,7 +194,7 @@ def run(arguments: Any) -> list[Any]:
         f"Weights: {sizes}. The paper has 50,000 images and networks of full width; its numbers are for those."
         + (f" Not run here for want of time: {missing}." if missing else "")
     )
-    return [after(found, max(marks), f"After the last deletion: {size}"), path(found), note]
+    return [after(found, max(marks), f"After the last deletion: {size}"), path(found), finding(found), note]
 
 
 NOTE = (

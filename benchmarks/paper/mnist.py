@@ -31,7 +31,12 @@ SELECTORS = {
     "K-FAC greedy": "kfac_greedy",
     "L-FOCI": "lfoci",
 }
-MOST = {"random units": 300, "K-FAC greedy": 100, "L-FOCI": 100}  # deletions; the others go on to the end
+MOST = {
+    "all units": 300,
+    "random units": 300,
+    "K-FAC greedy": 100,
+    "L-FOCI": 100,
+}  # deletions; the others go on to the end
 COLUMNS = (
     "distance to retrained", "sample gradient", "residual gradient", "forget loss", "forgotten", "residual", "test",
     "CPU s a deletion", "refused",
@@ -46,7 +51,7 @@ def looker(problem: Problem, data: _networks.Data, retrained: Callable[[Sequence
         params, other = _networks.parameters(model), _networks.parameters(retrained(gone))
         distance = float(sum((params[k] - other[k]).square().sum() for k in params) ** 0.5)
         norms = _networks.gradient_norms(problem, params, gone)
-        return {"distance to retrained": distance} | norms | _networks.measured(model, data, gone)
+        return _networks.finite({"distance to retrained": distance} | norms | _networks.measured(model, data, gone))
 
     return look
 
@@ -204,7 +209,7 @@ NOTES = {
 SIZES = (
     "The paper deletes from 50,000 digits; here the logistic regression has 10,000 and the network 5,000, so that 1,000 "
     "deletions are 10 % and 20 % of the training set, a harder case. K-FAC greedy, L-FOCI and the rows of logistic regression "
-    "stop at 100 deletions, random units at 300."
+    "stop at 100 deletions, all units and random units at 300."
 )
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,11 @@ def test_summary_by_hand(bench):
     assert auto["cpu_s"] == [1.0, 1.0, 1.0]
     assert auto["loss above all columns"] == pytest.approx(0.05)
     assert found["mutual"]["foci"] == 0.5
+    assert found["same attributes"] == {}
+    rows["9"] = row("a", "lfoci, noise 0.001", ["b"], 8.0, 0.45)
+    shared = bench.summary(rows)["same attributes"]
+    assert {method: line["attributes"] for method, line in shared.items()} == dict.fromkeys(shared, 1)
+    assert (shared["auto"]["agreement with foci"], shared["lfoci, noise 0.001"]["loss above all columns"]) == (0.5, 0.1)
     lcodec = found["values"]["lcodec, noise 0.1"]
     assert (lcodec["largest difference"], lcodec["share of T"], lcodec["cpu_s"]) == (0.1, 0.7143, 2.0)
     assert lcodec["rank correlation"] == pytest.approx(np.sqrt(3) / 2, abs=1e-4)
@@ -90,3 +96,12 @@ def test_an_interrupted_run_goes_on(bench, tmp_path):
     again = bench.run(data, None, output, ["blankets"])
     assert list(again["rows"]) == list(first["rows"])
     assert again["summary"]["selections"]["auto"]["cpu_s"][2] == 77.0
+
+
+def test_tables_of_the_page_are_those_of_the_results():
+    page = runpy.run_path(str(FOLDER.parent / "docs" / "figures" / "celeba.py"))
+    reports = page["read"]()
+    assert len(page["TABLES"]) == 6
+    for name, write in page["TABLES"].items():
+        stored = (FOLDER.parent / "docs" / "tables" / f"celeba_{name}.inc").read_text()
+        assert stored == write(reports), f"{name}: run `make figures`"

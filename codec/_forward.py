@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from codec._dependence import Term, conditional, unconditional, weigh
+from codec._jit import interruptible as interruptible
 from codec._neighbors import Geometry, Response, candidate_sums, neighbor_sum
 
 BAR = "{desc} |{bar}| {percentage:3.0f}% [{elapsed}<{remaining}]"  # of a step: its share done, its time
@@ -158,24 +159,6 @@ def forward_select(
     if candidates:
         return steps, f"Stopped: max_features = {max_features} reached."
     return steps, "Stopped: no candidate is left."
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt.
-
-    A compiled function hears of it when it is done and makes arrays of its results, which runs Python:
-    numba then raises a SystemError that was caused by the interrupt.
-    """
-    try:
-        yield
-    except SystemError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            cause = cause.__cause__ or cause.__context__
-        raise
 
 
 @contextmanager

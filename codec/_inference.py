@@ -17,6 +17,7 @@ from scipy.stats import norm
 from codec._dependence import NominalY
 from codec._graphs import Coefficient
 from codec._intervals import ConfidenceInterval, interval_of_tables
+from codec._jit import interruptible
 from codec._nulls import (
     LOCAL_NEIGHBORS,
     NearestSampler,
@@ -276,6 +277,7 @@ def codec_test(
     return result
 
 
+@interruptible()
 def _run(data: Data, plan: Plan, sampler: Sampler | None, generator: np.random.Generator) -> CodecTestResult:
     if plan.method == "asymptotic":
         return _asymptotic(data, plan, generator)

@@ -1,8 +1,9 @@
-"""How kernels are compiled: once, kept on disk where that is possible, without the GIL."""
+"""How kernels are compiled: once, kept on disk where that is possible, without the GIL; how they hear of Ctrl-C."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from numba import njit
@@ -21,3 +22,21 @@ def compiled(function: Callable[..., Any]) -> Any:
         if "no locator" not in str(error):
             raise
         return njit(nogil=True)(function)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt.
+
+    A compiled function hears of it when it is done and makes arrays of its results, which runs Python:
+    numba then raises a SystemError that was caused by the interrupt.
+    """
+    try:
+        yield
+    except SystemError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            cause = cause.__cause__ or cause.__context__
+        raise

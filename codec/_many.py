@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from codec._dependence import NominalY
 from codec._inference import codec_test
+from codec._jit import interruptible
 from codec._nulls import take_rows
 from codec._plans import MethodName, StatisticName, collect, make_plan, prepare, rank, read_data, single_thread
 from codec._validation import (
@@ -158,7 +159,7 @@ def codec_test_many(
         plan = replace(plan, n_resamples=needed - 1)
     _warn_coarse(len(zs), plan.n_resamples, alpha)
     generator = as_generator(rng)
-    with single_thread():
+    with interruptible(), single_thread():
         null, statistics, notes = prepare(data, plan, zs, generator, n_jobs)
         values = collect(null, statistics, plan, data, generator, n_jobs)
     found = [rank(v, s.names) for v, s in zip(values, statistics, strict=True)]
@@ -311,9 +312,10 @@ def power_curve(
         raise ValueError(f"alpha is {alpha}; it must be below 1.")
     model = source if callable(source) else _Subsamples(source, sizes[-1])
     seeds = np.random.SeedSequence(int(as_generator(rng).integers(2**63))).spawn(len(sizes) * n_simulations)
-    pvalues = Parallel(n_jobs=n_jobs)(
-        delayed(_simulate)(model, sizes[k // n_simulations], seed, options) for k, seed in enumerate(seeds)
-    )
+    with interruptible():
+        pvalues = Parallel(n_jobs=n_jobs)(
+            delayed(_simulate)(model, sizes[k // n_simulations], seed, options) for k, seed in enumerate(seeds)
+        )
     hits = (np.reshape(pvalues, (len(sizes), n_simulations)) <= alpha).sum(axis=1)
     intervals = [binomtest(int(h), n_simulations).proportion_ci() for h in hits]
     return PowerCurve(

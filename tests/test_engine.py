@@ -598,3 +598,19 @@ def test_one_column_equals_brute_force(name, scale):
         order = np.random.default_rng(seed).permutation(x.size)
         case = Case([x[order]], np.random.default_rng(seed).integers(0, 9, x.size), scale=[scale])
         assert case.sums([], [0], 1) == case.slow([], [0], 1)
+
+
+@pytest.mark.parametrize("run", ["codec_test", "codec_test_many"])
+def test_interrupt_of_a_test_that_numba_wraps(run, monkeypatch):
+    # Ctrl-C while a compiled function boxes its results arrives as a SystemError.
+    def collect(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    monkeypatch.setattr(sys.modules["codec._inference"], "collect", collect)
+    monkeypatch.setattr(sys.modules["codec._many"], "collect", collect)
+    rng = np.random.default_rng(0)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(codec, run)(rng.normal(size=60), rng.normal(size=(60, 2)), rng=0)

@@ -19,6 +19,7 @@ COLUMNS = {
     "HITON, G": "HITON, G test",
     "IAMB, G": "IAMB, G test",
     "hill climbing, BIC": "hill climbing, BIC",
+    "hill climbing, BIC, pgmpy": "the same, pgmpy",
 }
 
 

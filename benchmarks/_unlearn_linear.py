@@ -100,7 +100,7 @@ def one_request(data: Path, quick: bool) -> list[Row]:
     rng = np.random.default_rng(7)
     cases = {
         "1 random": [rng.permutation(len(X))[:1] for _ in range(3 if quick else 15)],
-        "100 random": [rng.permutation(len(X))[:100] for _ in range(1 if quick else 7)],
+        "100 random": [rng.permutation(len(X))[:100] for _ in range(1 if quick else 3)],
         "1 hardest": [hardest[:1]],
         "100 hardest": [hardest],
     }

@@ -83,6 +83,7 @@ class Network:
     make: Callable[[int], nn.Module]
     epochs: int
     decay: float = DECAY
+    rate: float = 0.05
 
     def trained(self, data: Digits, seed: int, keep: Tensor | None = None, order: int = 0) -> tuple[nn.Module, float]:
         """The network and the CPU seconds; ``order`` draws other batches, the first weights stay."""
@@ -90,14 +91,14 @@ class Network:
         model = self.make(data.x.shape[1])
         start, n, steps = time.process_time(), len(data.x), self.epochs * BATCHES
         kept = torch.ones(n, dtype=torch.bool) if keep is None else keep
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=self.decay)
+        optimizer = torch.optim.SGD(model.parameters(), lr=self.rate, momentum=0.9, weight_decay=self.decay)
         generator = torch.Generator().manual_seed(1_000 * seed + order)
         for step in range(steps):
             if step % BATCHES == 0:
                 shuffled = torch.randperm(n, generator=generator)
             rows = shuffled[step % BATCHES :: BATCHES]
             rows = rows[kept[rows]]
-            optimizer.param_groups[0]["lr"] = 0.025 * (1 + math.cos(math.pi * step / steps))
+            optimizer.param_groups[0]["lr"] = self.rate / 2 * (1 + math.cos(math.pi * step / steps))
             optimizer.zero_grad()
             functional.cross_entropy(model(data.x[rows]), data.y[rows]).backward()
             optimizer.step()
@@ -105,6 +106,14 @@ class Network:
 
 
 NETWORKS = {"784-100-10": Network(mlp, 40), "small CNN": Network(cnn, 15)}
+TRAININGS = {
+    "784-100-10, 40 epochs": Network(mlp, 40),
+    "784-100-10, 10 epochs": Network(mlp, 10),
+    "784-100-10, 40 epochs at a fifth of the rate": Network(mlp, 40, rate=0.01),
+    "small CNN, 15 epochs": Network(cnn, 15),
+    "small CNN, 15 epochs at .3 of the rate": Network(cnn, 15, rate=0.015),
+    "small CNN, 45 epochs": Network(cnn, 45),
+}
 
 
 def finetuned(model: nn.Module, data: Digits, kept: Tensor, seconds: float) -> nn.Module:
@@ -168,9 +177,9 @@ def timed(unlearner: Unlearner, gone: list[int]) -> tuple[Deletion, float]:
     return deletion, time.process_time() - start
 
 
-def references(bench: Bench, gone: Tensor, count: int) -> tuple[list[Row], nn.Module]:
-    """Rows of the retrained networks and of doing nothing, and the first retrained network."""
-    models, cpu = bench.retrained(gone, count)
+def references(bench: Bench, gone: Tensor) -> tuple[list[Row], nn.Module]:
+    """Rows of two retrained networks and of doing nothing, and the first of the two."""
+    models, cpu = bench.retrained(gone, 2)
     each = [bench.figures(model, gone, models[0]) for model in models]
     spread = {"forget_losses": [row["forget_loss"] for row in each], "cpu_s": cpu}
     mean = {key: float(np.mean([row[key] for row in each])) for key in each[0]}
@@ -190,7 +199,7 @@ def requests(folder: Path, quick: bool, name: str, seed: int) -> list[Row]:
         cases |= {f"hardest {count}": bench.hardest[:count], "hardest, second": bench.hardest[1:2]}
     rows: list[Row] = []
     for case, gone in cases.items():
-        found, other = references(bench, gone, 2 if quick else 3)
+        found, other = references(bench, gone)
         unlearner = bench.unlearner()
         _, first = timed(unlearner, gone.tolist())
         unlearner.rollback()
@@ -220,7 +229,7 @@ def sequence(folder: Path, quick: bool, name: str, seed: int) -> list[Row]:
     unlearner = bench.unlearner()
     times = [timed(unlearner, [i])[1] for i in queue]
     refused = sum(not deletion.accepted for deletion in unlearner.deletions)
-    found, other = references(bench, torch.tensor(queue), 2 if quick else 3)
+    found, other = references(bench, torch.tensor(queue))
     cpu = {"cpu_s": float(np.median(times)), "mean_cpu_s": float(np.mean(times)), "first_cpu_s": times[0]}
     about = {"model": "codec", "refused": refused, "damping": unlearner.deletions[-1].damping}
     found.append(about | cpu | bench.figures(unlearner.model, torch.tensor(queue), other))
@@ -230,7 +239,7 @@ def sequence(folder: Path, quick: bool, name: str, seed: int) -> list[Row]:
 def captured(folder: Path, quick: bool, decay: float, seed: int) -> list[Row]:
     """Share of the full Newton decrease that twenty units have, by selector, and the CPU of choosing them."""
     bench = Bench(folder, quick, Network(mlp, 40, decay), seed)
-    half = 1 if quick else 5
+    half = 1 if quick else 3
     queue = {"random": bench.random[:half].tolist(), "hardest": bench.hardest[:half].tolist()}
     rows = []
     for selector in SELECTORS[:2] if quick else SELECTORS:
@@ -252,3 +261,39 @@ def captured(folder: Path, quick: bool, decay: float, seed: int) -> list[Row]:
                 share = float(np.mean([d.captured_by_gradient_norm for d in found]))
                 rows.append({"case": case, "model": "gradient norm", "captured": share})
     return rows
+
+
+def damping(folder: Path, quick: bool, name: str, seed: int) -> list[Row]:
+    """At which damping a deletion has the retrained forget loss, beside the gradient's norm over the weights'."""
+    bench = Bench(folder, quick, TRAININGS[name], seed)
+    unlearner = bench.unlearner()
+    cases = {
+        "random 100": bench.random[:100],
+        "hardest, third": bench.hardest[2:3],
+        "hardest, 21st": bench.hardest[20:21],
+    }
+    rows = []
+    for case, gone in cases.items():
+        wanted = references(bench, gone)[0][0]["forget_loss"]
+        unlearner.damping = "auto"
+        chosen = unlearner.forget(gone.tolist())
+        unlearner.rollback()
+        row = {"case": case, "model": name, "auto": chosen.damping, "forget_loss": chosen.forget_loss[1] / wanted}
+        rows.append(row | {"fits": fitting(unlearner, gone.tolist(), wanted)})
+    return rows
+
+
+def fitting(unlearner: Unlearner, gone: list[int], wanted: float) -> float:
+    """The damping at which the forget loss is as wanted, between two that are twofold apart."""
+    above, mu = None, 0.256
+    while mu > 2.5e-4:
+        unlearner.damping = mu
+        deletion = unlearner.forget(gone)
+        if not deletion.accepted:
+            break
+        unlearner.rollback()
+        loss = deletion.forget_loss[1]
+        if loss >= wanted:
+            return mu if above is None else mu * 2.0 ** (math.log(loss / wanted) / math.log(loss / above))
+        above, mu = loss, mu / 2.0
+    return mu  # no less damping was tried, or accepted

@@ -29,7 +29,7 @@ import torch
 RESULT = _harness.RESULTS / "bench_unlearn.json"
 PACKAGES = ("codec", "torch", "numpy", "scipy", "scikit-learn")
 SEEDS = (31, 32, 33, 34, 35)  # nothing was chosen on these
-PARTS = ("requests", "sequence", "captured", "linear")
+PARTS = ("requests", "sequence", "captured", "damping", "linear")
 Row = dict[str, Any]
 
 
@@ -56,6 +56,8 @@ def cells(folder: Path, quick: bool) -> Iterator[Cell]:
         for decay in (0.01,) if quick else (0.01, work.DECAY):
             run = partial(work.captured, folder, quick, decay, seed)
             yield Cell("captured", f"weight decay {decay:g}", seed, run)
+    for name in () if quick else work.TRAININGS:
+        yield Cell("damping", name, SEEDS[0], partial(work.damping, folder, quick, name, SEEDS[0]))
     for name, question in linear.QUESTIONS.items():
         yield Cell("linear", name, 0, partial(question, folder, quick))
 
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=_harness.ROOT.parent / "shared" / "data")
     parser.add_argument("--quick", action="store_true", help="small data, seconds; writes nothing")
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--most", type=int, help="cells to measure now; a later run continues")
     parser.add_argument("--show", action="store_true", help="print what is stored")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
@@ -174,9 +177,8 @@ def main() -> None:
     report = json.loads(options.output.read_text()) if kept else {"cells": {}}
     stored: dict[str, Any] = report["cells"]
     wanted = () if options.show else cells(options.data, options.quick)
-    for cell in wanted:
-        if cell.key in stored or options.only not in {None, cell.part}:
-            continue
+    missing = [cell for cell in wanted if cell.key not in stored and options.only in {None, cell.part}]
+    for cell in missing[: options.most]:
         rows = cell.compute()
         stored[cell.key] = {"part": cell.part, "name": cell.name, "seed": cell.seed, "rows": rows}
         for row in rows:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,11 @@ def test_the_papers_step_by_hand(linear):
     for chained in (False, True):
         W = linear.paper_step(np.zeros((2, 2)), X1, np.array([0, 1, 1]), np.array([0]), chained=chained)
         np.testing.assert_allclose(W, np.array([[-1.0, -0.5], [1.0, 0.5]]) / (0.01 * 2))
+
+
+def test_tables_of_the_page_are_those_of_the_results():
+    page = runpy.run_path(str(FOLDER.parent / "docs" / "figures" / "unlearn.py"))
+    report = json.loads((FOLDER / "results" / "bench_unlearn.json").read_text())
+    for name, write in page["TABLES"].items():
+        stored = (FOLDER.parent / "docs" / "tables" / f"unlearn_{name}.inc").read_text()
+        assert stored == write(report), f"{name}: run `make figures`"

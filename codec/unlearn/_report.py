@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -21,6 +21,7 @@ COLUMNS = (
     "selector",
     "n_units",
     "accepted",
+    "stands",
     "captured_decrement",
     "retain_loss_after",
     "forget_loss_before",
@@ -45,14 +46,23 @@ class Report:
         Every request, refused ones too.
     title : str
         Heading of the page.
+    standing : tuple of int, optional
+        Numbers of the requests that were not taken back. Default: all that were accepted.
     """
 
     deletions: tuple[Deletion, ...]
     title: str = "Deletions"
+    standing: tuple[int, ...] | None = None
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a request."""
-        return history_frame(self.deletions)
+        """One row a request; column ``stands``: accepted and not taken back since."""
+        empty = Deletion(0, (), "", "", accepted=False, reason="").summary()
+        frame = pd.DataFrame([d.summary() for d in self.deletions], columns=list(empty))
+        frame.insert(list(frame).index("accepted") + 1, "stands", [self._stands(d) for d in self.deletions])
+        return frame
+
+    def _stands(self, deletion: Deletion) -> bool:
+        return deletion.accepted and (self.standing is None or deletion.id in self.standing)
 
     def plot(self, axes: Any = None) -> Any:
         """Forget loss, retain loss and captured decrement of every request.
@@ -102,9 +112,9 @@ class Report:
         return page_html(self.title, body, path)
 
     def _summary(self) -> str:
-        done = [d for d in self.deletions if d.accepted]
-        samples = len({i for d in done for i in d.forgotten})
-        return f"{len(self.deletions)} requests, {len(done)} done, {samples} samples in them."
+        stand = [d for d in self.deletions if self._stands(d)]
+        samples = len({i for d in stand for i in d.forgotten})
+        return f"{len(self.deletions)} requests, {len(stand)} stand, {samples} samples in them."
 
     def _table(self) -> pd.DataFrame:
         return self.to_frame()[list(COLUMNS)]
@@ -118,17 +128,11 @@ class Report:
         return figure_html(lambda: self.plot()[0].figure, "losses over requests") if self.deletions else ""
 
     def _certificate(self) -> str:
-        found = [d.certificate for d in self.deletions if d.accepted and d.certificate is not None]
+        found = [d.certificate for d in self.deletions if self._stands(d) and d.certificate is not None]
         return f"<h2>Certificate</h2><pre>{escape(str(found[-1]))}</pre>" if found else ""
 
     def _repr_html_(self) -> str:
         return str(self._table().to_html(index=False, float_format="{:.4g}".format))
-
-
-def history_frame(deletions: Sequence[Deletion]) -> pd.DataFrame:
-    """One row a request, with the same columns when there is none."""
-    empty = Deletion(0, (), "", "", accepted=False, reason="").summary()
-    return pd.DataFrame([d.summary() for d in deletions], columns=list(empty))
 
 
 def page_html(title: str, body: str, path: str | Path | None) -> str:

@@ -24,7 +24,7 @@ from codec.unlearn._point import Point, SampleLosses, objective_gradient
 from codec.unlearn._problem import Loss, Parameters, Problem
 from codec.unlearn._products import Products
 from codec.unlearn._record import record
-from codec.unlearn._report import Report, history_frame
+from codec.unlearn._report import Report
 from codec.unlearn._requests import fresh_ids, ids_of_class, others, read_ids
 from codec.unlearn._search import Evidence, Ranking, Scope, Screen, Selector, search
 from codec.unlearn._slices import Slices
@@ -236,12 +236,12 @@ class Unlearner:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row a request."""
-        return history_frame(self._history.deletions)
+        """One row a request, see :meth:`Report.to_frame`."""
+        return self.report().to_frame()
 
     def report(self, title: str = "Deletions") -> Report:
         """Tables and plots of all requests; ``.to_html(path)`` writes a page."""
-        return Report(self.deletions, title)
+        return Report(self.deletions, title, tuple(self._history.standing))
 
     # ------------------------------------------------------------------------ requests
     def submit(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from codec.unlearn._certificate import Certificate
 from codec.unlearn._deletion import Deletion
-from codec.unlearn._report import Report, history_frame
+from codec.unlearn._report import Report
 
 mpl.use("Agg")
 
@@ -54,8 +54,18 @@ def test_a_deletion_shows_itself():
 
 
 def test_history_has_the_same_columns_without_requests():
-    assert list(history_frame([])) == list(history_frame([ONE]))
-    assert len(history_frame([])) == 0
+    assert list(Report(()).to_frame()) == list(Report((ONE,)).to_frame())
+    assert len(Report(()).to_frame()) == 0
+
+
+def test_a_request_that_was_taken_back_does_not_stand():
+    two = (dataclasses.replace(ONE, certificate=BOUND), dataclasses.replace(ONE, id=2, forgotten=(9, 11, 12)))
+    report = Report(two, standing=(2,))
+    assert report.to_frame()["accepted"].tolist() == [True, True]
+    assert report.to_frame()["stands"].tolist() == [False, True]
+    assert "2 requests, 1 stand, 3 samples" in repr(report)
+    assert "<h2>Certificate</h2>" not in report.to_html()
+    assert "<h2>Certificate</h2>" in Report(two).to_html()
 
 
 def test_the_page_holds_table_plots_and_certificate(tmp_path):
@@ -63,7 +73,7 @@ def test_the_page_holds_table_plots_and_certificate(tmp_path):
     report = Report((ONE, certified), title="Digits & more")
     page = report.to_html(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text() == page
-    for piece in ("Digits &amp; more", "data:image/png;base64,", "&lt;= 1e-3", "2 requests, 2 done, 2 samples"):
+    for piece in ("Digits &amp; more", "data:image/png;base64,", "&lt;= 1e-3", "2 requests, 2 stand, 2 samples"):
         assert piece in page
     assert "http" not in page
     assert "captured_decrement" in report._repr_html_()
@@ -91,7 +101,7 @@ def test_a_page_without_requests():
 def test_a_report_prints_as_a_table_of_requests():
     refused = dataclasses.replace(ONE, id=2, forgotten=(9,), accepted=False)
     lines = repr(Report((ONE, refused), "Digits")).splitlines()
-    assert lines[0] == "Digits: 2 requests, 1 done, 2 samples in them."
+    assert lines[0] == "Digits: 2 requests, 1 stand, 2 samples in them."
     assert len(lines) == 4  # the line above, the names of the columns, a row each
     assert max(map(len, lines)) < 160
-    assert repr(Report(())) == "Deletions: 0 requests, 0 done, 0 samples in them."
+    assert repr(Report(())) == "Deletions: 0 requests, 0 stand, 0 samples in them."

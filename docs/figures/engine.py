@@ -138,7 +138,12 @@ def neighbors_table(report):
     rows = []
     for k in sorted({c["k"] for c in cells}):
         mine = sorted((c for c in cells if c["k"] == k), key=lambda c: c["selected"])
-        rows.append([f"K = {k}", *(f"{number(c['cpu_s'])} s, {number(c['ratio'])} ×; {number(c['best_ratio'])} ×" for c in mine)])
+        rows.append(
+            [
+                f"K = {k}",
+                *(f"{number(c['cpu_s'])} s, {number(c['ratio'])} ×; {number(c['best_ratio'])} ×" for c in mine),
+            ]
+        )
     return table(["", *(f"{s} selected" for s in sorted({c["selected"] for c in cells}))], rows)
 
 

@@ -110,8 +110,8 @@ def draw_truth(report):
 
 def discrete_table(report):
     """Mean F1 over all nodes as targets, and samples."""
-    cells = {(row["network"], row["n"], row["method"]): row["summary"] for row in report["rows"].values()}
-    cells = {key: summary for key, summary in cells.items() if "f1" in summary}
+    rows = [row for row in report["rows"].values() if "f1" in row["summary"]]  # not that of pure noise
+    cells = {(row["network"], row["n"], row["method"]): row["summary"] for row in rows}
     methods = list(dict.fromkeys(method for *_, method in cells))
     data = list(dict.fromkeys((network, n) for network, n, _ in cells))
     lines = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import codec
@@ -41,20 +42,14 @@ html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 5,
     "navbar_align": "left",
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {
-    "index": [],
-    "quickstart": [],
-    "theory": [],
-    "inference": [],
-    "edge_cases": [],
-    "guarantees": [],
-    "engine": [],
-    "architecture": [],
+# Pages without pages below them give the width of the left column to their tables.
+html_sidebars: dict[str, list[str]] = {
+    path.stem: [] for path in Path(__file__).parent.glob("*.rst") if path.stem != "api"
 }
 
 

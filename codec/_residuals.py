@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
+from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from codec._validation import FloatArray, IntArray, Table
 
@@ -29,16 +31,16 @@ SELECTION_LANDMARKS = 100  # kernels are chosen with this many of them ...
 SELECTION_ROWS = 1000  # ... on this many rows; the chosen ones are fitted with all
 METRIC_ROUNDS = 2  # gradients -> metric -> kernel, this often
 METRIC_ISOTROPIC = 0.1  # share of the identity in a learned metric
+LIGHT_KURTOSIS = 6.0  # columns of more are drawn in towards normal scores
 SCALE_LIMIT = 3.0  # log noise scales stay within +- this
 SMOOTHER_PENALTY = 100.0  # of the functions that products of residuals are compared with, over the fit's own
 LEAST_SHARE = 0.02  # functions with less than this share of the largest are left out there
 
 
 def embed(table: Table) -> FloatArray:
-    """Columns of mean 0 and variance 1, categories as 0/1 blocks, constants left out; (n, d).
+    """Columns of mean 0 and variance 1, heavy tails drawn in, categories as 0/1 blocks, constants left out; (n, d).
 
-    Two rows of a categorical column are, like those of a scaled numeric column, at mean squared
-    distance 2.
+    Two rows of a categorical column are, like those of a numeric column, at mean squared distance 2.
     """
     blocks: list[FloatArray] = []
     for values, nominal in zip(table.columns, table.nominal, strict=True):
@@ -46,15 +48,34 @@ def embed(table: Table) -> FloatArray:
             levels = np.unique(values)
             block = (values[:, None] == levels[None, :]).astype(np.float64)
             unlike = 1.0 - float(np.sum(block.mean(axis=0) ** 2))
-            if unlike > 0.0:
+            if len(levels) == 2:  # one column says what two would
+                block, unlike = block[:, 1:], 0.5 * unlike
+            if len(levels) > 1:
                 blocks.append((block - block.mean(axis=0)) / np.sqrt(unlike))
-        else:
-            spread = values.std()
-            if spread > 0.0:
-                blocks.append(((values - values.mean()) / spread)[:, None])
+        elif values.min() < values.max():
+            blocks.append(light_tailed(values)[:, None])
     if not blocks:
         return np.empty((table.n_rows, 0))
     return np.ascontiguousarray(np.concatenate(blocks, axis=1))
+
+
+def light_tailed(values: FloatArray) -> FloatArray:
+    """The column standardized; the heavier its tails, the more its normal scores take the place of the values.
+
+    With k the kurtosis, the values weigh ``min(1, 6 / k)^2``: columns with tails up to those of a Laplace
+    distribution stay as they are, and one outlier far out moves nothing.
+    """
+    standard = _standardize(values)
+    share = min(1.0, LIGHT_KURTOSIS / float(np.mean(standard**4))) ** 2
+    if share == 1.0:
+        return standard
+    scores = _standardize(ndtri((rankdata(values) - 0.5) / values.size))
+    return _standardize(share * standard + (1.0 - share) * scores)
+
+
+def _standardize(values: FloatArray) -> FloatArray:
+    centred = values - values.mean()
+    return np.asarray(centred / centred.std())
 
 
 # --------------------------------------------------------------------------- one kernel

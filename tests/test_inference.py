@@ -248,6 +248,24 @@ def test_shared_signal_keeps_the_level_and_warns():
     assert hits <= most(60)
 
 
+@pytest.mark.filterwarnings("ignore:y and z look like", "ignore:the noise of y and of z")
+@pytest.mark.parametrize("tail", [np.exp, lambda v: v**3], ids=["exp", "cube"])
+def test_heavy_tails_change_neither_level_nor_power(tail):
+    """With plainly standardized columns an outlier hides how all other rows differ: every such null is rejected."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for seed in range(60):
+        x = rng.normal(size=(200, 3))
+        f = np.sin(1.5 * x @ [0.6, 0.6, -0.5])
+        y, z = (f / f.std() + np.sqrt(0.1) * rng.normal(size=200) for _ in range(2))
+        hits += codec_test(y, z, tail(2.0 * x), n_resamples=39, rng=seed).pvalue <= 0.05
+    assert hits <= most(60, 0.1)
+    a, e = rng.normal(size=(2, 300))
+    x = rng.normal(size=(300, 2))
+    y, z = np.sin(x[:, 0]) + a * e, x[:, 1] ** 2 + a
+    assert codec_test(tail(2.0 * y), tail(2.0 * z), tail(2.0 * x), rng=0).pvalue <= 0.01
+
+
 def test_shared_scale_warns():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 3))
@@ -424,6 +442,27 @@ def test_embedding_gives_categories_the_distance_of_numbers():
     for block in (points[:, :3], points[:, 3:]):
         gaps = ((block[:, None, :] - block[None, :, :]) ** 2).sum(axis=-1)
         assert gaps.mean() == pytest.approx(2.0)
+
+
+def test_embedding_draws_heavy_tails_in_and_leaves_others_alone():
+    rng = np.random.default_rng(0)
+    light = rng.normal(size=500)
+    heavy = np.append(light[:499], 1e6)
+    points = embed(read_table(np.column_stack([light, heavy, light > 1.9, np.exp(3.0 * light)]), "given"))
+    assert np.allclose(points[:, 0], (light - light.mean()) / light.std())
+    assert np.median(np.abs(points[:499, 1] - points[:499, 0])) < 0.1
+    assert points[:, 1].max() == points[499, 1] < 4.0
+    assert np.unique(points[:, 2]).size == 2
+    assert (np.diff(points[np.argsort(light), 3]) > 0.0).all()
+    assert np.allclose(points.std(axis=0), 1.0)
+
+
+def test_two_categories_are_one_column():
+    flags = np.arange(60) % 3 == 0
+    points = embed(read_table(pd.DataFrame({"c": pd.Categorical(np.where(flags, "u", "v"))}), "given"))
+    expected = (flags - flags.mean()) / flags.std()
+    assert points.shape == (60, 1)
+    assert np.allclose(np.abs(points[:, 0]), np.abs(expected))
 
 
 # --------------------------------------------------------------------------- intervals

@@ -40,6 +40,7 @@ ENGINE = [
     "_selection.py",
     "_simd.py",
     "_kernels.py",
+    "_list_kernels.py",
     "_step_kernels.py",
     "_tree_kernels.py",
 ]

@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 
 from codec import _kernels, _step_kernels, _tree_kernels
 from codec._pruning import Race, Work, order_rows
-from codec._simd import WIDTH
+from codec._simd import WIDTH, WIDTH_K
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
 MIN_TASKS = 8  # tasks of a step at least: even load on a few workers
@@ -25,8 +25,12 @@ WORTH_COPYING = 0.75  # candidates left: a smaller share of a block is copied in
 SMALL = 1e5  # rows times candidates of a step that are not worth sharing: some milliseconds
 ROWS_PER_TASK = 4e6  # rows times candidates of a task: a fraction of a second
 LIST_BYTES = 2**28  # candidates are copied in the order of the tree, this many bytes at a time
-LIST_FACTOR = (5.0, 9.0, 11.0, 12.0, 12.0)  # length of lists by selected columns: see list_length
-LIST_FACTOR_K = (3.0, 4.0, 5.0, 5.0, 5.0)
+LIST_FACTOR = {  # length of lists by selected columns: see list_length
+    "one": (5.0, 9.0, 11.0, 12.0, 12.0),
+    "few": (5.0, 8.0, 10.0, 10.0, 10.0),
+    "many": (3.0, 4.0, 5.0, 5.0, 5.0),
+}
+FEW = 50  # neighbours that are kept in order for eight candidates at once; more are sought in buckets
 STRIP_FACTOR = 3.0  # rows of a strip in units of sqrt(n)
 
 
@@ -229,31 +233,44 @@ def choose_path(
     return best
 
 
+def how_many(k: int) -> str:
+    """Which loop goes through the lists: for one neighbour, a few or many."""
+    return "one" if k == 1 else "few" if k <= FEW else "many"
+
+
 def tree_cost(n: int, d: int, k: int) -> float:
     """One search of the K nearest in a tree over n rows of d columns, the building included."""
     near = 250.0 * 1.55**d * (0.5 + 0.5 * np.log2(n) / 13.0)
-    return float(min(near, 0.8 * n * d) + 100.0 * (k - 1))
+    return float(min(near, 0.8 * n * d) + 140.0 * (k - 1))
 
 
 def list_cost(n: int, d: int, n_candidates: int, k: int) -> float:
     """One list of near rows in d columns, scanned for every candidate."""
     wanted = list_length(n, d, k, n_candidates)
     build = min(2.8 * 1.95**d * wanted, 1.5 * n * d)
+    n_blocks = -(-n_candidates // block_width(k))
     if k == 1:
-        return build + 5.0 * n_candidates + -(-n_candidates // WIDTH) * (200.0 + 0.8 * wanted)
+        return build + 5.0 * n_candidates + n_blocks * (200.0 + 0.8 * wanted)
+    if k <= FEW:
+        return build + WIDTH_K * n_blocks * (40.0 + 31.0 * k + (1.0 + 0.03 * k) * rows_held(n, d, k))
     return build + n_candidates * (350.0 + 1.4 * wanted + 14.0 * k)
 
 
+def rows_held(n: int, d: int, k: int) -> float:
+    """About how many rows the ball of the K-th neighbour in d + 1 columns holds in d of them."""
+    return float(n ** (1 / (d + 1)) * k ** (d / (d + 1)))
+
+
 def list_length(n: int, d: int, k: int, n_candidates: int) -> int:
-    """Entries of a row's list: as many as the ball of the K-th neighbour in d + 1 columns holds in d.
+    """Entries of a row's list: a multiple of the rows that a scan is expected to look at.
 
     Longer ones take more time to find and end too early for fewer candidates.
     """
-    factor = (LIST_FACTOR if k == 1 else LIST_FACTOR_K)[min(d, len(LIST_FACTOR)) - 1]
-    if k == 1:
+    factors = LIST_FACTOR[how_many(k)]
+    factor = factors[min(d, len(factors)) - 1]
+    if k <= FEW:
         factor *= min(1.7, max(0.8, (n_candidates / 100.0) ** 0.25))
-    length = factor * n ** (1 / (d + 1)) * k ** (d / (d + 1)) + 16.0
-    return int(min(n - 1, length))
+    return int(min(n - 1, factor * rows_held(n, d, k) + 16.0))
 
 
 def crowding(points: Geometry, base: list[int]) -> int:
@@ -388,7 +405,7 @@ def _list_tasks(selected: Selected, block: Block, rows: IntArray) -> list[Task]:
 
 
 def _block(step: Step, selected: Selected) -> Block:
-    width, candidates = WIDTH if step.k == 1 else 1, step.candidates
+    width, candidates = block_width(step.k), step.candidates
     n_blocks = -(-len(candidates) // width)
     values = np.zeros((n_blocks, step.response.n, width))
     low, high = (np.empty((n_blocks, 2 * selected.tree[-1], width)) for _ in range(2))
@@ -401,6 +418,11 @@ def _block(step: Step, selected: Selected) -> Block:
     ]
     Parallel(n_jobs=step.n_jobs if len(tasks) > 1 else 1, require="sharedmem")(tasks)
     return Block(candidates, values, (low, high), weights.reshape(-1, width))
+
+
+def block_width(k: int) -> int:
+    """Candidates that are looked at together."""
+    return {"one": WIDTH, "few": WIDTH_K, "many": 1}[how_many(k)]
 
 
 def _fill(
@@ -432,7 +454,8 @@ def _run_of_rows(selected: Selected, block: Block, rows: IntArray) -> Sums:
     if selected.k == 1:
         whole, part, _ = _step_kernels.list_sums(*shared, selected.wanted, rows)
     else:
-        whole, part, _ = _step_kernels.list_sums_k(*shared, selected.k, selected.wanted, rows)
+        list_sums = _step_kernels.list_sums_few if selected.k <= FEW else _step_kernels.list_sums_many
+        whole, part, _ = list_sums(*shared, selected.k, selected.wanted, rows)
     m = len(block.candidates)
     return block.candidates, whole[:m], part[:m]
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from codec._jit import compiled
 from codec._kernels import BUCKETS, LEAF, add_share, fixed_point, kth_bucket, kth_smallest, pair
-from codec._simd import GROUP, WIDTH, scan_list
+from codec._list_kernels import list_space, make_lists, next_leaf, rows_at_once, start_state
+from codec._simd import FAR, GROUP, WIDTH, WIDTH_K, scan_list, scan_list_k
 from codec._tree_kernels import (
-    MAX_DEPTH,
     box_distance,
     compact,
     leaf_distances,
@@ -24,275 +24,8 @@ from codec._tree_kernels import (
     start_offers,
 )
 
-LIST_BUCKETS = 256
-LIST_CACHE = 2**21  # bytes of lists kept at once, about a second-level cache
-ATTEMPTS = 12
 BESIDE = 8  # rows on each side that show what a row is expected to lose
 AT_RANDOM = 0.3
-
-
-# --------------------------------------------------------------------------- lists of near rows
-@compiled
-def near_leaves(leaf, radius, scale, col_nominal, tree, stack, leaves):
-    """Leaves whose box lies within the squared radius of this leaf's box."""
-    low, high, _, _, n_leaves = tree
-    d = low.shape[1]
-    stack[0] = 1
-    depth = 1
-    m = 0
-    while depth > 0:
-        depth -= 1
-        v = stack[depth]
-        total = 0.0
-        for c in range(d):
-            if not col_nominal[c]:
-                gap = max(max(low[v, c] - high[leaf, c], low[leaf, c] - high[v, c]), 0.0)
-                total += scale[c] * (gap * gap)
-            elif low[v, c] == high[v, c] and low[leaf, c] == high[leaf, c] and low[v, c] != low[leaf, c]:
-                total += scale[c]
-        if total > radius:
-            continue
-        if v >= n_leaves:
-            leaves[m] = v
-            m += 1
-        else:
-            stack[depth] = 2 * v + 1
-            stack[depth + 1] = 2 * v
-            depth += 2
-    return m
-
-
-@compiled
-def near_rows(x, row, radius, laid, scale, col_nominal, tree, leaves, n_near, distance, found_d, found_i):
-    """Positions within the squared radius of x, ``row`` left out; -1 when they do not fit."""
-    low, high, first, last, _ = tree
-    m = np.uint64(0)
-    capacity = np.uint64(found_i.size - LEAF)
-    for t in range(n_near):
-        v = leaves[t]
-        if box_distance(x, low, high, scale, col_nominal, v) > radius:
-            continue
-        a = first[v]
-        b = last[v]
-        if not leaf_distances(x, laid, scale, col_nominal, a, b, radius, distance):
-            continue
-        if m > capacity:
-            return -1
-        if a <= row < b:
-            distance[row - a] = np.inf
-        start = np.uint64(a)
-        for i in range(np.uint64(b - a)):
-            found_i[m] = start + i
-            found_d[m] = distance[i]
-            m += np.uint64(distance[i] <= radius)
-    return np.int64(m)
-
-
-@compiled
-def bucket_list(m, radius, d, found_d, found_i, index, base, bound, place, smallest, bucket):
-    """Order a list by buckets of distance; pads it to whole groups. Returns the groups."""
-    n_buckets = max(1, min(LIST_BUCKETS, m // 2))
-    for b in range(n_buckets):
-        place[b] = 0
-        smallest[b] = np.inf
-    per_unit = 1.0 / radius if radius > 1e-300 else 0.0  # not infinite
-    for q in range(m):
-        share = found_d[q] * per_unit  # equal counts: distance^d is uniform
-        if d == 1:
-            share = np.sqrt(share)
-        elif d >= 3:
-            share *= np.sqrt(share) if d == 3 else share
-        b = min(n_buckets - 1, int(share * n_buckets))
-        bucket[q] = b
-        place[b] += 1
-        smallest[b] = min(smallest[b], found_d[q])
-    begin = 0
-    for b in range(n_buckets):
-        size = place[b]
-        place[b] = begin
-        begin += size
-    for b in range(n_buckets - 2, -1, -1):  # no later bucket lies nearer
-        smallest[b] = min(smallest[b], smallest[b + 1])
-    for q in range(m):
-        b = bucket[q]
-        e = place[b]
-        place[b] = e + 1
-        index[e] = found_i[q]
-        base[e] = found_d[q]
-        if e % GROUP == 0:
-            bound[e // GROUP] = smallest[b]
-    while m % GROUP:
-        index[m] = 0
-        base[m] = np.inf
-        m += 1
-    return m // GROUP
-
-
-@compiled
-def box_size(leaf, scale, col_nominal, low, high):
-    """Squared diagonal of a node's box."""
-    total = 0.0
-    for c in range(low.shape[1]):
-        gap = high[leaf, c] - low[leaf, c]
-        total += scale[c] * (min(gap, 1.0) if col_nominal[c] else gap * gap)
-    return total
-
-
-@compiled
-def start_state(leaf, wanted, scale, col_nominal, tree):
-    """First guess of a list's squared radius, and the size of the leaf it was made for."""
-    low, high, first, last, _ = tree
-    v = leaf
-    while v > 1 and last[v] - first[v] < wanted:
-        v >>= 1
-    state = np.empty(2)
-    state[0] = 0.25 * box_size(v, scale, col_nominal, low, high)
-    state[1] = box_size(leaf, scale, col_nominal, low, high)
-    return state
-
-
-@compiled
-def next_leaf(row, leaf, tree):
-    """The leaf of a row, at or behind ``leaf``."""
-    last = tree[3]
-    while last[leaf] <= row:
-        leaf += 1
-    return leaf
-
-
-@compiled
-def near_lists(rows, state, wanted, laid, scale, col_nominal, tree, lists, work):
-    """Lists of some rows in ascending order, about ``wanted`` entries each.
-
-    ``state``: squared radius that gave the last list, and the size of its leaf. Fills ``lists``, a place
-    a row: index, base, bound, groups and squared radius (inf: everyone is in).
-    """
-    low, high, _, _, n_leaves = tree
-    index, base, bound, groups, reach = lists
-    stack, leaves, distance, found_d, found_i, place, smallest, bucket, x = work
-    d, n = laid.shape
-    leaf = -1
-    covered = -1.0
-    n_near = 0
-    for slot in range(rows.size):
-        row = rows[slot]
-        own = next_leaf(row, max(leaf, n_leaves), tree)
-        if own != leaf:
-            leaf = own
-            covered = -1.0
-            size = box_size(leaf, scale, col_nominal, low, high)
-            if state[1] > 0.0 and size > 0.0:
-                state[0] *= min(max(size / state[1], 1e-6), 1e6)
-            if size > 0.0:
-                state[1] = size
-        for c in range(d):
-            x[c] = laid[c, row]
-        radius = state[0]
-        m = -1
-        for attempt in range(ATTEMPTS):
-            if attempt > 0:
-                if m < 0 or m > 3 * wanted:
-                    radius *= (0.3 if m < 0 else wanted / m) ** (2.0 / d)
-                    covered = -1.0
-                elif m < wanted // 3 and m < n - 1:
-                    radius = max(radius, 1e-300) * min(16.0, (wanted / max(m, 0.05 * wanted)) ** (2.0 / d))
-                else:
-                    break
-            if radius > covered:
-                covered = radius * 1.2
-                n_near = near_leaves(leaf, covered, scale, col_nominal, tree, stack, leaves)
-            m = near_rows(x, row, radius, laid, scale, col_nominal, tree, leaves, n_near, distance, found_d, found_i)
-        if m < 0:  # too many at no distance, or a density that changes too fast: no list
-            groups[slot] = 0
-            reach[slot] = -1.0
-            continue
-        groups[slot] = bucket_list(
-            m, radius, d, found_d, found_i, index[slot], base[slot], bound[slot], place, smallest, bucket
-        )
-        reach[slot] = np.inf if m == n - 1 else radius
-        if m > 0:
-            state[0] = radius * min(1.25, max(0.8, (wanted / m) ** (2.0 / d)))
-
-
-@compiled
-def sorted_lists(rows, wanted, laid, scale, lists):
-    """The same for one selected column, rows in ascending order: a merge of both sides."""
-    index, base, bound, groups, reach = lists
-    n = laid.shape[1]
-    weight = scale[0]
-    for slot in range(rows.size):
-        row = rows[slot]
-        here = laid[0, row]
-        left = row - 1
-        right = row + 1
-        gap = here - laid[0, left] if left >= 0 else np.inf
-        to_left = weight * (gap * gap)
-        gap = laid[0, right] - here if right < n else np.inf
-        to_right = weight * (gap * gap)
-        m = min(wanted, n - 1)
-        for e in range(m):
-            if to_left < to_right:
-                index[slot, e] = left
-                base[slot, e] = to_left
-                left -= 1
-                gap = here - laid[0, left] if left >= 0 else np.inf
-                to_left = weight * (gap * gap)
-            else:
-                index[slot, e] = right
-                base[slot, e] = to_right
-                right += 1
-                gap = laid[0, right] - here if right < n else np.inf
-                to_right = weight * (gap * gap)
-        # the first entry left out may lie at the distance of the last one, 0 included
-        reach[slot] = np.inf if m == n - 1 else np.nextafter(min(to_left, to_right), -1.0)
-        while m % GROUP:
-            index[slot, m] = 0
-            base[slot, m] = np.inf
-            m += 1
-        groups[slot] = m // GROUP
-        for g in range(m // GROUP):
-            bound[slot, g] = base[slot, GROUP * g]
-
-
-@compiled
-def make_lists(rows, state, wanted, laid, scale, col_nominal, tree, lists, work):
-    """Lists of some rows, by the way that suits the selected columns."""
-    if laid.shape[0] == 1 and not col_nominal[0]:
-        sorted_lists(rows, wanted, laid, scale, lists)
-    else:
-        near_lists(rows, state, wanted, laid, scale, col_nominal, tree, lists, work)
-
-
-@compiled
-def rows_at_once(wanted):
-    """Rows whose lists are made together: a block's rows are then read from memory less often."""
-    return LEAF * max(1, min(16, LIST_CACHE // (12 * LEAF * wanted)))
-
-
-@compiled
-def list_space(wanted, d, n_leaves):
-    """Lists of some rows and scratch arrays of :func:`near_lists`."""
-    capacity = 4 * wanted + 8 * LEAF
-    rows = rows_at_once(wanted)
-    lists = (
-        np.empty((rows, capacity), np.uint32),
-        np.empty((rows, capacity)),
-        np.empty((rows, capacity // GROUP + 1)),
-        np.empty(rows, np.int64),
-        np.empty(rows),
-    )
-    work = (
-        np.empty(MAX_DEPTH, np.int64),
-        np.empty(n_leaves, np.int64),
-        np.empty(LEAF),
-        np.empty(capacity),
-        np.empty(capacity, np.uint32),
-        np.empty(LIST_BUCKETS, np.int64),
-        np.empty(LIST_BUCKETS),
-        np.empty(capacity, np.uint32),
-        np.empty(d),
-    )
-    return lists, work
 
 
 # --------------------------------------------------------------------------- rows worth looking at first
@@ -318,7 +51,7 @@ def expected_losses(label, weight, nominal):
     return expected
 
 
-# --------------------------------------------------------------------------- all candidates, K = 1
+# --------------------------------------------------------------------------- all candidates, one neighbour
 @compiled
 def pack(columns, candidates, perm, blocks):
     """Candidate columns in the tree's order, ``width`` of them side by side: (blocks, n, width).
@@ -512,7 +245,90 @@ def list_sums(laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, 
     return whole, part, n_finished
 
 
-# --------------------------------------------------------------------------- all candidates, K > 1
+# --------------------------------------------------------------------------- all candidates, a few neighbours
+@compiled
+def lane_sums(row, kth, n_kept, kept, kept_index, value, total, count, label, weight, nominal):
+    """Sums of w over the kept entries within the K-th distance of each lane, and their numbers."""
+    for e in range(n_kept):
+        j = kept_index[e]
+        value[e] = pair(label[row], weight[row], label[j], weight[j], nominal)
+    for c in range(WIDTH_K):
+        total[c] = 0.0
+        count[c] = 0.0
+    for e in range(n_kept):
+        for c in range(WIDTH_K):
+            within = kept[e, c] <= kth[c]
+            total[c] += value[e] if within else 0.0
+            count[c] += 1.0 if within else 0.0
+
+
+@compiled
+def strict_in_lane(lane, kth, n_kept, kept, value):
+    """Sum of w over the kept entries nearer than the K-th distance, and their number."""
+    total = np.int64(0)
+    count = 0
+    for e in range(n_kept):
+        if kept[e, lane] < kth:
+            total += np.int64(value[e])
+            count += 1
+    return total, count
+
+
+@compiled
+def list_sums_few(laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, k, wanted, rows):
+    """As :func:`list_sums`, K * A for a few neighbours; blocks of WIDTH_K candidates."""
+    d, n = laid.shape
+    one = fixed_point(n)
+    whole = np.zeros(blocks.shape[0] * WIDTH_K, np.int64)
+    part = np.zeros(blocks.shape[0] * WIDTH_K, np.int64)
+    lists, work = list_space(wanted, d, tree[4])
+    reach = lists[4]
+    best = np.empty((k, WIDTH_K))
+    kth = best[k - 1]
+    kept = np.empty((lists[0].shape[1], WIDTH_K))
+    kept_index = np.empty(lists[0].shape[1], np.uint32)
+    value = np.empty(lists[0].shape[1])
+    total = np.empty(WIDTH_K)
+    count = np.empty(WIDTH_K)
+    x = np.empty(d)
+    finish_work = search_space(n, k)
+    state = start_state(next_leaf(rows[0], tree[4], tree), wanted, scale, col_nominal, tree)
+    n_finished = 0
+    at_once = rows_at_once(wanted)
+    for begin in range(0, rows.size, at_once):
+        batch = rows[begin : begin + at_once]
+        make_lists(batch, state, wanted, laid, scale, col_nominal, tree, lists, work)
+        for b in range(blocks.shape[0]):
+            for slot in range(batch.size):
+                row = batch[slot]
+                n_kept = scan_list_k(blocks, z_weights, b, row, lists, slot, best, kept, kept_index)
+                lane_sums(row, kth, n_kept, kept, kept_index, value, total, count, label, weight, nominal)
+                for c in range(WIDTH_K):
+                    j = b * WIDTH_K + c
+                    if kth[c] == FAR or kth[c] > reach[slot]:
+                        n_finished += 1
+                        for axis in range(d):
+                            x[axis] = laid[axis, row]
+                        sums = finish(
+                            x, row, np.inf if kth[c] == FAR else kth[c], laid, scale, col_nominal, tree, blocks[b][:, c],
+                            ranges[0][b][:, c], ranges[1][b][:, c], z_weights[b, c], label, weight, nominal, k, finish_work,
+                        )  # fmt: skip
+                        share = add_share(sums[0], k - sums[1], sums[2], sums[3], one)
+                        whole[j] += share[0]
+                        part[j] += share[1]
+                    elif count[c] == k:
+                        whole[j] += np.int64(total[c])
+                    else:
+                        strict, n_strict = strict_in_lane(c, kth[c], n_kept, kept, value)
+                        share = add_share(
+                            strict, k - n_strict, np.int64(total[c]) - strict, np.int64(count[c]) - n_strict, one
+                        )
+                        whole[j] += share[0]
+                        part[j] += share[1]
+    return whole, part, n_finished
+
+
+# --------------------------------------------------------------------------- all candidates, many neighbours
 @compiled
 def distances_in_list(row, z, z_weight, index, base, begin, end, out):
     """Distances of a row to the entries ``begin:end`` of its list."""
@@ -563,8 +379,8 @@ def k_nearest_in_list(row, z, z_weight, k, index, base, bound, groups, work):
 
 
 @compiled
-def list_sums_k(laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, k, wanted, rows):
-    """As :func:`list_sums`, K * A for K neighbours; blocks of one candidate."""
+def list_sums_many(laid, scale, col_nominal, tree, blocks, ranges, z_weights, label, weight, nominal, k, wanted, rows):
+    """As :func:`list_sums`, K * A for many neighbours; blocks of one candidate."""
     d, n = laid.shape
     one = fixed_point(n)
     whole = np.zeros(blocks.shape[0], np.int64)

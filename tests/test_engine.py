@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import codec
-from codec import _neighbors, _simd, foci
+from codec import _neighbors, foci
 
 compiled_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="the kernels run as Python")
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals and limits as on Linux")
@@ -316,6 +316,12 @@ CUTS = {
     "lists of two entries": {"list_length": lambda *_: 2},
     "lists of K entries": {"list_length": lambda *of: of[-1]},
     "lists of everyone": {"list_length": lambda *of: of[0] - 1},
+    "no K are a few": {"FEW": 1},
+    "every K is a few": {"FEW": 10**6},
+    "a few neighbours in lists of everyone": {"FEW": 10**6, "list_length": lambda *of: of[0] - 1},
+    "many neighbours in lists of everyone": {"FEW": 1, "list_length": lambda *of: of[0] - 1},
+    "a few neighbours in lists of two entries": {"FEW": 10**6, "list_length": lambda *_: 2},
+    "many neighbours in lists of two entries": {"FEW": 1, "list_length": lambda *_: 2},
 }
 
 
@@ -324,7 +330,7 @@ CUTS = {
 def test_any_cut_gives_the_same(cut, geometry, monkeypatch):
     rng = np.random.default_rng(7)
     case = draw_case(geometry, "counts", rng, 38, 300)
-    steps = [([0], 1), ([0, 1], 1), ([2, 0, 1], 1), ([0], 4), ([1, 0], 4)]
+    steps = [([0], 1), ([0, 1], 1), ([2, 0, 1], 1), ([0], 4), ([1, 0], 4), ([1], 60), ([1, 2, 0], 60)]
     steps = [(base, list(range(len(base), 38 if k == 1 else 6)), k) for base, k in steps]
     expected = [case.sums(*step, path="tree") for step in steps]
     for name, value in CUTS[cut].items():
@@ -381,35 +387,6 @@ def test_inputs_on_disk(tmp_path):
     assert foci(*on_disk, max_features=3).cumulative.tolist() == alone.cumulative.tolist()
     with joblib.parallel_config(backend="loky", n_jobs=1):
         assert foci(*on_disk, max_features=3).cumulative.tolist() == alone.cumulative.tolist()
-
-
-# ------------------------------------------------------------------- the one LLVM loop
-@pytest.mark.parametrize("kind", ["continuous", "lattice", "few entries", "far bounds"])
-def test_scan_of_a_list_equals_its_meaning(kind):
-    rng = np.random.default_rng([sum(map(ord, kind))])
-    width, group = _simd.WIDTH, _simd.GROUP
-    n, slots, most = 60, 5, 12
-    for _ in range(40):
-        blocks = rng.normal(size=(2, n, width))
-        base = np.sort(rng.exponential(size=(slots, group * most)), axis=1)
-        if kind == "lattice":
-            blocks, base = np.round(blocks), np.round(2 * base)
-        groups = rng.integers(0, 3 if kind == "few entries" else most + 1, size=slots)
-        bound = base[:, ::group].copy()
-        if kind == "far bounds":  # a scan that ends at once, or never
-            bound *= rng.choice([0.0, 1e300], size=bound.shape)
-        for slot in range(slots):  # the last group is filled up
-            end = group * groups[slot]
-            base[slot, max(0, end - int(rng.integers(group))) : end] = np.inf
-        index = rng.integers(0, n, size=base.shape).astype(np.uint32)
-        lists = (index, base, bound, groups, np.zeros(slots))
-        weights, value = rng.uniform(0.5, 2, size=(2, width)), rng.integers(0, 99, size=n).astype(float)
-        for block, slot in ((0, 0), (1, 3), (1, 4)):
-            row = int(rng.integers(n))
-            found = [np.full((3, width), np.nan) for _ in range(2)]
-            for scan, out in zip((_simd.scan_list, _simd.scan_list_python), found, strict=True):
-                scan(blocks, weights, block, row, lists, slot, value, *out)
-            np.testing.assert_array_equal(*found)
 
 
 # ------------------------------------------------------------------- fresh interpreters

@@ -23,7 +23,11 @@ compiled_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="the k
 
 
 MODULES = [
-    m for m in map(sys.modules.get, ("codec._kernels", "codec._tree_kernels", "codec._step_kernels")) if m is not None
+    m
+    for m in map(
+        sys.modules.get, ("codec._kernels", "codec._tree_kernels", "codec._list_kernels", "codec._step_kernels")
+    )
+    if m is not None
 ]
 
 
@@ -93,6 +97,8 @@ STEPS = [
     ([0], 4, ("tree", "lists")),
     ([0, 1], 1, ("tree", "lists")),
     ([2, 0, 1], 3, ("tree", "lists")),
+    ([0], 60, ("tree", "lists")),
+    ([1, 0], 60, ("tree", "lists")),
 ]
 
 

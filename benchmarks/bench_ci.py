@@ -4,12 +4,15 @@
     python benchmarks/bench_ci.py --quick               # a few cells in seconds; writes nothing
     python benchmarks/bench_ci.py --data FOLDER         # adds the discrete networks found there
     python benchmarks/bench_ci.py --only power          # one part: level, hard, power, later, network, cpu
+    python benchmarks/bench_ci.py --again codec         # this method once more where its commit is not the current one
 
 Every cell is one way to make data, n and the number of columns of X. Its result holds, for each method,
 how many p-values were at most .05 and .01 in how many repetitions, with the 95 % Clopper-Pearson
-interval, the Kolmogorov-Smirnov p-value of uniformity (nulls), and the mean CPU seconds of a test. Data
-with few values make copies that equal the observed statistic; a valid p-value counts them all and is then
-larger than uniform. "uniformity, ties at random" is of the same tests with a random share of them counted.
+interval, the Kolmogorov-Smirnov p-values of uniformity (nulls), the mean CPU seconds of a test, and the
+commit. "uniformity" is two-sided; "too small" is one-sided, against p-values that are stochastically smaller
+than uniform, which is what makes a test invalid. Data with few values make copies that equal the observed
+statistic; a valid p-value counts them all and is then larger than uniform. "uniformity, ties at random" is of
+the same tests with a random share of them counted.
 Peers run on the first repetitions of the same data: KCI and RCIT of causal-learn with their defaults,
 Fisher's z, and the generalised covariance measure with kernel ridge residuals. A cell is written as soon
 as it is complete, and a second run continues where the first stopped.
@@ -145,9 +148,13 @@ def all_cells(networks: dict[str, Any], repetitions: int, peers: int) -> Iterato
         slow = min(most, peers if n <= 200 else peers // 3)
         return {"codec": most, "kci": slow, "rcit": min(most, peers), "fisher-z": most, "gcm": slow}
 
+    def hard(n: int, d: int) -> dict[str, int]:
+        """Where both tests are near .05, as many repetitions of KCI as of codec."""
+        return {**runs(n), "kci": repetitions} if d == 1 else runs(n)
+
     for name in data.HARD_NULLS:
         for d in (1, 3, 5):
-            yield Cell("hard", name, 200, d, runs(200))
+            yield Cell("hard", name, 200, d, hard(200, d))
     for name in data.GRID_NULLS:
         for d in (1, 3, 5, 10):
             yield Cell("level", name, 200, d, runs(200))
@@ -164,13 +171,24 @@ def all_cells(networks: dict[str, Any], repetitions: int, peers: int) -> Iterato
             yield Cell("level", name, 500, d, runs(500))
     for name in data.HARD_NULLS:
         for d in (1, 3, 5):
-            yield Cell("hard", name, 500, d, runs(500))
+            yield Cell("hard", name, 500, d, hard(500, d))
 
 
-def run_cell(cell: Cell, networks: dict[str, Any]) -> dict[str, Any]:
-    """All methods on one cell."""
+def missing(cell: Cell, stored: dict[str, Any], again: str | None, commit: str) -> dict[str, int]:
+    """Methods that have too few repetitions in this cell, and the one to run again unless this commit did."""
+    known = stored.get("methods", {})
+    return {
+        method: wanted
+        for method, wanted in cell.repetitions.items()
+        if known.get(method, {}).get("repetitions", 0) < wanted
+        or (method == again and known[method].get("git") != commit)
+    }
+
+
+def run_cell(cell: Cell, networks: dict[str, Any], methods: dict[str, int], commit: str) -> dict[str, Any]:
+    """These methods on one cell."""
     result: dict[str, Any] = {"part": cell.part, "name": cell.name, "n": cell.n, "d": cell.d, "methods": {}}
-    for method, repetitions in cell.repetitions.items():
+    for method, repetitions in methods.items():
         found, cpu, warned = [], 0.0, 0
         for r in range(repetitions):
             y, z, x = cell.draw(r, networks)
@@ -180,7 +198,8 @@ def run_cell(cell: Cell, networks: dict[str, Any]) -> dict[str, Any]:
                 found.append(METHODS[method](y, z, x, r))
             cpu += time.process_time() - start
             warned += any(w.category is UserWarning for w in caught)
-        result["methods"][method] = summary(found, cpu, warned, null=cell.part not in {"power", "later"})
+        report = summary(found, cpu, warned, null=cell.part not in {"power", "later"})
+        result["methods"][method] = {**report, "git": commit}
     return result
 
 
@@ -195,6 +214,7 @@ def summary(found: list[Found], cpu: float, warned: int, *, null: bool) -> dict[
         report[f"at {level}"] = {"rate": hits / n, "low": round(interval.low, 4), "high": round(interval.high, 4)}
     if null:
         report["uniformity"] = float(f"{kstest(pvalues, 'uniform').pvalue:.3g}")
+        report["too small"] = float(f"{kstest(pvalues, 'uniform', alternative='greater').pvalue:.3g}")
         broken = kstest([f.ties_at_random for f in found], "uniform").pvalue
         report["uniformity, ties at random"] = float(f"{broken:.3g}")
     return report
@@ -256,6 +276,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few cells, few repetitions, nothing written")
     parser.add_argument("--data", type=Path, help="folder with bif/*.bif.gz")
     parser.add_argument("--only", help="one part: hard, level, power, later, network or cpu")
+    parser.add_argument("--again", choices=METHODS, help="a method whose cells of other commits are run again")
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--peers", type=int, default=300, help="repetitions of the slow methods")
     parser.add_argument("--output", type=Path, default=RESULT)
@@ -265,21 +286,26 @@ def main() -> None:
             Cell("level", "snr 2", 100, 1, {"codec": 20, "gcm": 20}),
             Cell("power", "shared noise", 100, 1, {"codec": 20, "gcm": 20}),
         ):
-            show(run_cell(cell, {}))
+            show(run_cell(cell, {}, cell.repetitions, ""))
         return
     done = json.loads(options.output.read_text()) if options.output.exists() else {"cells": {}}
     networks = load_networks(options.data)
     METHODS["codec"](*data.null("snr 2", 100, 3, np.random.default_rng(0)), 0)  # compile
+    commit = _harness.git_hash()
     for cell in all_cells(networks, options.repetitions, options.peers):
-        if cell.key in done["cells"] or options.only not in {None, cell.part}:
+        stored = done["cells"].get(cell.key, {})
+        methods = missing(cell, stored, options.again, commit)
+        if not methods or options.only not in {None, cell.part}:
             continue
-        result = run_cell(cell, networks)
+        result = run_cell(cell, networks, methods, commit)
         show(result)
+        result["methods"] = {**stored.get("methods", {}), **result["methods"]}
         done["cells"][cell.key] = result
         done["environment"] = _harness.environment(PACKAGES)
         _harness.write_json(done, options.output)
-    if options.only in {None, "cpu"} and "cpu" not in done:
-        done["cpu"] = time_tests([200, 500, 2000, 10_000, 100_000], [200, 500, 2000])
+    timed = "cpu" in done and (options.again is None or done["cpu"]["git"] == commit)
+    if options.only in {None, "cpu"} and not timed:
+        done["cpu"] = {"git": commit, "rows": time_tests([200, 500, 2000, 10_000, 100_000], [200, 500, 2000])}
         _harness.write_json(done, options.output)
 
 

@@ -24,18 +24,17 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from codec._nulls import Setting, block_sizes, find_strata
+from codec._nulls import Centred, Setting, block_sizes, find_strata
 from codec._omnibus import (
     SINGLE_PRECISION_ROWS,
     Moving,
     default_neighbors,
     residual_codec,
     residual_graph,
-    row_ranks,
     standardize_rows,
 )
 from codec._plans import TOLERANCE
-from codec._residuals import embed
+from codec._residuals import embed, two_valued
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
 MAX_GRAPHS = 10  # candidates whose residual CODEC is computed ...
@@ -287,18 +286,19 @@ class _Panel:
         size = max(1, min(CHUNK_CANDIDATES, CHUNK_ENTRIES // self._n))
         self._chunks = [range(a, min(a + size, len(candidates))) for a in range(0, len(candidates), size)]
         anchors = Parallel(n_jobs=n_jobs, prefer="threads")(delayed(self._anchors)(chunk) for chunk in self._chunks)
-        self._rows = [rows for chunk in anchors for rows in chunk]
+        self._rows = [anchor for chunk in anchors for anchor in chunk]
 
     @staticmethod
     def _dtype(features: Features) -> type[np.floating[Any]]:
         return np.float32 if features.table.n_rows > SINGLE_PRECISION_ROWS else np.float64
 
-    def _anchors(self, chunk: range) -> list[FloatArray]:
-        """Standardized residuals of each candidate of a chunk, (q, n)."""
+    def _anchors(self, chunk: range) -> list[Centred]:
+        """Standardized residuals of each candidate of a chunk."""
         blocks = [embed(self._features.part([self._candidates[i]])).T for i in chunk]
         rows = standardize_rows(self._setting.anchors(np.ascontiguousarray(np.concatenate(blocks))))
         rows = rows.astype(self._dtype(self._features))
-        return np.split(rows, np.cumsum([len(block) for block in blocks])[:-1])
+        parts = np.split(rows, np.cumsum([len(block) for block in blocks])[:-1])
+        return [Centred(part, two_valued(block)) for part, block in zip(parts, blocks, strict=True)]
 
     def add(self, moving: Moving) -> None:
         """The terms that need no graph, for one block of copies."""
@@ -308,16 +308,19 @@ class _Panel:
         for i, terms in enumerate(terms for chunk in found for terms in chunk):
             self._terms[i].append(terms)
         rows = self._graph_rows
-        self._ranks.append(moving.ranks if rows is None else np.stack([row_ranks(r[:, rows]) for r in moving.ranks]))
+        self._ranks.append(moving.ranks if rows is None else np.ascontiguousarray(moving.ranks[:, :, rows]))
 
     def _products(self, chunk: range, moving: Moving) -> list[FloatArray]:
         rng = np.random.default_rng(0)  # breaks ties in graphs, and there is none
         return [
             self._setting.omnibus(
-                self._features.part([self._candidates[i]]), self._rows[i].astype(np.float64), None, rng, self._functions
+                self._features.part([self._candidates[i]]), self._anchor(i), None, rng, self._functions
             ).values(moving)
             for i in chunk
         ]
+
+    def _anchor(self, i: int) -> Centred:
+        return replace(self._rows[i], standard=self._rows[i].standard.astype(np.float64))
 
     def values(self) -> Values:
         """Values with all copies added so far."""
@@ -336,7 +339,7 @@ class _Panel:
         if i not in self._codec:
             rng = np.random.default_rng([self._seed, self._candidates[i]])
             rows = slice(None) if self._graph_rows is None else self._graph_rows
-            points, residuals = self._setting.points[rows], self._rows[i][:, rows].astype(np.float64)
+            points, residuals = self._setting.points[rows], self._rows[i].standard[:, rows].astype(np.float64)
             near = residual_graph(residuals, points, default_neighbors(len(points)), rng)
             self._codec[i] = (near, [])
         near, done = self._codec[i]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -156,7 +156,7 @@ _METHOD_WORDS = {
     "freedman-lane": "fitted values plus locally permuted residuals of y, smoothed anew",
     "category": "classes of y drawn from their fitted probabilities given X, smoothed anew",
     "crt": "z drawn anew from the sampler",
-    "crt-nearest": "z drawn anew: fitted values plus residuals of near rows (categories: those of near rows)",
+    "crt-nearest": "z drawn anew from what near rows of X say about it",
 }
 
 
@@ -334,7 +334,17 @@ def _asymptotic(data: Data, plan: Plan, generator: np.random.Generator) -> Codec
 def _randomization(
     data: Data, given: Table, plan: Plan, sampler: Sampler | None, generator: np.random.Generator
 ) -> CodecTestResult:
-    """Conditional randomization: y stays, z is drawn anew (Candes et al. 2018)."""
+    """Conditional randomization: y stays, z is drawn anew (Candes et al. 2018).
+
+    Without a sampler the omnibus makes copies of z as it otherwise does of y: draws from fitted values and
+    residuals are no draws from P(Z | X), and what the fit missed must be missed in the copies as well.
+    """
+    if sampler is None and plan.kind == "omnibus":
+        swapped = replace(data, y=data.z, z=data.y)
+        null, (statistic,), notes = prepare(swapped, plan, [data.y], generator)
+        return _result(
+            data, plan, rank(collect(null, [statistic], plan, swapped, generator)[0], statistic.names), notes
+        )
     setting_seed, graph_seed = generator.integers(2**63, size=2)
     if sampler is None:
         rng = np.random.default_rng(setting_seed)
@@ -347,7 +357,9 @@ def _randomization(
             raise ValueError("y is a function of given in this sample: nothing is left that z could explain.")
         return _result(data, plan, rank(np.array([values]), ("T",)), ())
     setting = Setting(data.y, given, plan.strata, np.random.default_rng(setting_seed))
-    statistic = Omnibus(setting.own_residuals(), setting.points, plan.n_neighbors, np.random.default_rng(graph_seed))
+    rng = np.random.default_rng(graph_seed)
+    own = setting.own_residuals()
+    statistic = Omnibus(own.standard, setting.points, plan.n_neighbors, rng, binary=own.binary)
     copies = centred_copies(data.z, draws)
     parts = []
     start = 0

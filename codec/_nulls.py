@@ -33,9 +33,9 @@ from codec._omnibus import (
     standardize_rows,
     without_self,
 )
-from codec._residuals import Residuals, Smoother, embed
+from codec._residuals import Fit, Residuals, Smoother, embed, two_valued
 from codec._tree_kernels import group_rows
-from codec._validation import FloatArray, IntArray, Table, read_table
+from codec._validation import BoolArray, FloatArray, IntArray, Table, read_table
 
 LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself ...
 LOCAL_ROWS = 20_000  # ... the nearest in a random block of at most so many rows
@@ -53,6 +53,14 @@ Sampler = Callable[[Any, np.random.Generator], Any]
 
 # --------------------------------------------------------------------------- strata
 @dataclass(frozen=True)
+class Centred:
+    """Columns (q, n) without their means given X, and which of them have two values."""
+
+    standard: FloatArray
+    binary: BoolArray
+
+
+@dataclass(frozen=True)
 class Strata:
     """Rows with the same X: stratum s holds ``rows[start[s]:start[s + 1]]``."""
 
@@ -66,11 +74,11 @@ class Strata:
         sizes = np.diff(self.start)
         return float(np.sum(sizes == 1) / self.rows.size)
 
-    def center(self, columns: FloatArray) -> FloatArray:
+    def center(self, columns: FloatArray) -> Centred:
         """Columns (q, n) minus their stratum means."""
         sizes = np.diff(self.start)
         sums = np.add.reduceat(columns[:, self.rows], self.start[:-1], axis=1)
-        return np.asarray(columns - (sums / sizes)[:, self.code])
+        return Centred(columns - (sums / sizes)[:, self.code], two_valued(columns))
 
 
 def make_strata(code: IntArray) -> Strata:
@@ -86,6 +94,11 @@ def one_stratum(n: int) -> Strata:
 def row_codes(table: Table) -> IntArray:
     """Numbers 0, 1, ... of the distinct rows, by first appearance."""
     return np.asarray(group_rows(table.columns)[0])
+
+
+def is_category(y: Table) -> bool:
+    """Whether y is one column of unordered categories, or of two values."""
+    return len(y.names) == 1 and bool(y.nominal[0] or two_valued(y.columns)[0])
 
 
 def find_strata(given: Table) -> Strata | None:
@@ -144,15 +157,16 @@ class IndexNull:
 class StratifiedNull:
     """Residuals permuted within strata."""
 
-    residuals: FloatArray
+    residuals: Centred
     strata: Strata
 
     def observed(self) -> Moving:
-        return make_moving(self.residuals[:, None, :], np.arange(self.strata.rows.size)[None, :])
+        own = np.arange(self.strata.rows.size)[None, :]
+        return make_moving(self.residuals.standard[:, None, :], own, self.residuals.binary)
 
     def draw(self, n_draws: int, seed: int) -> Moving:
         drawn = kernels.stratified_permutations(self.strata.start, self.strata.rows, n_draws, np.uint64(seed))
-        return make_moving(self.residuals[:, drawn], drawn)
+        return make_moving(self.residuals.standard[:, drawn], drawn, self.residuals.binary)
 
 
 @dataclass(frozen=True)
@@ -168,7 +182,7 @@ class FreedmanLaneNull:
     near: IntArray
 
     def observed(self) -> Moving:
-        return make_moving(self.residuals.of(self.columns[:, None, :]))
+        return make_moving(self.residuals.of(self.columns[:, None, :]), binary=self.residuals.binary)
 
     def draw(self, n_draws: int, seed: int) -> Moving:
         drawn = kernels.local_permutations(self.near, n_draws, np.uint64(seed))
@@ -176,7 +190,7 @@ class FreedmanLaneNull:
         noise *= self.residuals.scale[:, None, :]
         noise += self.residuals.location[:, None, :]
         rows = self.residuals.of(noise)
-        return make_moving(rows)
+        return make_moving(rows, binary=self.residuals.binary)
 
 
 @dataclass(frozen=True)
@@ -193,7 +207,7 @@ class CategoryNull:
     levels: FloatArray
 
     def observed(self) -> Moving:
-        return make_moving(self.residuals.of(self.columns[:, None, :]))
+        return make_moving(self.residuals.of(self.columns[:, None, :]), binary=self.residuals.binary)
 
     def draw(self, n_draws: int, seed: int) -> Moving:
         u = np.random.default_rng(seed).random((n_draws, self.columns.shape[1]))
@@ -201,18 +215,19 @@ class CategoryNull:
         for bound in self.cumulative[:-1]:
             drawn += u > bound
         rows = self.residuals.of(self.levels[:, drawn])
-        return make_moving(rows)
+        return make_moving(rows, binary=self.residuals.binary)
 
 
-def category_null(codes: IntArray, columns: FloatArray, fitted: FloatArray, residuals: Residuals) -> CategoryNull:
-    """The classes' probabilities from the smoother, which is linear: the same on indicators and columns."""
-    first = np.unique(codes, return_index=True)[1]
-    levels = columns[:, first]  # (q, classes): what a member of each class has in each column
-    design = np.concatenate([levels, np.ones((1, len(first)))])
-    target = np.concatenate([fitted, np.ones((1, columns.shape[1]))])
-    chance = np.linalg.lstsq(design, target, rcond=None)[0]
-    chance = np.clip(chance, 0.5 / codes.size, 1.0)
-    return CategoryNull(columns, residuals, np.cumsum(chance / chance.sum(axis=0), axis=0), levels)
+def category_null(values: FloatArray, columns: FloatArray, fit: Fit, residuals: Residuals) -> CategoryNull:
+    """Probabilities of the classes: each by its own logistic regression; of two, one."""
+    classes, first, code = np.unique(values, return_index=True, return_inverse=True)
+    if len(classes) == 2:
+        second = fit.chances(0, code == 1)
+        chance = np.stack([1.0 - second, second])
+    else:
+        chance = np.stack([fit.chances(j, code == j) for j in range(len(classes))])
+        chance /= chance.sum(axis=0)
+    return CategoryNull(columns, residuals, np.cumsum(chance, axis=0), columns[:, first])
 
 
 def block_sizes(n_draws: int, entries_per_draw: int, *, at_most: int | None = None) -> list[int]:
@@ -260,20 +275,18 @@ class Setting:
         """Copies of y."""
         if self.strata is not None:
             return StratifiedNull(self.strata.center(self.columns), self.strata)
-        codes = row_codes(self.y)
-        if len(self.y.names) == 1 and (self.y.nominal[0] or codes.max() == 1):
-            # Undersmoothed probabilities are too extreme to draw from: the copies would vary too little.
+        if is_category(self.y):
             fit = self._smoother.fit(self.columns, learn_metric=False, undersmoothing=1.0)
-            return category_null(codes, self.columns, fit.smooth(self.columns[:, None, :])[:, 0], self.residuals)
+            return category_null(self.y.columns[0], self.columns, fit, self.residuals)
         return FreedmanLaneNull(self.columns, self.residuals, self._near)
 
-    def own_residuals(self) -> FloatArray:
+    def own_residuals(self) -> Residuals | Centred:
         """Residuals of y, for copies of z."""
         if self.strata is not None:
             return self.strata.center(self.columns)
-        return self.residuals.standard
+        return self.residuals
 
-    def anchor(self, z: Table) -> Residuals | FloatArray:
+    def anchor(self, z: Table) -> Residuals | Centred:
         """Residuals of z given X."""
         columns = np.ascontiguousarray(embed(z).T)
         if self.strata is not None:
@@ -283,7 +296,7 @@ class Setting:
     def anchors(self, columns: FloatArray) -> FloatArray:
         """Residuals of many columns (q, n) given X, with the kernels that y chose or could have chosen."""
         if self.strata is not None:
-            return self.strata.center(columns)
+            return self.strata.center(columns).standard
         return Residuals(self._smoother.branch(), columns, learn_metric=False).standard
 
     def share_kernels(self) -> None:
@@ -291,7 +304,7 @@ class Setting:
         if self.strata is None:
             self._smoother.refine_all()
 
-    def warning_signs(self, anchor: Residuals | FloatArray) -> tuple[str, ...]:
+    def warning_signs(self, anchor: Residuals | Centred) -> tuple[str, ...]:
         """What the fits say on the two situations in which no residual test holds its level."""
         if self.strata is not None or not isinstance(anchor, Residuals):
             return ()
@@ -320,14 +333,22 @@ class Setting:
     def omnibus(
         self,
         z: Table,
-        anchor: Residuals | FloatArray,
+        anchor: Residuals | Centred,
         n_neighbors: int | None,
         rng: np.random.Generator,
         functions: Sequence[FloatArray] = (),
     ) -> Omnibus:
         """The statistic of z."""
-        rows = anchor.standard if isinstance(anchor, Residuals) else anchor
-        return Omnibus(rows, self.points, n_neighbors, rng, self._tables(z), functions, self._modulators)
+        return Omnibus(
+            anchor.standard,
+            self.points,
+            n_neighbors,
+            rng,
+            self._tables(z),
+            functions,
+            self._modulators,
+            anchor.binary,
+        )
 
     def _tables(self, z: Table) -> Tables | None:
         if self.strata is None:

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 from codec import _inference_kernels as kernels
-from codec._validation import FloatArray, IntArray
+from codec._validation import BoolArray, FloatArray, IntArray
 
 N_COSINES = 4  # frequencies of the copula terms
 MAX_MODULATORS = 12  # functions of X that multiply the copula features
@@ -75,12 +75,23 @@ class Moving:
     drawn: IntArray | None = None
 
 
-def make_moving(rows: FloatArray, drawn: IntArray | None = None) -> Moving:
+def make_moving(rows: FloatArray, drawn: IntArray | None = None, binary: BoolArray | None = None) -> Moving:
+    """What the terms need of residual rows (q, b, n).
+
+    ``binary`` (q,): residuals of columns of two values. Their ranks tell the fitted probabilities rather than the
+    classes, so that a rare class would hardly show: they stand for themselves in place of the ranks and the
+    first cosine.
+    """
     standard = standardize_rows(rows)
     ranks = np.stack([row_ranks(block) for block in standard])
     table = cosine_table(rows.shape[-1])
     places = (2.0 * ranks).astype(np.int64) - 2
-    return Moving(standard, ranks, np.moveaxis(table[:, places], 0, 1), drawn)
+    cosines = np.moveaxis(table[:, places], 0, 1)
+    if binary is not None and binary.any():
+        ranks[binary] = standard[binary]
+        cosines[binary, 0] = standard[binary] * np.sqrt(0.5)
+        cosines[binary, 1:] = 0.0
+    return Moving(standard, ranks, cosines, drawn)
 
 
 @lru_cache(maxsize=8)
@@ -111,6 +122,8 @@ class Omnibus:
         Adds the covariance times functions of X, given for each row of the moving side.
     modulators : ndarray of shape (m, n), optional
         What :func:`make_modulators` makes of ``points``, where many statistics share it.
+    binary : ndarray of shape (q,), bool, optional
+        As in :func:`make_moving`, for the rows of ``anchor``.
 
     Attributes
     ----------
@@ -132,11 +145,12 @@ class Omnibus:
         tables: Tables | None = None,
         functions: Sequence[FloatArray] = (),
         modulators: FloatArray | None = None,
+        binary: BoolArray | None = None,
     ) -> None:
         n = anchor.shape[1]
         self._anchor = standardize_rows(anchor)
         self._squares = self._anchor**2
-        fixed = make_moving(anchor[:, None, :]).cosines[:, :, 0]  # (q, 4, n)
+        fixed = make_moving(anchor[:, None, :], binary=binary).cosines[:, :, 0]  # (q, 4, n)
         waves = make_modulators(points) if modulators is None else modulators
         modulators = np.concatenate([np.ones((1, n)), waves])
         products = fixed.reshape(-1, 1, n) * modulators

@@ -21,8 +21,8 @@ from codec._nulls import (
     Strata,
     block_sizes,
     find_strata,
+    is_category,
     one_stratum,
-    row_codes,
     take_rows,
 )
 from codec._omnibus import Omnibus, default_neighbors, nearest_rows, standardized_maxima
@@ -187,8 +187,7 @@ def _choose_method(data: Data, kind: str, method: str, strata: Strata | None, sa
         return "stratified"
     if kind == "codec":
         return "local"
-    nominal = len(data.y.names) == 1 and (data.y.nominal[0] or row_codes(data.y).max() == 1)
-    return "category" if nominal else "freedman-lane"
+    return "category" if is_category(data.y) else "freedman-lane"
 
 
 # --------------------------------------------------------------------------- running it

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
-from scipy.special import ndtri
+from scipy.special import expit, ndtri
 from scipy.stats import rankdata
 
-from codec._validation import FloatArray, IntArray, Table
+from codec._validation import BoolArray, FloatArray, IntArray, Table
 
 BANDWIDTHS = (0.25, 1.0)  # of the median squared distance
 PENALTIES = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0])
@@ -34,6 +34,11 @@ METRIC_ISOTROPIC = 0.1  # share of the identity in a learned metric
 LIGHT_KURTOSIS = 6.0  # columns of more are drawn in towards normal scores
 SCALE_LIMIT = 3.0  # log noise scales stay within +- this
 SMOOTHER_PENALTY = 100.0  # of the functions that products of residuals are compared with, over the fit's own
+PENALTY_FACTORS = (1000.0, 100.0, 30.0, 10.0, 3.0, 1.0)  # of logistic regression, over the penalty of least squares
+PENALTY_RANGE = 1000.0  # functions with more than so many times the least penalty are left out there
+LOGISTIC_ROWS = 5000  # and rows beyond these
+NEWTON_STEPS = 4
+LOGIT_LIMIT = 8.0
 LEAST_SHARE = 0.02  # functions with less than this share of the largest are left out there
 
 
@@ -76,6 +81,12 @@ def light_tailed(values: FloatArray) -> FloatArray:
 def _standardize(values: FloatArray) -> FloatArray:
     centred = values - values.mean()
     return np.asarray(centred / centred.std())
+
+
+def two_valued(columns: FloatArray) -> BoolArray:
+    """Which columns (rows of the array) have two values only."""
+    ends = columns.min(axis=1, keepdims=True), columns.max(axis=1, keepdims=True)
+    return np.asarray(((columns == ends[0]) | (columns == ends[1])).all(axis=1))
 
 
 # --------------------------------------------------------------------------- one kernel
@@ -283,6 +294,12 @@ class Fit:
     functions: list[FloatArray]
     shrinkage: list[FloatArray]
 
+    def chances(self, j: int, member: BoolArray) -> FloatArray:
+        """Fitted probabilities of a class, by logistic regression on the functions of column j."""
+        shrink = np.maximum(self.shrinkage[j], 1e-12)
+        mean = float(member.mean())
+        return logistic_ridge(self.functions[j], mean * (1.0 - mean) * (1.0 - shrink) / shrink, member)
+
     def smooth(self, rows: FloatArray) -> FloatArray:
         """``S_j`` applied to ``rows[j]``, an array of shape (q, b, n)."""
         smooth = np.empty_like(rows)
@@ -297,6 +314,47 @@ class Fit:
             fitted += mean
             smooth[members] = fitted.reshape(len(members), b, n)
         return smooth
+
+
+def logistic_ridge(functions: FloatArray, penalty: FloatArray, member: BoolArray) -> FloatArray:
+    """Fitted probabilities of a class given orthonormal functions (n, r) and their relative penalties (r,).
+
+    The penalty is multiplied by the factor with the least approximate leave-one-out deviance: with that of least
+    squares the probabilities of a rare class would be far too sure of themselves.
+    """
+    n = len(functions)
+    used = penalty <= PENALTY_RANGE * penalty.min()
+    design = np.concatenate([functions[:, used], np.full((n, 1), n**-0.5)], axis=1)
+    rows = slice(None, None, -(-n // LOGISTIC_ROWS))
+    seen, target = design[rows], member[rows].astype(np.float64)
+    mean = target.mean()
+    weights = np.zeros(design.shape[1])
+    weights[-1] = np.log(mean / (1.0 - mean)) * np.sqrt(n)  # the intercept has no penalty
+    least, best = np.inf, weights
+    for factor in PENALTY_FACTORS:
+        ridge = np.append(factor * penalty[used] * len(seen) / n, 0.0)
+        weights, deviance = _newton(seen, target, ridge, weights)
+        if deviance >= least:
+            break
+        least, best = deviance, weights
+    return _logistic(design @ best)
+
+
+def _newton(design: FloatArray, target: FloatArray, ridge: FloatArray, weights: FloatArray) -> tuple[FloatArray, float]:
+    """A few steps of Newton's method, and the deviance of each row by the fit without it, to first order."""
+    for _ in range(NEWTON_STEPS):
+        chance = _logistic(design @ weights)
+        noise = chance * (1.0 - chance)
+        curvature = (design * noise[:, None]).T @ design
+        curvature[np.diag_indices_from(curvature)] += ridge + 1e-9
+        weights = weights + np.linalg.solve(curvature, design.T @ (target - chance) - ridge * weights)
+    pull = np.einsum("ij,ji->i", design, np.linalg.solve(curvature, design.T))
+    left_out = design @ weights - pull * (target - chance) / np.maximum(1.0 - noise * pull, 0.05)
+    return weights, float(np.logaddexp(0.0, np.where(target > 0.5, -left_out, left_out)).mean())
+
+
+def _logistic(logits: FloatArray) -> FloatArray:
+    return np.asarray(expit(np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)))
 
 
 def same_things(things: Sequence[object]) -> list[list[int]]:
@@ -336,8 +394,7 @@ class Residuals:
         self._scale_fit = smoother.fit(logs, learn_metric=False, undersmoothing=1.0)
         self.scale = self._scales(raw[:, None, :])[:, 0]
         self.standard = raw / self.scale
-        ends = columns.min(axis=1, keepdims=True), columns.max(axis=1, keepdims=True)
-        self.binary = ((columns == ends[0]) | (columns == ends[1])).all(axis=1)
+        self.binary = two_valued(columns)
 
     def of(self, rows: FloatArray) -> FloatArray:
         """Standardized residuals of resampled columns (q, b, n): smoothed and scaled anew."""

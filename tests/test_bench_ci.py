@@ -41,6 +41,17 @@ def test_rates_have_their_binomial_interval(bench):
     assert report["cpu_s"] == 0.01
 
 
+def test_only_what_is_missing_runs(bench):
+    cell = bench.Cell("level", "snr 2", 60, 1, {"codec": 4, "gcm": 3})
+    first = bench.run_cell(cell, {}, bench.missing(cell, {}, None, "old"), "old")
+    assert {m: r["repetitions"] for m, r in first["methods"].items()} == {"codec": 4, "gcm": 3}
+    assert bench.missing(cell, first, None, "new") == {}
+    assert bench.missing(cell, first, "codec", "old") == {}
+    assert bench.missing(cell, first, "codec", "new") == {"codec": 4}
+    first["methods"]["gcm"]["repetitions"] = 2
+    assert bench.missing(cell, first, None, "new") == {"gcm": 3}
+
+
 def test_equal_copies_are_counted_by_chance(bench):
     rng = np.random.default_rng(3)
     halves = np.repeat([0, 1], 8)

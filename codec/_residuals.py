@@ -35,10 +35,9 @@ LIGHT_KURTOSIS = 6.0  # columns of more are drawn in towards normal scores
 SCALE_LIMIT = 3.0  # log noise scales stay within +- this
 SMOOTHER_PENALTY = 100.0  # of the functions that products of residuals are compared with, over the fit's own
 PENALTY_FACTORS = (1000.0, 100.0, 30.0, 10.0, 3.0, 1.0)  # of logistic regression, over the penalty of least squares
-PENALTY_RANGE = 1000.0  # functions with more than so many times the least penalty are left out there
+LEAST_SHRINKAGE = 0.01  # functions that least squares keeps less of are left out there
 LOGISTIC_ROWS = 5000  # and rows beyond these
-NEWTON_STEPS = 4
-LOGIT_LIMIT = 8.0
+NEWTON_STEPS = 20
 LEAST_SHARE = 0.02  # functions with less than this share of the largest are left out there
 
 
@@ -296,9 +295,10 @@ class Fit:
 
     def chances(self, j: int, member: BoolArray) -> FloatArray:
         """Fitted probabilities of a class, by logistic regression on the functions of column j."""
-        shrink = np.maximum(self.shrinkage[j], 1e-12)
-        mean = float(member.mean())
-        return logistic_ridge(self.functions[j], mean * (1.0 - mean) * (1.0 - shrink) / shrink, member)
+        used = self.shrinkage[j] >= LEAST_SHRINKAGE
+        shrink, mean = self.shrinkage[j][used], float(member.mean())
+        penalty = mean * (1.0 - mean) * (1.0 - shrink) / shrink
+        return logistic_ridge(self.functions[j][:, used], penalty, member)
 
     def smooth(self, rows: FloatArray) -> FloatArray:
         """``S_j`` applied to ``rows[j]``, an array of shape (q, b, n)."""
@@ -323,38 +323,48 @@ def logistic_ridge(functions: FloatArray, penalty: FloatArray, member: BoolArray
     squares the probabilities of a rare class would be far too sure of themselves.
     """
     n = len(functions)
-    used = penalty <= PENALTY_RANGE * penalty.min()
-    design = np.concatenate([functions[:, used], np.full((n, 1), n**-0.5)], axis=1)
-    rows = slice(None, None, -(-n // LOGISTIC_ROWS))
-    seen, target = design[rows], member[rows].astype(np.float64)
-    mean = target.mean()
+    design = np.concatenate([functions, np.full((n, 1), n**-0.5)], axis=1)
+    rows: IntArray | slice = slice(None)
+    if n > LOGISTIC_ROWS:
+        rows = np.random.default_rng(0).choice(n, LOGISTIC_ROWS, replace=False)
+    seen, target = design[rows], member[rows]
     weights = np.zeros(design.shape[1])
-    weights[-1] = np.log(mean / (1.0 - mean)) * np.sqrt(n)  # the intercept has no penalty
     least, best = np.inf, weights
     for factor in PENALTY_FACTORS:
-        ridge = np.append(factor * penalty[used] * len(seen) / n, 0.0)
+        ridge = np.append(factor * penalty, 1e-6) * (len(seen) / n)  # the intercept is free
         weights, deviance = _newton(seen, target, ridge, weights)
         if deviance >= least:
             break
         least, best = deviance, weights
-    return _logistic(design @ best)
+    return np.clip(expit(design @ best), 0.5 / n, 1.0 - 0.5 / n)
 
 
-def _newton(design: FloatArray, target: FloatArray, ridge: FloatArray, weights: FloatArray) -> tuple[FloatArray, float]:
-    """A few steps of Newton's method, and the deviance of each row by the fit without it, to first order."""
+def _newton(design: FloatArray, target: BoolArray, ridge: FloatArray, weights: FloatArray) -> tuple[FloatArray, float]:
+    """Newton's method, its steps halved until they help; the mean deviance of rows left out, to first order."""
+
+    def loss(w: FloatArray) -> float:
+        return float(_deviance(design @ w, target).sum() + 0.5 * (ridge * w) @ w)
+
+    reached = loss(weights)
     for _ in range(NEWTON_STEPS):
-        chance = _logistic(design @ weights)
+        chance = expit(design @ weights)
         noise = chance * (1.0 - chance)
         curvature = (design * noise[:, None]).T @ design
         curvature[np.diag_indices_from(curvature)] += ridge + 1e-9
-        weights = weights + np.linalg.solve(curvature, design.T @ (target - chance) - ridge * weights)
+        step = np.linalg.solve(curvature, design.T @ (target - chance) - ridge * weights)
+        before = reached
+        while (reached := loss(weights + step)) > before and np.abs(step).max() > 1e-6:
+            step *= 0.5
+        weights = weights + step
+        if before - reached < 1e-4 * before:
+            break
     pull = np.einsum("ij,ji->i", design, np.linalg.solve(curvature, design.T))
     left_out = design @ weights - pull * (target - chance) / np.maximum(1.0 - noise * pull, 0.05)
-    return weights, float(np.logaddexp(0.0, np.where(target > 0.5, -left_out, left_out)).mean())
+    return weights, float(_deviance(left_out, target).mean())
 
 
-def _logistic(logits: FloatArray) -> FloatArray:
-    return np.asarray(expit(np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)))
+def _deviance(logits: FloatArray, target: BoolArray) -> FloatArray:
+    return np.asarray(np.logaddexp(0.0, np.where(target, -logits, logits)))
 
 
 def same_things(things: Sequence[object]) -> list[list[int]]:

@@ -13,6 +13,8 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import minimize
+from scipy.special import expit
 from scipy.stats import binom, chi2_contingency, chisquare, kstest, norm
 from threadpoolctl import threadpool_limits
 
@@ -34,7 +36,7 @@ from codec._intervals import right_neighbor
 from codec._many import adjust
 from codec._nulls import block_sizes, find_strata, make_strata, row_codes
 from codec._plans import rank_pvalue
-from codec._residuals import Residuals, Smoother, embed
+from codec._residuals import Residuals, Smoother, embed, logistic_ridge
 from codec._validation import read_table
 
 ONE_IN_10000 = 1e-4
@@ -432,6 +434,51 @@ def test_smoother_finds_one_direction_in_many(n):
     assert np.corrcoef(residuals.location[0], signal)[0, 1] > (0.85 if n == 150 else 0.98)
     again = residuals.of((residuals.location + residuals.scale * residuals.standard)[:, None, :])[:, 0]
     assert np.allclose(again, residuals.standard, atol=1e-8)
+
+
+@pytest.mark.parametrize("case", ["smooth", "rare", "separable"])
+def test_logistic_ridge_minimises_its_loss(case, monkeypatch):
+    """scipy's BFGS finds no better weights for one factor; a separable class does not diverge."""
+    rng = np.random.default_rng(0)
+    functions = np.linalg.qr(rng.normal(size=(300, 6)))[0]
+    penalty = np.geomspace(0.01, 1.0, 6)
+    logits = {"smooth": 20.0, "rare": 40.0, "separable": 1000.0}[case] * functions[:, 0] - 3.0 * (case == "rare")
+    member = rng.random(300) < expit(logits)
+    monkeypatch.setattr("codec._residuals.PENALTY_FACTORS", (1.0,))
+    design = np.column_stack([functions, np.full(300, 300**-0.5)])
+
+    def loss(w):
+        return np.logaddexp(0.0, np.where(member, -1.0, 1.0) * (design @ w)).sum() + 0.5 * penalty @ w[:6] ** 2
+
+    best = minimize(loss, np.zeros(7), options={"gtol": 1e-6}).x
+    chance = logistic_ridge(functions, penalty, member)
+    assert np.allclose(chance, np.clip(expit(design @ best), 0.5 / 300, 1.0 - 0.5 / 300), atol=0.01)
+
+
+def test_probabilities_of_a_rare_class_are_calibrated():
+    """In tenths by fitted probability as many members as the probabilities say."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 2))
+    chance = expit(3.0 * x[:, 0] - 5.0)
+    y = (rng.random(20_000) < chance).astype(float)
+    columns = embed(table(y)).T.copy()
+    fit = Smoother(embed(table(x)), rng).fit(columns, undersmoothing=1.0)
+    fitted = fit.chances(0, y == 1.0)
+    for rows in np.array_split(np.argsort(fitted), 10):
+        spread = 4.0 * np.sqrt(fitted[rows].sum()) + 2.0
+        assert abs(fitted[rows].sum() - y[rows].sum()) < spread + 0.2 * y[rows].sum()
+    assert np.mean((fitted - chance) ** 2) < 0.1 * chance.var()
+
+
+def test_rare_class_shows():
+    """A class of 8 % whose chance depends on |z|: ranks of its residuals hardly tell it from the others."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(20):
+        x, z, e = rng.normal(size=(3, 400))
+        y = np.abs(z) + 0.5 * x + 0.3 * e
+        hits += codec_test(y > np.quantile(y, 0.92), z, x, n_resamples=99, rng=seed).pvalue <= 0.05
+    assert hits >= 18
 
 
 def test_embedding_gives_categories_the_distance_of_numbers():

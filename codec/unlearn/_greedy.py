@@ -2,7 +2,8 @@
 
 The Newton step on the units P lowers the model by ``1/2 g_P^T (H_PP + mu I)^-1 g_P``. Greedy selection adds
 the unit that raises it most: with the Kronecker-factored curvature exactly and in milliseconds, with the
-exact curvature by the residual of the step so far.
+exact curvature by the residual of the step so far. Exchanges mend on the exact curvature what was chosen on
+the Kronecker-factored one.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codec.unlearn._kfac import Factor
+from codec.unlearn._kfac import Factor, layer_matrix
 from codec.unlearn._slices import Slices
 from codec.unlearn._units import Units
 
 TAIL = 1e-4  # directions of the inputs with less curvature than this share of the damping have none
 FLOOR = 1e-6  # of the damping: what rounding may leave of a conditional variance
+EXCHANGES = 3  # most units that are exchanged for others
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,13 @@ class Layer:
     basis: Tensor
     values: Tensor
     outputs: Tensor
+
+    def split(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Coordinates (r, rows) in the directions, and the square (rows,) of what lies outside them."""
+        matrix = layer_matrix(tensors, self.weight, self.bias)
+        within = matrix @ self.basis
+        outside = (matrix.square().sum(1) - within.square().sum(1)).clamp_min(0.0)
+        return within.T.double(), outside.double()
 
 
 class KfacGreedy:
@@ -120,24 +129,102 @@ class KfacGreedy:
             part.add(row)
         return torch.tensor(chosen, dtype=torch.long), torch.tensor(gains)
 
+    def worth(self, step: Mapping[str, Tensor], residual: Mapping[str, Tensor], inside: Sequence[int]) -> Tensor:
+        """What each unit means to ``g^T (H + mu I)^-1 g``, (n_units,); -inf where K-FAC knows nothing.
+
+        Parameters
+        ----------
+        step, residual : dict of str to Tensor
+            ``(H + mu I)^-1 g`` on the units inside, and what it leaves of g on all.
+        inside : sequence of int
+            Of these what is lost without one of them, of the others what one would bring.
+        """
+        found = torch.full((self.n_units,), -torch.inf, dtype=torch.float64)
+        for layer in self.layers:
+            rows = len(layer.outputs)
+            chosen = torch.tensor([u - layer.first for u in inside if 0 <= u - layer.first < rows], dtype=torch.long)
+            found[layer.first : layer.first + rows] = self._worth(
+                layer, step, residual, chosen.to(layer.outputs.device)
+            )
+        return found
+
+    def _worth(
+        self, layer: Layer, step: Mapping[str, Tensor], residual: Mapping[str, Tensor], chosen: Tensor
+    ) -> Tensor:
+        (x, x_outside), (r, r_outside) = layer.split(step), layer.split(residual)
+        values, outputs = layer.values.double()[:, None, None], layer.outputs.double()
+        eye = torch.eye(len(chosen), dtype=values.dtype, device=values.device)
+        inverse = torch.linalg.inv(values * outputs[chosen][:, chosen] + self.damping * eye)
+        told = values * outputs[chosen]  # (directions, inside, rows): curvature between those inside and all
+        variance = values[:, 0] * outputs.diagonal() + self.damping - (told * (inverse @ told)).sum(1)
+        found: Tensor = (r.square() / variance.clamp_min(FLOOR * self.damping)).sum(0) + r_outside / self.damping
+        alone = (x[:, chosen].square() / inverse.diagonal(dim1=1, dim2=2)).sum(0)
+        found[chosen] = alone + x_outside[chosen] * self.damping
+        return found.cpu()
+
+
+def exchange(
+    greedy: KfacGreedy,
+    found: tuple[Tensor, Tensor],
+    solve: Callable[[Sequence[int], Tensor | None], Tensor],
+    product: Callable[[Tensor], Tensor],
+    gradient: Tensor,
+    slices: Slices,
+) -> tuple[Tensor, Tensor]:
+    """Let one unit go for another that means more by K-FAC, as long as the exact decrement rises.
+
+    Parameters
+    ----------
+    greedy : KfacGreedy
+    found : (Tensor, Tensor)
+        Its choice and what each unit added.
+    solve : callable(units, first guess)
+        The exact step on some units as a flat vector of all; a rough one will do.
+    product : callable
+        ``(H + mu I) v`` on the flat vector of all units.
+    gradient : Tensor (slices.size,)
+        Right-hand side.
+    slices : Slices
+        The flat vector of all units.
+
+    Returns
+    -------
+    units, gains : Tensor
+        In the order in which they entered.
+    """
+    trial = dict(zip(*(part.tolist() for part in found), strict=True))
+    best, most, step = trial, -torch.inf, None
+    for _ in range(EXCHANGES + 1):
+        step = solve(sorted(trial), step)
+        residual = gradient - product(step)
+        decrement = float(step @ (gradient + residual))  # 2 g^T x - x^T H x: off by the square of x's error alone
+        if decrement <= most:
+            break
+        best, most = trial, decrement
+        inside = sorted(trial)
+        worth = greedy.worth(slices.scatter(step), slices.scatter(residual), inside)
+        goes = inside[int(worth[inside].argmin())]
+        others = worth.index_fill(0, torch.tensor(inside), -torch.inf)
+        comes = int(others.argmax())
+        if not float(others[comes]) > float(worth[goes]):
+            break
+        trial = {unit: gain for unit, gain in trial.items() if unit != goes} | {comes: float(others[comes])}
+    return torch.tensor(list(best), dtype=torch.long), torch.tensor(list(best.values()))
+
 
 class _Rows:
     """The rows of one layer that are still outside, given those inside."""
 
     def __init__(self, layer: Layer, gradient: Mapping[str, Tensor], damping: float) -> None:
-        matrix = gradient[layer.weight].flatten(1)
-        if layer.bias:
-            matrix = torch.cat([matrix, gradient[layer.bias][:, None]], dim=1)
         self.first, self.damping = layer.first, damping
         self.outputs = layer.outputs.double()
         self.values = layer.values.double()[:, None]
-        within = matrix @ layer.basis
+        self.residual, outside = layer.split(gradient)
         # What lies outside the directions has the curvature ``damping`` alone: no row touches another there.
-        self.outside = (matrix.square().sum(1) - within.square().sum(1)).clamp_min(0.0).double() / damping
-        self.residual = within.T.double()  # (directions, rows)
+        self.outside = outside / damping
         self.variance = self.values * self.outputs.diagonal() + damping
         self.columns: list[Tensor] = []
-        self.inside = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
+        self.inside = torch.zeros(self.residual.shape[1], dtype=torch.bool, device=outside.device)
         self.gain = self._gain()
 
     def _gain(self) -> Tensor:

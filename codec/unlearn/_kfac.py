@@ -101,7 +101,12 @@ def watched_layers(problem: Problem, names: Sequence[str]) -> list[Watched]:
 
 
 def kronecker_factors(
-    problem: Problem, params: Mapping[str, Tensor], ids: Tensor, names: Sequence[str], kind: str = "ggn"
+    problem: Problem,
+    params: Mapping[str, Tensor],
+    ids: Tensor,
+    names: Sequence[str],
+    kind: str = "ggn",
+    known: Tensor | None = None,
 ) -> list[Factor]:
     """Factors of every layer that K-FAC knows, over some samples.
 
@@ -113,6 +118,8 @@ def kronecker_factors(
     names : sequence of str
         Parameters to cover.
     kind : {'ggn', 'fisher', 'empirical_fisher'}
+    known : Tensor (samples, outputs, outputs), optional
+        The loss's output curvature of ``ids``, if it is known.
 
     Returns
     -------
@@ -127,11 +134,13 @@ def kronecker_factors(
     layers = watched_layers(problem, names)
     inputs: dict[int, Tensor] = {}
     outputs: dict[int, Tensor] = {}
-    total = 0.0
+    total, done = 0.0, 0
     for batch in problem.batches(ids):
         with twice_differentiable(), _tapped(layers) as calls:
             found = problem.outputs({k: v.detach().requires_grad_() for k, v in params.items()}, batch.inputs)
-        curvature = _curvature_of(problem, kind, found.detach(), batch)
+        here = None if known is None else known[done : done + len(batch.ids)]
+        curvature = _curvature_of(problem, kind, found.detach(), batch) if here is None else here
+        done += len(batch.ids)
         shares = curvature.diagonal(dim1=1, dim2=2).sum(1).clamp_min(0.0)
         total += float(shares.sum())
         pairs = [(i, x, y) for i, of_layer in enumerate(calls) for x, y in of_layer]

@@ -161,10 +161,22 @@ class Linearisation:
             before, factors = set(), []
         new = torch.tensor(sorted(held - before), dtype=torch.long)
         if len(new):  # requests come one after the other: only the new ones are computed
-            found = kronecker_factors(self.problem, self.params, new, self.problem.names, self.kind)
+            known = self._curvature_of(new)
+            found = kronecker_factors(self.problem, self.params, new, self.problem.names, self.kind, known)
             factors = added(factors, found) if factors else found
         self._taken = held, factors
         return without(self.factors, factors)
+
+    def _curvature_of(self, ids: Tensor) -> Tensor | None:
+        """The output curvature of samples; None where another process keeps some of it."""
+        places = self.place[ids]
+        if bool((places < 0).any()):
+            return None
+        sizes = torch.tensor([len(chunk) for chunk in self.curvature]).cumsum(0)
+        chunk = torch.searchsorted(sizes, places, right=True)
+        first = torch.cat([sizes.new_zeros(1), sizes])[chunk]
+        pairs = zip(chunk.tolist(), (places - first).tolist(), strict=True)
+        return torch.stack([self.curvature[c][row] for c, row in pairs])
 
     def rows_of(self, slices: Slices) -> list[LayerRows | None] | None:
         """Rows of every layer that the slices touch; None where they touch anything but whole rows."""

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from codec.unlearn._curvature import Curvature, linearise
-from codec.unlearn._greedy import KfacGreedy, residual_greedy
+from codec.unlearn._greedy import KfacGreedy, exchange, residual_greedy
 from codec.unlearn._kfac import kronecker_factors
 from codec.unlearn._linearisation import Linearisation
 from codec.unlearn._problem import Parameters, Problem
 from codec.unlearn._products import GAUSS_NEWTON, Products
 from codec.unlearn._slices import Slices
 from codec.unlearn._units import Units
+
+ROUGH = 0.2  # tolerance of the steps that exchanges are judged by
 
 
 class Point:
@@ -50,8 +52,13 @@ class Point:
         """The model linearised at the point, where it is a chain of layers."""
         return linearise(self.problem, self.point, self.kind) if self.kind in GAUSS_NEWTON else None
 
-    def kfac_greedy(self, units: Units, gradient: Parameters, kept: Tensor, max_units: int) -> tuple[Tensor, Tensor]:
-        """Units chosen together on the decrement of the K-FAC model."""
+    def kfac_greedy(
+        self, units: Units, gradient: Parameters, kept: Tensor, max_units: int, *, exact: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Units chosen together on the decrement of the K-FAC model.
+
+        ``exact``: exchanged on the exact curvature afterwards, where the linearised model makes its products cheap.
+        """
         if self.linear is None:
             factors, bases = kronecker_factors(self.problem, self.point, kept, self.problem.names), None
         else:
@@ -59,7 +66,25 @@ class Point:
             gone[kept] = False
             factors, bases = self.linear.factors_without(gone.nonzero()[:, 0]), self.linear.bases
         greedy = KfacGreedy(units, factors, len(kept), self.problem.weight_decay, bases)
-        return greedy.select(gradient, max_units)
+        found = greedy.select(gradient, max_units)
+        return self._exchanged(greedy, found, units, gradient, kept) if exact and self.linear is not None else found
+
+    def _exchanged(
+        self, greedy: KfacGreedy, found: tuple[Tensor, Tensor], units: Units, gradient: Parameters, kept: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        everything = Slices(units)
+
+        def curvature(slices: Slices) -> Curvature:
+            return Curvature(self.problem, self.point, kept, slices, self.kind, linearisation=self.linear)
+
+        def solve(chosen: Sequence[int], before: Tensor | None) -> Tensor:
+            few = Slices(units, chosen)
+            guess = None if before is None else few.gather(everything.scatter(before))
+            x = curvature(few).solve(few.gather(gradient), x0=guess, tol=ROUGH).x
+            return everything.gather({k: torch.zeros_like(v) for k, v in self.point.items()} | few.scatter(x))
+
+        whole = curvature(everything)
+        return exchange(greedy, found, solve, whole.product, everything.gather(gradient), everything)
 
     def residual_greedy(self, slices: Slices, b: Tensor, kept: Tensor, max_units: int) -> tuple[Tensor, Tensor]:
         """Units chosen one after the other by the residual of the step on those before."""
@@ -68,7 +93,7 @@ class Point:
 
 
 class SampleLosses:
-    """Loss of every training sample at parameters, kept for the last two that were asked for."""
+    """Loss of every training sample at parameters, kept for the two that were asked for last."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -78,13 +103,14 @@ class SampleLosses:
         found = next((losses for known, losses in self._known if known is params), None)
         if found is None:
             found = self.problem.sample_losses(params)
-            self.put(params, found)
+        self.put(params, found)
         return found
 
     def put(self, params: Parameters, losses: Tensor | None) -> None:
         """Losses that were computed elsewhere, if they were."""
         if losses is not None:
-            self._known = [*self._known[-1:], (params, losses)]
+            others = [pair for pair in self._known if pair[0] is not params]
+            self._known = [*others[-1:], (params, losses)]
 
 
 def objective_gradient(products: Products, ids: Tensor) -> Parameters:

@@ -306,9 +306,11 @@ class _Tensors:
         return self.n
 
     def take(self, ids: Tensor) -> tuple[Any, Any]:
-        if ids.numel() == self.n and bool((ids == torch.arange(self.n)).all()):
-            return self.inputs, self.targets
-        inputs, targets = tree_map(lambda leaf: leaf[ids.to(leaf.device)], (self.inputs, self.targets))
+        first = int(ids[0]) if len(ids) else 0
+        if bool((ids == torch.arange(first, first + len(ids))).all()):  # rows in a row need no copy
+            inputs, targets = tree_map(lambda leaf: leaf[first : first + len(ids)], (self.inputs, self.targets))
+        else:
+            inputs, targets = tree_map(lambda leaf: leaf[ids.to(leaf.device)], (self.inputs, self.targets))
         return inputs, targets
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from codec._dependence import read_response
 from codec._forward import Find
+from codec._neighbors import candidate_sums
 from codec._selection import Options, SelectionPath, select_features
 from codec._validation import Table, constant_columns
 from codec.unlearn._nearest import default_finder
@@ -29,6 +31,7 @@ SELECTORS = (
 )  # fmt: skip
 LEAST_BUDGET = 20  # units that are changed by default, or the root of their number
 SCREEN = 1.25  # candidates that the screen lets through, for each unit that L-FOCI may choose
+FEW = 512  # rows at which ruling candidates out early costs more than it saves
 NOISE = 1e-3  # of L-FOCI, relative to a unit's deviation; where values tie
 
 Pick = Callable[[int], tuple[Tensor, Tensor]]  # of a number of units: units in order, and their scores
@@ -46,7 +49,9 @@ class Evidence:
     record : callable, optional
         Gives the :class:`Record`; called by selectors that need it.
     kfac : callable, optional
-        ``KfacGreedy.select`` with the gradient filled in.
+        ``KfacGreedy.select`` with the gradient filled in; the screen of 'lfoci'.
+    joint : callable, optional
+        The same with exchanges on the exact curvature; what 'kfac_greedy' takes where it is given.
     residual : callable, optional
         ``residual_greedy`` with product and gradient filled in.
     """
@@ -55,6 +60,7 @@ class Evidence:
     gradient_norms: Tensor
     record: Callable[[], Record] | None = None
     kfac: Pick | None = None
+    joint: Pick | None = None
     residual: Pick | None = None
 
 
@@ -123,17 +129,18 @@ def search(
         'lfoci': forward selection of the loss on the activations of each layer, K neighbours, a fixed number
         of units, among those that a screen lets through. 'lfoci-pooled': as the paper has it, all
         units in one pool, one neighbour, an early stop. 'first-pick': its first unit. 'gradient_norm': the
-        largest. 'kfac_greedy', 'greedy_decrement': joint selection on the decrement of the K-FAC model, of
-        the exact one. 'random', 'all'.
+        largest. 'kfac_greedy': joint selection on the decrement of the K-FAC model, then exchanges that
+        raise the exact one. 'greedy_decrement': joint selection on the exact one. 'random', 'all'.
     max_units : int, optional
         Most units. Default: 20, or the root of their number if that is more.
     scope : {'layer', 'all'}, default 'layer'
         One pool for each layer, or one for all; of 'lfoci' alone.
     screen : 'auto', int or None, default 'auto'
-        Candidates of 'lfoci' that the screen lets through: 1.25 for each unit to choose, a number, or all.
+        Candidates of 'lfoci' that the screen lets through: 1.25 for each unit to choose, or a number. None: no
+        screen; every unit is a candidate, and a layer has its share of ``max_units``.
     screen_by : {'auto', 'gradient_norm', 'kfac_greedy'}, default 'auto'
         Whose first units those are; 'auto': the K-FAC model's where there is one, else the gradient norm's.
-        Each layer may have as many units as it has among the first ``max_units`` of them.
+        With a screen each layer may have as many units as it has among the first ``max_units`` of them.
     n_neighbors : int, default 10
         K of 'lfoci'.
     noise : float, default 1e-3
@@ -172,7 +179,7 @@ def search(
         limit = 1 if selector == "first-pick" else max_units or n
         return _pooled(evidence, selector, limit, settings)
     if selector in {"kfac_greedy", "greedy_decrement"}:
-        pick = evidence.kfac if selector == "kfac_greedy" else evidence.residual
+        pick = evidence.joint or evidence.kfac if selector == "kfac_greedy" else evidence.residual
         units, scores = _given(pick, selector)(budget)
         return _ranking(evidence, units, scores, selector)
     if selector == "gradient_norm":
@@ -248,17 +255,22 @@ class Settings:
 def _screened(
     evidence: Evidence, budget: int, scope: Scope, screen: Screen, by: ScreenBy, settings: Settings
 ) -> Ranking:
-    """A screen by gradients first, L-FOCI in each layer after."""
+    """A screen by gradients first, L-FOCI in each layer after; without a screen gradients are not looked at."""
     n = evidence.units.n_units
-    width = math.ceil(SCREEN * budget) if screen == "auto" else screen or n
-    passed, name = _passed(evidence, min(n, max(width, budget)), by)
+    if screen is None:
+        passed, name = torch.arange(n), ""
+        likely = torch.linspace(0, n - 1, budget).round().long()  # the budget spread evenly over the units
+    else:
+        width = math.ceil(SCREEN * budget) if screen == "auto" else screen
+        passed, name = _passed(evidence, min(n, max(width, budget)), by)
+        likely = passed[:budget]
     record: Record = _given(evidence.record, "lfoci")()
     pools = _pools(evidence.units, passed, scope)
-    quotas = _quotas(pools, passed[:budget])
+    quotas = _quotas(pools, likely)
     found = [_within(record, pool, quota, settings) for pool, quota in zip(pools, quotas, strict=True)]
     units, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
     how = f"lfoci, {scope} scope, {settings.n_neighbors} neighbours, "
-    how += f"{len(passed)} of {n} units by {name}" if len(passed) < n else "no screen"
+    how += f"{len(passed)} of {n} units by {name}" if name else "no screen"
     return _ranking(evidence, units, scores, f"{how}; {record.perturbation}")
 
 
@@ -273,16 +285,16 @@ def _passed(evidence: Evidence, width: int, by: ScreenBy) -> tuple[Tensor, str]:
 
 
 def _pools(units: Units, passed: Tensor, scope: Scope) -> list[Tensor]:
-    """Candidates by layer (in the order of the screen), or together."""
+    """Candidates by layer, or together, in their order."""
     if scope == "all":
         return [passed]
     layer = units.layer_index(passed)
     return [passed[layer == index] for index in sorted(set(layer.tolist()))]
 
 
-def _quotas(pools: Sequence[Tensor], best: Tensor) -> list[int]:
-    """Units of each pool: as many as the screen alone would take of it."""
-    return [int(torch.isin(pool, best).sum()) for pool in pools]
+def _quotas(pools: Sequence[Tensor], likely: Tensor) -> list[int]:
+    """Units of each pool: as many as the likely ones take of it."""
+    return [int(torch.isin(pool, likely).sum()) for pool in pools]
 
 
 def _within(record: Record, pool: Tensor, quota: int, settings: Settings) -> tuple[Tensor, Tensor]:
@@ -325,6 +337,8 @@ def _select(record: Record, pool: Tensor, limit: int, stop: bool, settings: Sett
     find = settings.find
     if find is None and device.type == "cuda":
         find = default_finder(device)
+    elif find is None and len(record.losses) <= FEW:
+        find = partial(candidate_sums, n_jobs=settings.n_jobs)
     options = Options(
         method="lfoci",
         max_features=min(limit, len(pool)),

@@ -368,11 +368,13 @@ class Unlearner:
             reference=kept,
             generator=draws,
         )
+        kfac = partial(prepared.kfac_greedy, self.units, everything.scatter(b), kept)
         evidence = Evidence(
             self.units,
             norms,
             recorded,
-            partial(prepared.kfac_greedy, self.units, everything.scatter(b), kept),
+            kfac,
+            partial(kfac, exact=True),
             partial(prepared.residual_greedy, everything, b, kept),
         )
         return search(

@@ -399,22 +399,33 @@ def _dampings(damping: float | str, first: float | None) -> tuple[float, ...]:
 
 
 def _crossing(f: Callable[[float], float], wanted: float, low: float, high: float) -> float:
-    """Where f takes a value between low and high, to a per cent, by bisection; 1 where it has it there already.
+    """Where f takes a value, to two per cent of it, between low and high; 1 where it has it there already.
 
-    f need not grow: 1 where nothing up to ``high`` is enough, ``low`` where even that is too much.
+    f need not grow: 1 where nothing up to ``high`` is enough, ``low`` where even that is too much. Secants between
+    two places that enclose it; a place that stays twice counts half (Illinois), and none comes too near the last.
     """
-    here = f(1.0)
-    if abs(here - wanted) <= 0.02 * abs(wanted):
+    close, side = 0.02 * abs(wanted), 0
+    over, there = f(1.0) - wanted, 1.0
+    if abs(over) <= close:
         return 1.0
-    if here < wanted:
-        if f(high) < wanted:
+    if over < 0.0:
+        (low, under), (high, over) = (1.0, over), (high, f(high) - wanted)
+        if over < 0.0:
             return 1.0
-        low = 1.0
-    elif f(low) > wanted:
-        return low
     else:
-        high = 1.0
+        (low, under), high = (low, f(low) - wanted), 1.0
+        if under > 0.0:
+            return low
     for _ in range(6):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if f(middle) < wanted else (low, middle)
-    return (low + high) / 2.0
+        share = min(max(-under / (over - under), 0.1), 0.9) if over > under else 0.5
+        there = low + share * (high - low)
+        rest = f(there) - wanted
+        if abs(rest) <= close:
+            break
+        if rest < 0.0:
+            over, side = (over / 2.0 if side < 0 else over), -1
+            low, under = there, rest
+        else:
+            under, side = (under / 2.0 if side > 0 else under), 1
+            high, over = there, rest
+    return there

@@ -1,5 +1,7 @@
 """Which units are chosen: against the statistics core, brute force and dense algebra."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from codec import foci, lfoci
 from codec._neighbors import candidate_sums, lay_columns, make_response
 from codec._validation import read_table
-from codec.unlearn._greedy import KfacGreedy, residual_greedy
+from codec.unlearn._greedy import KfacGreedy, exchange, residual_greedy
 from codec.unlearn._kfac import Factor
 from codec.unlearn._nearest import DeviceSums, sums_by_levels, sums_by_sorting
 from codec.unlearn._record import Record
@@ -182,6 +184,21 @@ def test_no_screen_offers_every_unit():
     assert "no screen" in found.method
 
 
+def test_without_a_screen_gradients_decide_nothing():
+    """Neither the candidates nor how many of them a layer has; every layer has its share."""
+    A, y = data()
+    first = foci(A[:, :8], y, stop=False, max_features=4, n_neighbors=10).order
+    second = foci(A[:, 8:], y, stop=False, max_features=2, n_neighbors=10).order
+
+    def forbidden(_):
+        raise AssertionError("the screen was asked")
+
+    for norms in (np.zeros(12), np.arange(12), np.arange(12)[::-1].copy()):
+        given = evidence(A, y, norms, kfac=forbidden)
+        found = search(given, max_units=6, screen=None, generator=np.random.default_rng(0))
+        assert found.units.tolist() == [*first.tolist(), *(8 + second).tolist()]
+
+
 def test_one_seed_gives_one_ranking():
     given = evidence(np.round(data()[0]), data()[1])
     first, second = (search(given, max_units=6, generator=np.random.default_rng(7)) for _ in range(2))
@@ -192,7 +209,7 @@ def test_one_seed_gives_one_ranking():
 def test_units_that_never_vary_come_last():
     A, y = data()
     A[:, :7] = 0.0  # dead, or not recorded
-    found = search(evidence(A, y), max_units=8, screen=None, scope="layer")
+    found = search(evidence(A, y), max_units=8, screen=12, scope="layer")
     assert found.units.tolist() == [7, 0, 1, 2, 3, 4, 5, 6]  # what varies, then by gradient norm
     assert found.scores[1:].isnan().all()
 
@@ -293,6 +310,57 @@ def test_kfac_greedy_is_brute_force_forward_selection(damping):
     assert found.tolist() == chosen
     for k in range(1, 10):
         assert float(gains[:k].sum()) == pytest.approx(decrement(chosen[:k], gradient, pairs, damping), rel=1e-4)
+
+
+def test_worth_is_what_leaving_and_coming_do_to_the_decrement():
+    units, factors, gradient, pairs = kronecker_case()
+    greedy = KfacGreedy(units, factors, 5, 0.1)
+    inside = [1, 2, 5, 7]
+    slices = Slices(units)
+    H = torch.block_diag(*(torch.kron(b, a) for b, a in pairs)) + 0.1 * torch.eye(45, dtype=torch.float64)
+    order = torch.cat([torch.arange(42).view(-1)[:24], *(torch.cat([24 + 6 * k + torch.arange(6), 42 + torch.tensor([k])])
+                       for k in range(3))])  # the bias of a row beside its weights  # fmt: skip
+    owner = torch.cat([torch.arange(6).repeat_interleave(4), 6 + torch.arange(3).repeat_interleave(7)])
+    g = slices.gather(gradient)[order]
+    keep = torch.isin(owner, torch.tensor(inside))
+    x = torch.zeros_like(g)
+    x[keep] = torch.linalg.solve(H[keep][:, keep], g[keep])
+    back = order.argsort()
+    worth = greedy.worth(slices.scatter(x[back]), slices.scatter((g - H @ x)[back]), inside)
+    before = decrement(inside, gradient, pairs, 0.1)
+    for unit in range(9):
+        if unit in inside:
+            wanted = before - decrement([u for u in inside if u != unit], gradient, pairs, 0.1)
+        else:
+            wanted = decrement([*inside, unit], gradient, pairs, 0.1) - before
+        assert float(worth[unit]) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_exchanges_raise_the_exact_decrement_and_keep_what_they_cannot_mend():
+    """An exact curvature that the K-FAC model does not know: the swap that it suggests is judged on the exact one."""
+    units, factors, gradient, _ = kronecker_case()
+    greedy, slices = KfacGreedy(units, factors, 5, 0.1), Slices(units)
+    half = torch.randn(60, 45, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    H = half.T @ half / 60 + 0.1 * torch.eye(45, dtype=torch.float64)
+    g, owners = slices.gather(gradient), slices.owners()
+
+    def solve(chosen, _):
+        keep = torch.isin(owners, torch.tensor(chosen))
+        x = torch.zeros_like(g)
+        x[keep] = torch.linalg.solve(H[keep][:, keep], g[keep])
+        return x
+
+    def exact(chosen):
+        return float(g @ solve(sorted(chosen), None))
+
+    triples = sorted(itertools.combinations(range(9), 3), key=exact)
+    for start in triples[::7] + triples[-1:]:
+        found, gains = exchange(greedy, (torch.tensor(start), torch.ones(3)), solve, lambda v: H @ v, g, slices)
+        assert len(set(found.tolist())) == len(gains) == 3
+        if start == triples[0]:
+            assert exact(found.tolist()) > exact(start)
+        assert exact(found.tolist()) >= exact(start) * (1.0 - 1e-12)
+    assert found.tolist() == list(triples[-1])
 
 
 def test_kfac_greedy_serves_convolutions():

@@ -200,7 +200,10 @@ class Curvature:
         if self._dense is None:
             size = self.slices.size
             if size > MOST_DENSE:
-                raise ValueError(f"a dense curvature of {size} parameters is not offered (at most {MOST_DENSE}).")
+                raise ValueError(
+                    f"a dense curvature of {size} parameters is not offered (at most {MOST_DENSE}); solve with 'cg', or "
+                    "choose fewer units."
+                )
             eye = torch.eye(size, dtype=self._dtype, device=self.problem.device)
             found = torch.stack([self.product(row) for row in eye])
             self._dense = (found + found.T) / 2.0

@@ -236,7 +236,7 @@ class _Rows:
         column = self.values * self.outputs[row]
         column[:, row] += self.damping
         for before in self.columns:
-            column -= before * before[:, row, None]
+            column.addcmul_(before, before[:, row, None], value=-1.0)
         column /= self.variance[:, row, None].sqrt()
         step = self.residual[:, row, None] / self.variance[:, row, None].sqrt()
         self.residual = self.residual - column * step

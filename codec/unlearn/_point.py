@@ -113,6 +113,15 @@ class SampleLosses:
             self._known = [*others[-1:], (params, losses)]
 
 
+def gradient_norm(problem: Problem, params: Parameters, ids: Tensor) -> tuple[float, float]:
+    """Norm of the mean of ``grad f`` over samples, and what rounding may have taken from it."""
+    gradient = objective_gradient(Products(problem, params), ids)
+    norm = float(torch.cat([g.double().flatten() for g in gradient.values()]).norm())
+    eps = torch.finfo(next(iter(params.values())).dtype).eps
+    size = sum(w.numel() for w in params.values())
+    return norm, eps * (size**0.5 + norm)
+
+
 def objective_gradient(products: Products, ids: Tensor) -> Parameters:
     """Mean of ``grad f`` over samples, regulariser included."""
     decay, params = products.problem.weight_decay, products.params

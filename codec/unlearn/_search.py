@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +18,9 @@ from torch import Tensor
 
 from codec._dependence import read_response
 from codec._forward import Find
-from codec._neighbors import candidate_sums
 from codec._selection import Options, SelectionPath, select_features
 from codec._validation import Table, constant_columns
-from codec.unlearn._nearest import default_finder
+from codec.unlearn._nearest import default_finder, few_rows_sums
 from codec.unlearn._record import Record
 from codec.unlearn._units import Units
 
@@ -31,7 +29,7 @@ SELECTORS = (
 )  # fmt: skip
 LEAST_BUDGET = 20  # units that are changed by default, or the root of their number
 SCREEN = 1.25  # candidates that the screen lets through, for each unit that L-FOCI may choose
-FEW = 512  # rows at which ruling candidates out early costs more than it saves
+FEW = 512  # rows up to which all pairs are looked at
 NOISE = 1e-3  # of L-FOCI, relative to a unit's deviation; where values tie
 
 Pick = Callable[[int], tuple[Tensor, Tensor]]  # of a number of units: units in order, and their scores
@@ -338,7 +336,7 @@ def _select(record: Record, pool: Tensor, limit: int, stop: bool, settings: Sett
     if find is None and device.type == "cuda":
         find = default_finder(device)
     elif find is None and len(record.losses) <= FEW:
-        find = partial(candidate_sums, n_jobs=settings.n_jobs)
+        find = few_rows_sums
     options = Options(
         method="lfoci",
         max_features=min(limit, len(pool)),

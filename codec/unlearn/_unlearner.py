@@ -20,9 +20,8 @@ from codec.unlearn._deletion import NAN, Deletion, Timer
 from codec.unlearn._distributed import Group
 from codec.unlearn._history import History, clone, ids_of, with_noise
 from codec.unlearn._nearest import shared_finder
-from codec.unlearn._point import Point, SampleLosses, objective_gradient
+from codec.unlearn._point import Point, SampleLosses, gradient_norm
 from codec.unlearn._problem import Loss, Parameters, Problem
-from codec.unlearn._products import Products
 from codec.unlearn._record import record
 from codec.unlearn._report import Report
 from codec.unlearn._requests import fresh_ids, ids_of_class, others, read_ids
@@ -33,6 +32,7 @@ from codec.unlearn._update import (
     METHODS,
     Step,
     captured_decrement,
+    check_solver,
     deletion_step,
     gradient_norm_units,
     newton_steps,
@@ -72,6 +72,10 @@ class Unlearner:
         K of 'lfoci'.
     curvature : {'ggn', 'hessian', 'fisher', 'empirical_fisher', 'kfac', 'secant'}, default 'ggn'
         Curvature of the retained samples.
+    solver : {'auto', 'cg', 'cholesky'}, default 'auto'
+        How the step's linear system is solved. 'auto': Cholesky for up to 128 parameters, else conjugate gradients
+        over all retained samples, with a K-FAC preconditioner where the model is a chain of layers. 'cholesky' takes
+        up to 8,192 parameters of the chosen units.
     damping : 'auto' or float, default 'auto'
         mu of ``(H_R + mu I)^-1``; 'auto': three times ``||grad F_S|| / ||w||`` of the trained model, nothing where it
         is stationary, doubled until the retained objective rises by at most half and the guard holds.
@@ -154,6 +158,7 @@ class Unlearner:
         screen: Screen = "auto",
         n_neighbors: int = 10,
         curvature: str = "ggn",
+        solver: str = "auto",
         damping: str | float = "auto",
         update: str = "difference",
         n_steps: int = 1,
@@ -172,6 +177,7 @@ class Unlearner:
         random_state: int | None = None,
     ) -> None:
         check_option(update, "update", METHODS)
+        check_solver(solver, curvature, update)
         if n_steps < 1 or (n_steps > 1 and not (update == "gradient" and convex)):
             raise ValueError(f"n_steps is {n_steps}; it must be 1, or more with update='gradient' and convex=True.")
         if convex and weight_decay <= 0.0:
@@ -196,7 +202,7 @@ class Unlearner:
         self.screen, self.n_neighbors = screen, n_neighbors
         self.update, self.n_steps, self.convex, self.budget = update, n_steps, convex, budget
         self.guard, self.guard_drop, self.captured = guard, guard_drop, captured
-        self.tolerance = tolerance
+        self.tolerance, self.solver = tolerance, solver
         self._prepared: Point | None = None
         self._losses = SampleLosses(self.problem)
         self._history = History(
@@ -397,7 +403,15 @@ class Unlearner:
         """The step for all samples forgotten since the point it starts from."""
         before = ids_of(self._history.before_anchor)
         if self.update == "gradient" and self.convex:
-            return self._newton(slices, [*before, *gone])
+            return newton_steps(
+                self.problem,
+                self._history.weights,
+                [*before, *gone],
+                slices,
+                n_steps=self.n_steps,
+                curvature=self.curvature,
+                solver=self.solver,
+            )
         return deletion_step(
             self.problem,
             prepared.point,
@@ -405,6 +419,7 @@ class Unlearner:
             slices,
             method=self.update,
             curvature=self.curvature,
+            solver=self.solver,
             linearisation=prepared.linear,
             damping=self.damping,
             first_damping=pull(prepared.gradient, prepared.point),
@@ -421,18 +436,6 @@ class Unlearner:
     def _guarded(self, params: Mapping[str, Tensor]) -> float:
         """The caller's score of a model with these parameters."""
         return float(self.guard(self.problem.model_with(params))) if self.guard is not None else NAN
-
-    def _newton(self, slices: Slices, gone: Sequence[int]) -> Step:
-        """Undamped Newton steps on the retained objective from where the model is."""
-        kept, start = others(gone, self.problem.n), self._history.weights
-        delta = newton_steps(self.problem, start, gone, slices, n_steps=self.n_steps, curvature=self.curvature)
-        moved = slices.add(start, delta)
-        before, after = (
-            float(self.problem.sample_losses(w, kept).mean()) + self.problem.regularizer(w) for w in (start, moved)
-        )
-        said = f"retained objective {before:.6g} -> {after:.6g} in {self.n_steps} Newton steps"
-        slack = 1e-6 * abs(before)  # of rounding
-        return Step(delta, 0.0, 1.0, before - after, 0, after <= before + slack, said, (before, after))
 
     def _measure(
         self, prepared: Point, ids: Sequence[int], weights: Parameters, ranking: Ranking, gone: Sequence[int]
@@ -465,15 +468,9 @@ class Unlearner:
 
     def _certificate(self, weights: Parameters, gone: Sequence[int]) -> Certificate:
         """A posteriori, from the gradient measured over the retained samples in double precision."""
-        kept = others(gone, self.problem.n)
-        gradient = objective_gradient(Products(self.problem, weights), kept)
-        norm = float(torch.cat([g.double().flatten() for g in gradient.values()]).norm())
-        eps = torch.finfo(next(iter(weights.values())).dtype).eps
-        size = sum(w.numel() for w in weights.values())
-        rounding = eps * (size**0.5 + norm)
-        return certify(
-            self.problem.n, len(gone), weight_decay=self.problem.weight_decay, gradient_norm=norm, rounding=rounding
-        )
+        problem = self.problem
+        norm, rounding = gradient_norm(problem, weights, others(gone, problem.n))
+        return certify(problem.n, len(gone), weight_decay=problem.weight_decay, gradient_norm=norm, rounding=rounding)
 
     # ------------------------------------------------------------------------ undo
     def rollback(self, id: int | None = None) -> None:  # noqa: A002 - as in `Deletion.id`

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from codec._validation import check_option
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._linearisation import Linearisation
 from codec.unlearn._point import objective_gradient
@@ -31,6 +32,8 @@ METHODS = (
     "gradient_ascent",
     "paper_step",
 )
+SYSTEMLESS = ("gradient_ascent", "paper_step")  # methods that solve no linear system
+SOLVERS = ("auto", "cg", "cholesky")
 PULL = 3.0  # of 'auto': damping over ||grad F_S|| / ||w||
 LEAST_DAMPING = 1e-4  # of 'auto'
 DOUBLINGS = 9  # of 'auto', while the step hurts
@@ -87,6 +90,7 @@ def deletion_step(
     *,
     method: str = "difference",
     curvature: str = "ggn",
+    solver: str = "auto",
     linearisation: Linearisation | None = None,
     damping: float | str = "auto",
     first_damping: float | None = None,
@@ -121,6 +125,8 @@ def deletion_step(
         rank-one secant, for comparison only.
     curvature : str, default 'ggn'
         Kind of `Curvature`.
+    solver : {'auto', 'cg', 'cholesky'}, default 'auto'
+        Of its linear system; 'auto': Cholesky up to 128 parameters.
     linearisation : Linearisation, optional
     damping : float or 'auto', default 'auto'
         'auto': ``first_damping``, doubled until the retained objective rises by no more than ``max_rise`` of itself
@@ -168,7 +174,7 @@ def deletion_step(
         first_damping = pull(objective_gradient(Products(problem, params), work.everyone), params)
     best: Step | None = None
     for mu in _dampings(damping, first_damping):
-        solution = _direction(work, operator, b, method, mu, x0, tol, max_iter)
+        solution = _direction(work, operator, b, method, mu, x0, tol, max_iter, solver)
         length = work.fitted_length(solution.x) if fit_length else 1.0
         best = work.judge(solution, length, b, max_rise, guard, max_drop)
         if best.accepted:
@@ -177,6 +183,14 @@ def deletion_step(
     if best is None:
         raise ValueError("damping offers no candidate.")
     return replace(best, delta=torch.zeros_like(best.delta))
+
+
+def check_solver(solver: str, curvature: str, method: str) -> None:
+    """Refuse a solver that the curvature or the method has no use for."""
+    check_option(solver, "solver", SOLVERS)
+    alone = [f"curvature={curvature!r}"] * (curvature == "kfac") + [f"update={method!r}"] * (method in SYSTEMLESS)
+    if solver != "auto" and alone:
+        raise ValueError(f"solver is {solver!r}, but {alone[0]} has no linear system to solve; leave solver='auto'.")
 
 
 def pull(gradient: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> float:
@@ -205,23 +219,27 @@ def newton_steps(
     *,
     n_steps: int = 1,
     curvature: str = "ggn",
+    solver: str = "auto",
     tol: float = 1e-8,
     max_iter: int = 500,
-) -> Tensor:
-    """Change of the slices after exact Newton steps on the retained objective, for convex models.
+) -> Step:
+    """Exact Newton steps on the retained objective, for convex models; accepted if it does not rise.
 
-    Each step takes gradient and curvature anew; no damping beyond the weight decay.
+    Each takes gradient and curvature anew; no damping beyond the weight decay.
     """
     work = _Work(problem, params, forgotten, (), slices, torch.zeros(problem.n))
     moved, total = dict(params), None
     for _ in range(n_steps):
         operator = Curvature(problem, moved, work.retained, slices, curvature)
-        delta = operator.solve(-operator.gradient(work.retained), tol=tol, max_iter=max_iter).x
+        delta = operator.solve(-operator.gradient(work.retained), tol=tol, max_iter=max_iter, method=solver).x
         moved = slices.add(moved, delta)
         total = delta if total is None else total + delta
     if total is None:
         raise ValueError("n_steps must be at least 1.")
-    return total
+    before, after = work.objective(params), work.objective(moved)
+    said = f"retained objective {before:.6g} -> {after:.6g} in {n_steps} Newton steps"
+    slack = 1e-6 * abs(before)  # of rounding
+    return Step(total, 0.0, 1.0, before - after, 0, after <= before + slack, said, (before, after))
 
 
 def captured_decrement(operator: Curvature, g: Tensor, part: Sequence[int] | Tensor, tol: float = 1e-3) -> float:
@@ -366,14 +384,22 @@ class _Work:
 
 
 def _direction(
-    work: _Work, operator: Curvature, b: Tensor, method: str, mu: float, x0: Tensor | None, tol: float, max_iter: int
+    work: _Work,
+    operator: Curvature,
+    b: Tensor,
+    method: str,
+    mu: float,
+    x0: Tensor | None,
+    tol: float,
+    max_iter: int,
+    solver: str,
 ) -> Solution:
     least = mu + work.problem.weight_decay
     if method == "gradient_ascent":
         return Solution(b / least, 0, 0.0, mu, method="ascent")
     if method == "paper_step":
         return Solution(_rank_one(work, b, least), 0, 0.0, mu, method="secant")
-    return operator.solve(b, mu, x0=x0, tol=tol, max_iter=max_iter)
+    return operator.solve(b, mu, x0=x0, tol=tol, max_iter=max_iter, method=solver)
 
 
 def _rank_one(work: _Work, b: Tensor, damping: float) -> Tensor:

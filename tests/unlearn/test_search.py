@@ -12,7 +12,7 @@ from codec._neighbors import candidate_sums, lay_columns, make_response
 from codec._validation import read_table
 from codec.unlearn._greedy import KfacGreedy, exchange, residual_greedy
 from codec.unlearn._kfac import Factor
-from codec.unlearn._nearest import DeviceSums, sums_by_levels, sums_by_sorting
+from codec.unlearn._nearest import DeviceSums, few_rows_sums, sums_by_levels, sums_by_sorting
 from codec.unlearn._record import Record
 from codec.unlearn._search import Evidence, default_budget, search
 from codec.unlearn._slices import Slices
@@ -75,6 +75,24 @@ def test_sums_are_those_of_the_core(kind, k, base, fused, monkeypatch):
     for memory in (2**28, 2**12):  # at once, and in small tiles
         found = DeviceSums(CPU, memory_limit=memory, fused=fused)(points, response, base, candidates, k)
         assert found == expected
+
+
+@pytest.mark.parametrize("kind", ["no ties", "ties", "twins"])
+@pytest.mark.parametrize("k", [1, 3, 10, 39])
+@pytest.mark.parametrize("base", [[], [4], [4, 2, 0]])
+def test_sums_over_all_pairs_are_those_of_the_core(kind, k, base):
+    points, response = laid(*columns_with(kind))
+    candidates = [j for j in range(7) if j not in base]
+    expected = candidate_sums(points, response, base, candidates, k)
+    assert few_rows_sums(points, response, base, candidates, k) == expected
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-160, 1e-8, 1e8, 1e150])
+def test_sums_over_all_pairs_at_any_size_of_the_distances(factor):
+    columns, y = columns_with("no ties", n=60)
+    points, response = laid(columns * factor, y)
+    expected = candidate_sums(points, response, [1, 3], [0, 2, 4], 5)
+    assert few_rows_sums(points, response, [1, 3], [0, 2, 4], 5) == expected
 
 
 def test_tiles_keep_to_the_memory_limit():

@@ -81,6 +81,31 @@ def test_ridge_with_all_units_is_retraining(ridge, update):
     assert distance.item() <= deletion.certificate.bound
 
 
+@pytest.mark.parametrize("update", ["difference", "gradient"])
+def test_solvers_solve_the_same_system(ridge, update):
+    model, X, Y = ridge
+    options = {"weight_decay": 0.1, "selector": "all", "update": update, "damping": 0.0, "convex": True}
+    found = {}
+    for solver in ("auto", "cg", "cholesky"):
+        ours = Unlearner(model, "mse", (X, Y), solver=solver, tolerance=1e-10, **options)
+        products = ours.forget([3, 17, 40]).iterations
+        assert (products > 0) == (solver == "cg" and update == "difference")  # few parameters: 'auto' factors
+        found[solver] = ours.parameters
+    for solver in ("cg", "cholesky"):
+        torch.testing.assert_close(found[solver], found["auto"], rtol=0, atol=1e-9)
+
+
+def test_cholesky_refuses_what_does_not_fit():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(100, 90), nn.Tanh(), nn.Linear(90, 2))
+    ours = unlearner(model, torch.randn(30, 100), torch.randint(2, (30,)), solver="cholesky")
+    with pytest.raises(ValueError, match=r"9272 parameters is not offered .*'cg', or choose fewer units"):
+        ours.forget(0)
+    assert ours.forgotten == ()
+    ours.max_units, ours.selector = 3, "gradient_norm"
+    assert ours.forget(0).accepted
+
+
 def test_the_order_of_requests_does_not_matter(ridge):
     model, X, Y = ridge
     options = {"weight_decay": 0.1, "selector": "all", "damping": 0.0}
@@ -391,6 +416,9 @@ def test_a_report_and_a_history():
         ({"n_steps": 2}, "n_steps"),
         ({"budget": 0.0}, "budget"),
         ({"convex": True, "weight_decay": 0.0}, "weight_decay"),
+        ({"solver": "lu"}, "solver is 'lu'"),
+        ({"solver": "cg", "curvature": "kfac"}, "curvature='kfac' has no linear system"),
+        ({"solver": "cholesky", "update": "gradient_ascent"}, "update='gradient_ascent' has no linear system"),
     ],
 )
 def test_options_are_checked(options, message):

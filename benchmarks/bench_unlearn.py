@@ -22,6 +22,7 @@ from typing import Any
 
 import _harness
 import _unlearn_linear as linear  # sets one thread before numpy's libraries start
+import _unlearn_selection as selection
 import _unlearn_work as work
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ import torch
 RESULT = _harness.RESULTS / "bench_unlearn.json"
 PACKAGES = ("codec", "torch", "numpy", "scipy", "scikit-learn")
 SEEDS = (31, 32, 33, 34, 35)  # nothing was chosen on these
-PARTS = ("requests", "sequence", "captured", "damping", "linear")
+PARTS = ("requests", "sequence", "captured", "selection", "damping", "linear")
 Row = dict[str, Any]
 
 
@@ -56,6 +57,7 @@ def cells(folder: Path, quick: bool) -> Iterator[Cell]:
         for decay in (0.01,) if quick else (0.01, work.DECAY):
             run = partial(work.captured, folder, quick, decay, seed)
             yield Cell("captured", f"weight decay {decay:g}", seed, run)
+    yield Cell("selection", "L-FOCI", SEEDS[0], partial(selection.selection, folder, quick, SEEDS[0]))
     for name in () if quick else work.TRAININGS:
         yield Cell("damping", name, SEEDS[0], partial(work.damping, folder, quick, name, SEEDS[0]))
     for name, question in linear.QUESTIONS.items():
@@ -153,7 +155,13 @@ def summary(stored: dict[str, Any]) -> list[Row]:
         for row in cell["rows"]
         if row["target"] is not None
     ]
-    return [*request_targets(stored), *sequence_targets(stored), *captured_targets(stored), *linear_rows]
+    steps = [
+        judged(row["case"], row["measured"], row["low"], row["high"], 1)
+        for cell in stored.values()
+        if cell["part"] == "selection"
+        for row in cell["rows"]
+    ]
+    return [*request_targets(stored), *sequence_targets(stored), *captured_targets(stored), *steps, *linear_rows]
 
 
 # ---------------------------------------------------------------------- running

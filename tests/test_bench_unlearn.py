@@ -46,6 +46,7 @@ def test_quick_run_shows_each_part(tmp_path):
         "requests",
         "sequence",
         "captured",
+        "selection",
         "linear",
     ]
     assert {"retrained", "nothing", "codec", "fine-tuned"} <= {

@@ -78,6 +78,13 @@ def captured_table(report):
     return table(["selector", *names, "CPU s"], lines)
 
 
+def selection_table(report):
+    """Steps of L-FOCI."""
+    return table(
+        ["case", "measured"], [[row["case"], number(row["measured"])] for _, row in rows_of(report, "selection")]
+    )
+
+
 def damping_table(report):
     """The damping that fits and the one that is chosen."""
     lines = [
@@ -107,6 +114,7 @@ TABLES = {
     "requests": requests_table,
     "sequence": sequence_table,
     "captured": captured_table,
+    "selection": selection_table,
     "damping": damping_table,
     "linear": linear_table,
     "machine": machine_line,

@@ -78,9 +78,6 @@ def test_the_certificate_covers_the_true_distance_in_every_trial():
         model = RemovableLogisticRegression(weight_decay=decay, tolerance=1e-3).fit(X, y)
         rows = rng.choice(60, int(rng.integers(1, 6)), replace=False)
         kept = np.delete(np.arange(60), rows)
-        if len(np.unique(y[kept])) < 2:
-            covered += 1
-            continue
         deletion = model.forget(rows, steps=1)
         exact = RemovableLogisticRegression(weight_decay=decay, tolerance=1e-10).fit(X[kept], y[kept])
         covered += distance(model, exact) <= deletion.certificate.bound + 1e-10

@@ -32,7 +32,7 @@ COLUMNS = (
 STYLE = (
     "body{font-family:sans-serif;margin:2em;max-width:75em}table{border-collapse:collapse;font-size:90%}"
     "td,th{padding:.2em .6em;border-bottom:1px solid #ddd;text-align:right}caption{text-align:left}"
-    "pre{background:#f6f6f6;padding:1em}"
+    "pre{background:#f6f6f6;padding:1em}img{max-width:100%}"
 )
 
 
@@ -106,9 +106,11 @@ class Report:
 
     def to_html(self, path: str | Path | None = None) -> str:
         """The whole page as text, and in a file where a path is given; no other file is needed to show it."""
-        table = self._table().to_html(index=False, float_format="{:.4g}".format)
-        reasons = "".join(f"<li>{d.id}: {escape(d.reason)}</li>" for d in self.deletions)
-        body = f"<p>{self._summary()}</p>{table}{self._figure()}<h2>Why</h2><ul>{reasons}</ul>{self._certificate()}"
+        frame = self._table().drop(columns=["method", "selector"]).rename(columns=lambda name: name.replace("_", " "))
+        table = frame.to_html(index=False, border=0, float_format="{:.4g}".format)
+        told = ((d.id, f"{d.method}; {d.selector}. {d.reason}") for d in self.deletions)
+        how = "".join(f"<li>{number}: {escape(text)}</li>" for number, text in told)
+        body = f"<p>{self._summary()}</p>{table}{self._figure()}<h2>How and why</h2><ul>{how}</ul>{self._certificate()}"
         return page_html(self.title, body, path)
 
     def _summary(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from numba import njit
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """Compile lazily with numba, serially and without the GIL; keep the machine code on disk.
 
     Where neither the package nor the user's cache folder can be written, numba refuses to cache at all;
@@ -17,11 +17,11 @@ def compiled(function: Callable[..., Any]) -> Any:
     modules that it calls: after editing one, delete ``codec/__pycache__``.
     """
     try:
-        return njit(cache=True, nogil=True)(function)
+        return njit(cache=True, nogil=True, **options)(function)
     except RuntimeError as error:
         if "no locator" not in str(error):
             raise
-        return njit(nogil=True)(function)
+        return njit(nogil=True, **options)(function)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ minimiser lies: with weight decay, weights outside of the rows' span and the cla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Self
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.linalg import blas, lapack
 
+from codec._symmetric_kernels import two_products
 from codec._validation import BoolArray, FloatArray, IntArray
 
 CHUNK_BYTES = 600_000  # a chunk of rows is read twice in a pass: it must stay in a core's own cache
@@ -272,12 +273,28 @@ class FrozenInverse:
 
     def __call__(self, g: FloatArray) -> FloatArray:
         symv = blas.dsymv if self.inverse.dtype == np.float64 else blas.ssymv
-        scale = float(np.abs(g).max()) or 1.0  # float32 has no room for tiny gradients
+        scale = _scale(g)
         flat = symv(scale, self.inverse, (g / scale).ravel().astype(self.inverse.dtype), lower=1)
         return np.asarray(flat, dtype=np.float64).reshape(g.shape)
 
+    def of_all(self, vectors: Sequence[FloatArray]) -> list[FloatArray]:
+        """The same for several, two in one pass over the matrix."""
+        found = []
+        for a, b in zip(vectors[::2], vectors[1::2], strict=False):
+            scales = np.array([_scale(a), _scale(b)])
+            x = (np.stack([a.ravel(), b.ravel()]) / scales[:, None]).astype(self.inverse.dtype)
+            y = np.zeros_like(x)
+            two_products(self.inverse.T, x, y)  # Fortran's lower half is the upper half of the rows
+            found += [part.reshape(a.shape) for part in y.astype(np.float64) * scales[:, None]]
+        return found if len(found) == len(vectors) else [*found, self(vectors[-1])]
 
-@dataclass(frozen=True)
+
+def _scale(g: FloatArray) -> float:
+    """What g is divided by: float32 has no room for tiny gradients."""
+    return float(np.abs(g).max()) or 1.0
+
+
+@dataclass
 class Downdated:
     """The kept inverse when a sample's own curvature leaves the Hessian (Woodbury's identity).
 
@@ -287,28 +304,40 @@ class Downdated:
     ----------
     inverse : FrozenInverse
         H^-1.
-    lost, images : ndarray of shape (k, c r)
-        Rows of B^T and of Y^T.
+    lost : ndarray of shape (k, c r)
+        Rows of B^T: the directions that hold nearly all of the sample's curvature. None where they would hold nearly
+        all of H.
+    images : ndarray of shape (k, c r) or None
+        Rows of Y^T, once they are needed.
     """
 
     inverse: FrozenInverse
     lost: FloatArray
-    images: FloatArray
+    images: FloatArray | None = None
 
     @classmethod
-    def made(cls, inverse: FrozenInverse, problem: SoftmaxProblem, at: Point, sample: int) -> Self | None:
-        """The directions that hold nearly all of the sample's curvature; None where they hold nearly all of H."""
+    def made(cls, inverse: FrozenInverse, problem: SoftmaxProblem, at: Point, sample: int) -> Self:
+        """Of a sample whose row is still there."""
         p, C = at.probabilities[:, sample], problem.contrasts
         values, vectors = np.linalg.eigh(C.T @ (np.diag(p) - np.outer(p, p)) @ C)
         share = np.sqrt(values.clip(0.0) / problem.n_retained)
         lost = [np.outer(share[j] * vectors[:, j], problem.rows[sample]) for j in _leading(values)]
-        B, Y = (np.reshape(part, (len(lost), -1)) for part in (lost, [inverse(b) for b in lost]))
-        return cls(inverse, B, Y) if np.linalg.norm(B @ Y.T, 2) <= MOST_LOST else None
+        return cls(inverse, np.reshape(lost, (len(lost), -1)))
 
     def __call__(self, g: FloatArray) -> FloatArray:
-        h = self.inverse(g)
-        back = np.linalg.solve(np.eye(len(self.lost)) - self.lost @ self.images.T, self.lost @ h.ravel())
-        return np.asarray(h + (back @ self.images).reshape(h.shape))
+        h, images = self._solved(g)
+        back = np.linalg.solve(np.eye(len(self.lost)) - self.lost @ images.T, self.lost @ h.ravel())
+        return np.asarray(h + (back @ images).reshape(h.shape))
+
+    def _solved(self, g: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """H^-1 g, and Y^T; the first time with one another."""
+        if self.images is not None:
+            return self.inverse(g), self.images
+        h, *images = self.inverse.of_all([g.ravel(), *self.lost])
+        self.images = np.reshape(images, self.lost.shape)
+        if np.linalg.norm(self.lost @ self.images.T, 2) > MOST_LOST:
+            self.lost, self.images = self.lost[:0], self.images[:0]
+        return h.reshape(g.shape), self.images
 
 
 def _leading(values: FloatArray) -> IntArray:

@@ -199,7 +199,23 @@ def test_woodburys_identity_against_a_dense_inverse():
     whole = (problem.rows * (p * (1 - p))[:, None]).T @ problem.rows / 40 + 0.05 * np.eye(3)
     less = whole - p[7] * (1 - p[7]) * np.outer(problem.rows[7], problem.rows[7]) / 40
     g = rng.normal(size=problem.shape)
-    np.testing.assert_allclose(found(g), np.linalg.solve(less, g[0])[None], rtol=1e-9)
+    for _ in range(2):  # the second time with the images of the first
+        np.testing.assert_allclose(found(g), np.linalg.solve(less, g[0])[None], rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 2, 7, 64])
+def test_products_two_at_a_time_read_one_half(n, dtype):
+    rng = np.random.default_rng(n)
+    H = rng.normal(size=(n, n))
+    H = (H + H.T).astype(dtype)
+    half = np.asfortranarray(np.where(np.tri(n, dtype=bool), H, np.nan))  # what is above is not read
+    vectors = [rng.normal(size=n) * 10.0**e for e in (0, -60, 3)]
+    for count in (1, 2, 3):
+        found = FrozenInverse(half).of_all(vectors[:count])
+        assert len(found) == count
+        for v, product in zip(vectors, found, strict=False):
+            np.testing.assert_allclose(product, H @ v, rtol=0, atol=1e4 * np.finfo(dtype).eps * np.abs(v).max())
 
 
 def test_nothing_of_a_forgotten_row_is_kept():

@@ -269,7 +269,7 @@ def list_length(n: int, d: int, k: int, n_candidates: int) -> int:
     factors = LIST_FACTOR[how_many(k)]
     factor = factors[min(d, len(factors)) - 1]
     if k <= FEW:
-        factor *= min(1.7, max(0.8, (n_candidates / 100.0) ** 0.25))
+        factor *= min(2.5, max(0.8, (n_candidates / 100.0) ** 0.25))
     return int(min(n - 1, factor * rows_held(n, d, k) + 16.0))
 
 
@@ -288,7 +288,9 @@ def is_lumpy(column: FloatArray) -> bool:
 # --------------------------------------------------------------------------- the tasks of each path
 Task = Any  # what joblib's ``delayed`` returns
 Plan = Callable[["Step"], list[Task]]
-Sums = tuple[list[int], IntArray, IntArray]  # candidates, whole and part of their sums over the rows of a task
+Sums = tuple[
+    list[int] | IntArray, IntArray, IntArray
+]  # candidates, whole and part of their sums over the rows of a task
 
 
 def _chunks(candidates: list[int], n: int) -> list[list[int]]:
@@ -371,7 +373,7 @@ class Selected:
 class Block:
     """Candidates in the order of the tree, ready for the list kernels."""
 
-    candidates: list[int]
+    candidates: IntArray
     values: FloatArray
     ranges: tuple[FloatArray, FloatArray]
     weights: FloatArray
@@ -417,7 +419,7 @@ def _block(step: Step, selected: Selected) -> Block:
         for a in range(0, n_blocks, size)
     ]
     Parallel(n_jobs=step.n_jobs if len(tasks) > 1 else 1, require="sharedmem")(tasks)
-    return Block(candidates, values, (low, high), weights.reshape(-1, width))
+    return Block(np.array(candidates), values, (low, high), weights.reshape(-1, width))
 
 
 def block_width(k: int) -> int:

@@ -127,11 +127,10 @@ def _emit(builder: ir.IRBuilder, pointers: tuple[Any, ...]) -> None:
             gap = builder.fsub(_load(builder, x, builder.add(row_j, at[u])), here[u])
             distance = builder.fadd(from_base, builder.fmul(weights[u], builder.fmul(gap, gap)))
             nearer = builder.fcmp_ordered("<", distance, new[0][u])
-            farther = builder.select(nearer, new[0][u], distance)
-            behind = builder.fcmp_ordered("<", farther, new[2][u])
-            new[2][u] = builder.select(behind, farther, new[2][u])
+            farther = _extreme(builder, "max", distance, new[0][u])
+            new[2][u] = _extreme(builder, "min", farther, new[2][u])
             new[1][u] = builder.select(nearer, value_j, new[1][u])
-            new[0][u] = builder.select(nearer, distance, new[0][u])
+            new[0][u] = _extreme(builder, "min", distance, new[0][u])
     last = builder.block
     group.add_incoming(builder.add(group, ir.Constant(INT64, 1)), last)
     for phis, values in zip(state, new, strict=True):

@@ -86,7 +86,8 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Ta
         array = _as_array(data, argument)
         prefix = "x" if argument == "X" else argument
         if array.dtype.kind in "biuf":
-            columns = np.ascontiguousarray(array.T, dtype=np.float64) + 0.0
+            columns = np.array(array.T, dtype=np.float64, order="C")
+            columns += 0.0  # -0.0 becomes 0.0
             names = tuple(f"{prefix}{k}" for k in range(array.shape[1]))
             return Table(columns, np.zeros(len(names), dtype=np.bool_), names, argument)
         labels = [f"{prefix}{k}" for k in range(array.shape[1])]
@@ -202,9 +203,11 @@ def drop_incomplete(tables: Sequence[Table], nan_policy: str) -> tuple[list[Tabl
                 f"(found inconsistent numbers of samples: {first.n_rows} and {table.n_rows}); "
                 "every argument needs one row per sample."
             )
+    suspect = [table for table in tables if not _has_finite_sum(table)]
+    for table in suspect:
         _refuse_infinite(table)
     keep = np.ones(first.n_rows, dtype=np.bool_)
-    for table in tables:
+    for table in suspect:
         missing = np.isnan(table.columns)
         if nan_policy == "raise" and missing.any():
             k = int(np.argmax(missing.any(axis=1)))
@@ -228,6 +231,12 @@ def drop_incomplete(tables: Sequence[Table], nan_policy: str) -> tuple[list[Tabl
         )
         return [table.take(keep) for table in tables], n_omitted
     return list(tables), 0
+
+
+def _has_finite_sum(table: Table) -> bool:
+    """Then no value is missing or infinite; one pass over the data, and nearly always the answer."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(table.columns.sum()))
 
 
 def _refuse_infinite(table: Table) -> None:

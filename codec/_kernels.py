@@ -79,6 +79,14 @@ def spreads(columns):
     return result
 
 
+@compiled
+def reorder(columns, order, out):
+    """Fill ``out`` with the rows in the order given."""
+    for c in range(columns.shape[0]):
+        for q in range(order.size):
+            out[c, q] = columns[c, order[q]]
+
+
 # --------------------------------------------------------------------------- sums over a group of rows
 @compiled
 def count_up_to(label, low, high, value):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ MIN_TASKS = 8  # tasks of a step at least: even load on a few workers
 LOOKED_AT = 0.5  # share of the rows that tell the best candidate of lists from the others
 WORTH_COPYING = 0.75  # candidates left: a smaller share of a block is copied into a new one
 SMALL = 1e5  # rows times candidates of a step that are not worth sharing: some milliseconds
+WORTH_RUNS = 10_000  # rows whose search is cut into runs
 ROWS_PER_TASK = 4e6  # rows times candidates of a task: a fraction of a second
 LIST_BYTES = 2**28  # candidates are copied in the order of the tree, this many bytes at a time
 LIST_FACTOR = {  # length of lists by selected columns: see list_length
@@ -101,9 +103,26 @@ class Geometry:
     nominal: BoolArray
 
 
-def lay_columns(table: Table, scale: FloatArray, response: Response) -> Geometry:
+def lay_columns(table: Table, scale: FloatArray, response: Response, n_jobs: int | None = None) -> Geometry:
     """Rows of the table in ascending order of the response."""
-    return Geometry(np.take(table.columns, response.order, axis=1), scale, table.nominal)
+    columns = np.empty_like(table.columns)
+    p = len(columns)
+    size = max(1, p if columns.size < SMALL else -(-p // MIN_TASKS))
+    tasks = [
+        delayed(_kernels.reorder)(table.columns[a : a + size], response.order, columns[a : a + size])
+        for a in range(0, p, size)
+    ]
+    _in_threads(tasks, n_jobs)
+    return Geometry(columns, scale, table.nominal)
+
+
+def _in_threads(tasks: list[Task], n_jobs: int | None) -> None:
+    """Fill parts of an array of this process."""
+    if len(tasks) > 1:
+        Parallel(n_jobs=n_jobs, require="sharedmem")(tasks)
+        return
+    for function, arguments, options in tasks:
+        function(*arguments, **options)
 
 
 def neighbor_sum(points: Geometry, response: Response, k: int, *, random: bool = False, seed: int = 0) -> int:
@@ -192,9 +211,9 @@ class Step:
 def _paths(step: Step, path: str | None, best_only: bool) -> list[tuple[str, list[int]]]:
     """Candidates by the path that serves them: nominal ones have no place between other values."""
     if path is not None:
-        return _copied_at_once(path, step.candidates, step)
+        return _at_once(path, step.candidates, step)
     if step.random:
-        return [("tree", step.candidates)]
+        return _at_once("tree", step.candidates, step)
     if not step.base:
         return [("sort", step.candidates)]
     nominal = [j for j in step.candidates if step.points.nominal[j]]
@@ -202,12 +221,17 @@ def _paths(step: Step, path: str | None, best_only: bool) -> list[tuple[str, lis
     chosen = choose_path(step.points, step.response.n, step.base, len(ordered), step.k, best_only=best_only)
     lumpy = [j for j in ordered if chosen == "strips" and is_lumpy(step.points.columns[j])]
     smooth = [j for j in ordered if j not in set(lumpy)]
-    return [*_copied_at_once(chosen, smooth, step), *([("tree", nominal + lumpy)] if nominal + lumpy else [])]
+    return [*_at_once(chosen, smooth, step), *_at_once("tree", nominal + lumpy, step)]
 
 
-def _copied_at_once(path: str, candidates: list[int], step: Step) -> list[tuple[str, list[int]]]:
-    """Lists copy their candidates in the order of the tree: a limited number of bytes at a time."""
+def _at_once(path: str, candidates: list[int], step: Step) -> list[tuple[str, list[int]]]:
+    """Lists copy their candidates in the order of the tree: a limited number of bytes at a time.
+
+    In a large tree, one candidate at a time is enough work for all workers.
+    """
     most = len(candidates)
+    if path == "tree" and 10 * step.response.n > ROWS_PER_TASK:
+        most = 1
     if path == "lists":
         most = max(WIDTH, LIST_BYTES // (8 * step.response.n) // WIDTH * WIDTH)
     return [(path, candidates[a : a + most]) for a in range(0, len(candidates), max(1, most))]
@@ -314,7 +338,9 @@ def _plan_tree(step: Step) -> list[Task]:
 
 
 def _tree(step: Step, candidates: list[int]) -> Sums:
-    sums = [_tree_sum(step.points, [*step.base, j], step.response, step.k, step.random, step.seed) for j in candidates]
+    n_jobs = step.n_jobs if len(step.candidates) == 1 else 1
+    shared = (step.response, step.k, step.random, step.seed, n_jobs)
+    sums = [_tree_sum(step.points, [*step.base, j], *shared) for j in candidates]
     whole, part = np.array(sums).T
     return candidates, whole, part
 
@@ -418,7 +444,7 @@ def _block(step: Step, selected: Selected) -> Block:
         delayed(_fill)(step, selected, candidates[a * width : (a + size) * width], values, low, high, a)
         for a in range(0, n_blocks, size)
     ]
-    Parallel(n_jobs=step.n_jobs if len(tasks) > 1 else 1, require="sharedmem")(tasks)
+    _in_threads(tasks, step.n_jobs)
     return Block(np.array(candidates), values, (low, high), weights.reshape(-1, width))
 
 
@@ -512,21 +538,26 @@ def _sorted(points: Geometry, chosen: list[int], response: Response, k: int) -> 
 
 
 def _tree_sum(
-    points: Geometry, chosen: list[int], response: Response, k: int, random: bool, seed: int
+    points: Geometry,
+    chosen: list[int],
+    response: Response,
+    k: int,
+    random: bool,
+    seed: int,
+    n_jobs: int | None = None,
 ) -> tuple[int, int]:
-    """Whole and part of all chosen columns together."""
-    whole, part = _tree_kernels.tree_sums(
-        points.columns[chosen],
-        points.scale[chosen],
-        points.nominal[chosen],
-        response.label,
-        response.weight,
-        response.nominal,
-        k,
-        random,
-        np.uint64(seed),
-    )
-    return int(whole), int(part)
+    """Whole and part of all chosen columns together; many rows in runs, between which Ctrl-C is heard."""
+    scale, nominal = points.scale[chosen], points.nominal[chosen]
+    laid_out = _tree_kernels.lay_out(points.columns[chosen], scale, nominal)
+    size = laid_out[0].shape[1]
+    ends = np.linspace(0, size, (1 if response.n < WORTH_RUNS else _n_runs(size, 1, k)) + 1).astype(int).tolist()
+    shared = (laid_out, scale, nominal, response.label, response.weight, response.nominal, k, random, np.uint64(seed))
+    if len(ends) == 2:
+        sums = [_tree_kernels.tree_sums(*shared, 0, size)]
+    else:
+        tasks = (delayed(_tree_kernels.tree_sums)(*shared, a, b) for a, b in pairwise(ends))
+        sums = Parallel(n_jobs=n_jobs, require="sharedmem")(tasks)
+    return sum(int(whole) for whole, _ in sums), sum(int(part) for _, part in sums)
 
 
 def _scaled(whole: IntArray, part: IntArray, one: int) -> list[int]:

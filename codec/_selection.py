@@ -211,7 +211,7 @@ class Search:
         terms = response_terms(self.response, self.k)
         problem = Problem(
             terms=terms,
-            points=[lay_columns(self.columns, self.weights, term.response) for term in terms],
+            points=[lay_columns(self.columns, self.weights, term.response, n_jobs) for term in terms],
             n_features=len(self.names),
             k=self.k,
             random=self.random,

@@ -393,10 +393,10 @@ def lay_out(points, scale, col_nominal):
 
 
 @compiled
-def tree_sums(points, scale, col_nominal, label, weight, nominal, k, random, seed):
-    """K * A for points of any dimension; ``random`` draws the tied neighbours instead of averaging."""
-    n = points.shape[1]
-    laid, tree, start, rows = lay_out(points, scale, col_nominal)
+def tree_sums(laid_out, scale, col_nominal, label, weight, nominal, k, random, seed, place_from, place_to):
+    """K * A over the rows of some groups of :func:`lay_out`; ``random`` draws the tied neighbours."""
+    laid, tree, start, rows = laid_out
+    n = rows.size
     m = laid.shape[1]
     one = fixed_point(n)
     labels = label[rows]
@@ -409,7 +409,7 @@ def tree_sums(points, scale, col_nominal, label, weight, nominal, k, random, see
     x = np.empty(laid.shape[0])
     whole = np.int64(0)
     part = np.int64(0)
-    for p in range(m):
+    for p in range(place_from, place_to):
         for c in range(x.size):
             x[c] = laid[c, p]
         count[p] -= 1  # its own row

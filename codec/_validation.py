@@ -23,6 +23,7 @@ BoolArray = NDArray[np.bool_]
 Rng = int | np.random.SeedSequence | np.random.Generator | None
 
 MIN_ROWS = 3
+ROWS_AT_ONCE = 512  # of an array that is turned into columns
 SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
 
 
@@ -86,8 +87,7 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Ta
         array = _as_array(data, argument)
         prefix = "x" if argument == "X" else argument
         if array.dtype.kind in "biuf":
-            columns = np.array(array.T, dtype=np.float64, order="C")
-            columns += 0.0  # -0.0 becomes 0.0
+            columns = _columns_of(array)
             names = tuple(f"{prefix}{k}" for k in range(array.shape[1]))
             return Table(columns, np.zeros(len(names), dtype=np.bool_), names, argument)
         labels = [f"{prefix}{k}" for k in range(array.shape[1])]
@@ -99,6 +99,15 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Ta
     columns = np.ascontiguousarray(np.stack([values for values, _ in pairs]))
     nominal = np.array([is_nominal for _, is_nominal in pairs], dtype=np.bool_)
     return Table(columns + 0.0, nominal, tuple(labels), argument)  # + 0.0: -0.0 becomes 0.0
+
+
+def _columns_of(array: NDArray[Any]) -> FloatArray:
+    """The columns of an array one after the other, some rows at a time, which caches hold; -0.0 becomes 0.0."""
+    columns = np.empty(array.shape[::-1])
+    for a in range(0, array.shape[0], ROWS_AT_ONCE):
+        columns[:, a : a + ROWS_AT_ONCE] = array[a : a + ROWS_AT_ONCE].T
+        columns[:, a : a + ROWS_AT_ONCE] += 0.0
+    return columns
 
 
 def _from_polars(data: Any) -> pd.DataFrame | pd.Series[Any]:

@@ -316,6 +316,8 @@ CUTS = {
     "lists of two entries": {"list_length": lambda *_: 2},
     "lists of K entries": {"list_length": lambda *of: of[-1]},
     "lists of everyone": {"list_length": lambda *of: of[0] - 1},
+    "a tree in three runs": {"WORTH_RUNS": 1, "ROWS_PER_TASK": 1e15, "MIN_TASKS": 3},
+    "a tree in many runs": {"WORTH_RUNS": 1, "ROWS_PER_TASK": 1.0},
     "no K are a few": {"FEW": 1},
     "every K is a few": {"FEW": 10**6},
     "a few neighbours in lists of everyone": {"FEW": 10**6, "list_length": lambda *of: of[0] - 1},
@@ -333,8 +335,10 @@ def test_any_cut_gives_the_same(cut, geometry, monkeypatch):
     steps = [([0], 1), ([0, 1], 1), ([2, 0, 1], 1), ([0], 4), ([1, 0], 4), ([1], 60), ([1, 2, 0], 60)]
     steps = [(base, list(range(len(base), 38 if k == 1 else 6)), k) for base, k in steps]
     expected = [case.sums(*step, path="tree") for step in steps]
+    drawn = [case.sums(base, candidates[:3], k, random=True, seed=5) for base, candidates, k in steps]
     for name, value in CUTS[cut].items():
         monkeypatch.setattr(_neighbors, name, value)
+    assert [case.sums(base, candidates[:3], k, random=True, seed=5) for base, candidates, k in steps] == drawn
     for step, sums in zip(steps, expected, strict=True):
         for path in case.paths(*step):
             assert case.sums(*step, path=path) == sums, path

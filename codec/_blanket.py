@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -16,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from codec._decisions import BlanketPath, Found
 from codec._dependence import NominalY, read_response, refuse_constant
 from codec._family import Features, with_distances, with_indicators
-from codec._forward import show_progress
+from codec._forward import Advance, Show, show_progress
 from codec._hiton import discrete_blanket
 from codec._markov import (
     SCREEN_FEATURES,
@@ -47,6 +48,18 @@ from codec._validation import (
     read_table,
 )
 
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # before scikit-learn 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing to support."""
+
+    def with_callbacks(method: Any) -> Any:
+        """Nothing to call."""
+        return method
+
+
 DISCRETE_LEVELS = 10  # a column of at most this many whole numbers is discrete
 MIN_SPLIT_ROWS = 20  # rows that each part of a split must have
 FORWARD_ONLY = {"stop": True, "standardize": "scale", "n_neighbors": 1, "noise": 1e-3}
@@ -62,7 +75,7 @@ AUTO_ONLY = {
 }
 
 
-class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
+class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     """Select the Markov blanket of y: the features that carry all the information on it.
 
     The default needs no tuning. It tests features given other features, with
@@ -169,6 +182,9 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
     feature that is often missing explains less, so that others which replace it are rightly selected
     beside it. ``transform`` leaves missing values as they are. y must be complete.
 
+    *Callbacks* of scikit-learn 1.9 and newer are supported (``set_callbacks``): each step of FOCI and L-FOCI is a
+    task, the calibrated search is one task as a whole. What a callback answers does not stop a search.
+
     Constant columns carry no information and are never selected. Dependence that holds by a
     deterministic relation among features (copies of one another) leaves none of them necessary: of two
     identical columns the blanket holds one or none.
@@ -241,6 +257,7 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X: Any, y: Any) -> Self:
         """Select features.
 
@@ -259,11 +276,36 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
         check_option(self.method, "method", ("auto", "foci", "lfoci"))
         self._refuse_foreign_options()
         features, response = self._read(X, y)
+        steps = self._begin_callbacks(X, y)
         if self.method == "auto":
             self._search(features, response)
         else:
             self._select_forward(features, response)
+        if steps is not None:
+            steps.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
+
+    def _begin_callbacks(self, X: Any, y: Any) -> Any:
+        """The context whose tasks are the steps of a forward selection; None without callbacks."""
+        if not getattr(self, "_skl_callbacks", None) and not hasattr(self, "_parent_callback_ctx"):
+            return None
+        context = self._init_callback_context(max_subtasks=0 if self.method == "auto" else None)
+        return context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+
+    def _shown(self, show: Show) -> Show:
+        """Steps that are also tasks of scikit-learn's callbacks, where there are any."""
+        context = getattr(self, "_callback_fit_ctx", None)
+        if context is None:
+            return show
+
+        @contextmanager
+        def both(what: str) -> Iterator[Advance]:
+            task = context.subcontext(task_name=what).call_on_fit_task_begin(estimator=self)
+            with show(what) as advance:
+                yield advance
+            task.call_on_fit_task_end(estimator=self)
+
+        return both
 
     # ----------------------------------------------------------------------- the calibrated search
     def _search(self, table: Table, response: Table) -> None:
@@ -384,6 +426,7 @@ class MarkovBlanketSelector(SelectorMixin, BaseEstimator):
             verbose=self.verbose,
             noise=check_positive(self.noise, "noise") if self.method == "lfoci" else 0.0,
             skip_constant=True,
+            show=self._shown(partial(show_progress, self.method, self.verbose)),
         )
         path = select_features(features, response, options, self._generator())
         self.path_ = path

@@ -437,6 +437,7 @@ class Options:
     skip_constant: bool = False
     chunks: int | None = None
     find: Find | None = None
+    show: Show | None = None
 
 
 def select_features(
@@ -463,7 +464,7 @@ def select_features(
     columns, weights = _standardized_columns(features, response, options.standardize)
     random, n_jobs = options.ties == "random", check_jobs(options.n_jobs)
     search = Search(response, columns, weights, names, include, candidates, limit, stop, k, random, options.find)
-    show = partial(show_progress, options.method, verbose)
+    show = options.show or partial(show_progress, options.method, verbose)
     kept, note = list(range(len(names))), ""
     if chunks > 1:
         picked = pick_in_chunks(search, chunks, generator, n_jobs, show)

@@ -380,3 +380,41 @@ def test_same_bits_on_dask(mixed):
         joblib.parallel_config(backend="dask"),
     ):
         assert_same_fit(MarkovBlanketSelector("foci", stop=False).fit(X, y), alone)
+
+
+# ------------------------------------------------------------------- scikit-learn's callbacks
+class Recorder:
+    """What scikit-learn tells a callback."""
+
+    def __init__(self):
+        self.events = []
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(("begin", context.task_name.partition(":")[0]))
+
+    def on_fit_task_end(self, estimator, context):
+        self.events.append(("end", context.task_name.partition(":")[0]))
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+
+@pytest.mark.parametrize("method", ["foci", "auto"])
+def test_callbacks_hear_of_every_step(method):
+    pytest.importorskip("sklearn.callback")
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 4))
+    recorder = Recorder()
+    selector = MarkovBlanketSelector(method=method, max_features=2 if method == "foci" else None, random_state=0)
+    alone = selector.fit(X, X[:, 0] + X[:, 1]).blanket_
+    assert "_callback_fit_ctx" not in vars(selector)
+    assert selector.set_callbacks(recorder).fit(X, X[:, 0] + X[:, 1]).blanket_.tolist() == alone.tolist()
+    steps = [f"step {k + 1}" for k in range(2)] if method == "foci" else []
+    tasks = [event for step in steps for event in (("begin", step), ("end", step))]
+    assert recorder.events == ["setup", ("begin", "fit"), *tasks, ("end", "fit"), "teardown"]
+    with pytest.raises(ValueError, match="y"):
+        selector.fit(X, None)
+    assert recorder.events.count("setup") == recorder.events.count("teardown")

@@ -35,6 +35,7 @@ RESULT = _harness.RESULTS / "bench_engine.json"
 PACKAGES = ["codec", "numpy", "scipy", "numba", "llvmlite", "joblib"]
 ENGINE = [
     "_neighbors.py",
+    "_parallel.py",
     "_pruning.py",
     "_forward.py",
     "_selection.py",

@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 from sklearn.base import clone
 
 from codec._blanket import MarkovBlanketSelector
 from codec._forward import show_progress
 from codec._inference import codec_test
+from codec._parallel import in_order
 from codec._validation import (
     BoolArray,
     FloatArray,
@@ -281,7 +282,7 @@ def _all_blankets(
     tasks = (delayed(_blanket)(frame, v, selector, seeds[v]) for v in varying)
     with warnings.catch_warnings(), show_progress("blankets", verbose, f"of {d} variables") as advance:
         warnings.filterwarnings("ignore", category=UserWarning)  # an empty blanket is an answer here
-        results = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(tasks)
+        results = in_order(tasks, n_jobs)
         for v, (support, values) in zip(varying, results, strict=True):
             others = np.delete(np.arange(d), v)
             found[v, others], pvalues[v, others] = support, values

@@ -6,16 +6,18 @@ below it (:mod:`codec._kernels`), nobody knows what the sums are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from codec import _kernels, _step_kernels, _tree_kernels
+from codec._parallel import Task, in_order, in_threads
 from codec._pruning import Race, Work, order_rows
 from codec._simd import WIDTH, WIDTH_K
 from codec._validation import BoolArray, FloatArray, IntArray, Table
@@ -36,8 +38,25 @@ FEW = 50  # neighbours that are kept in order for eight candidates at once; more
 STRIP_FACTOR = 3.0  # rows of a strip in units of sqrt(n)
 
 
+class Sent:
+    """A dataclass that tells its true size: dask then sends it to a worker once a step, not with every task."""
+
+    def __sizeof__(self) -> int:
+        return _n_bytes(vars(self).values())
+
+
+def _n_bytes(values: Iterable[Any]) -> int:
+    total = 0
+    for value in values:
+        if isinstance(value, np.ndarray):
+            total += value.nbytes
+        else:
+            total += _n_bytes(value) if isinstance(value, tuple) else sys.getsizeof(value)
+    return total
+
+
 @dataclass(frozen=True)
-class Response:
+class Response(Sent):
     """The integer form of one response that the sums run on.
 
     Attributes
@@ -95,7 +114,7 @@ def exact_sum(values: IntArray) -> int:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(Sent):
     """Columns in the order of the response's labels, with the weights of the squared distance."""
 
     columns: FloatArray
@@ -112,17 +131,8 @@ def lay_columns(table: Table, scale: FloatArray, response: Response, n_jobs: int
         delayed(_kernels.reorder)(table.columns[a : a + size], response.order, columns[a : a + size])
         for a in range(0, p, size)
     ]
-    _in_threads(tasks, n_jobs)
+    in_threads(tasks, n_jobs)
     return Geometry(columns, scale, table.nominal)
-
-
-def _in_threads(tasks: list[Task], n_jobs: int | None) -> None:
-    """Fill parts of an array of this process."""
-    if len(tasks) > 1:
-        Parallel(n_jobs=n_jobs, require="sharedmem")(tasks)
-        return
-    for function, arguments, options in tasks:
-        function(*arguments, **options)
 
 
 def neighbor_sum(points: Geometry, response: Response, k: int, *, random: bool = False, seed: int = 0) -> int:
@@ -184,9 +194,7 @@ def _run(step: Step, tasks: list[Task], tell: Callable[[float], None], part: flo
     sums = np.zeros((2, step.points.columns.shape[0]), np.int64)
     small = part * step.response.n * len(step.candidates) < SMALL or len(tasks) == 1
     alone = (function(*arguments, **options) for function, arguments, options in tasks)
-    for candidates, whole, fraction in (
-        alone if small else Parallel(n_jobs=step.n_jobs, prefer="threads", return_as="generator")(tasks)
-    ):
+    for candidates, whole, fraction in alone if small else in_order(tasks, step.n_jobs):
         sums[0, candidates] += whole
         sums[1, candidates] += fraction
         tell(part / len(tasks))
@@ -194,7 +202,7 @@ def _run(step: Step, tasks: list[Task], tell: Callable[[float], None], part: flo
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Sent):
     """One step: which candidates beside which base columns."""
 
     points: Geometry
@@ -310,7 +318,6 @@ def is_lumpy(column: FloatArray) -> bool:
 
 
 # --------------------------------------------------------------------------- the tasks of each path
-Task = Any  # what joblib's ``delayed`` returns
 Plan = Callable[["Step"], list[Task]]
 Sums = tuple[
     list[int] | IntArray, IntArray, IntArray
@@ -359,7 +366,7 @@ def _plan_strips(step: Step) -> list[Task]:
 
 
 @dataclass(frozen=True)
-class Strips:
+class Strips(Sent):
     """Rows in ascending order of the selected column."""
 
     x: FloatArray
@@ -380,7 +387,7 @@ def _strip(laid: Strips, column: FloatArray, scale: float, j: int) -> Sums:
 
 
 @dataclass(frozen=True)
-class Selected:
+class Selected(Sent):
     """The tree of the selected columns; rows in its order."""
 
     perm: IntArray
@@ -396,7 +403,7 @@ class Selected:
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Sent):
     """Candidates in the order of the tree, ready for the list kernels."""
 
     candidates: IntArray
@@ -444,7 +451,7 @@ def _block(step: Step, selected: Selected) -> Block:
         delayed(_fill)(step, selected, candidates[a * width : (a + size) * width], values, low, high, a)
         for a in range(0, n_blocks, size)
     ]
-    _in_threads(tasks, step.n_jobs)
+    in_threads(tasks, step.n_jobs)
     return Block(np.array(candidates), values, (low, high), weights.reshape(-1, width))
 
 
@@ -552,11 +559,8 @@ def _tree_sum(
     size = laid_out[0].shape[1]
     ends = np.linspace(0, size, (1 if response.n < WORTH_RUNS else _n_runs(size, 1, k)) + 1).astype(int).tolist()
     shared = (laid_out, scale, nominal, response.label, response.weight, response.nominal, k, random, np.uint64(seed))
-    if len(ends) == 2:
-        sums = [_tree_kernels.tree_sums(*shared, 0, size)]
-    else:
-        tasks = (delayed(_tree_kernels.tree_sums)(*shared, a, b) for a, b in pairwise(ends))
-        sums = Parallel(n_jobs=n_jobs, require="sharedmem")(tasks)
+    tasks = [delayed(_tree_kernels.tree_sums)(*shared, a, b) for a, b in pairwise(ends)]
+    sums = in_threads(tasks, n_jobs)
     return sum(int(whole) for whole, _ in sums), sum(int(part) for _, part in sums)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 from scipy.stats import rankdata
 
 from codec._dependence import (
@@ -25,6 +25,7 @@ from codec._dependence import (
 from codec._forward import Find, Problem, Show, Step, forward_select, show_progress
 from codec._kernels import spreads
 from codec._neighbors import lay_columns
+from codec._parallel import in_order
 from codec._validation import (
     MIN_ROWS,
     FloatArray,
@@ -231,7 +232,7 @@ def pick_in_chunks(
     jobs = (delayed(_picks)(search.on_rows(np.sort(r)), seed) for r, seed in zip(rows, seeds, strict=True))
     picked: set[int] = set()
     with show(f"on {chunks} chunks of rows") as advance:
-        for found in Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(jobs):
+        for found in in_order(jobs, n_jobs):
             picked.update(found)
             advance(1.0 / chunks)
     return sorted(picked)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from codec._forward import show_progress
+from codec._parallel import in_order
 from codec._validation import BoolArray, FloatArray, IntArray, Rng, as_generator, check_integer, check_jobs
 
 Select = Callable[[IntArray, np.random.Generator], Iterable[int]]
@@ -174,7 +175,7 @@ def stability_selection(
     tasks = (delayed(_count)(select, rows, g, n_features) for rows, g in zip(halves, generators, strict=True))
     counts = np.zeros(n_features, dtype=np.int64)
     with show_progress("stability selection", verbose, f"{n_subsamples} halves") as advance:
-        for found in Parallel(n_jobs=check_jobs(n_jobs), prefer="threads", return_as="generator")(tasks):
+        for found in in_order(tasks, check_jobs(n_jobs)):
             counts += found
             advance(1.0 / n_subsamples)
     frequencies = counts / n_subsamples

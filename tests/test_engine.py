@@ -378,6 +378,16 @@ def test_same_bits_on_dask_processes():
                 assert case.sums(base, list(range(3, 21)), k, path=path) == expected, path
 
 
+def test_what_is_sent_tells_its_size():
+    # Dask asks for it: small arguments travel with every task, large ones once.
+    case = ragged_case()
+    step = _neighbors.Step(case.points, case.response, [0, 1], [2, 3], 1, False, 0)
+    columns = case.points.columns.nbytes
+    assert columns < sys.getsizeof(case.points) < sys.getsizeof(step) < 1.5 * columns
+    selected = _neighbors._selected(step)
+    assert sys.getsizeof(selected) > selected.laid.nbytes + sum(part.nbytes for part in selected.tree[:-1])
+
+
 @compiled_only
 def test_inputs_on_disk(tmp_path):
     # Read-only memory maps: as the caller's table, and as joblib hands large arrays to its processes.
@@ -530,6 +540,24 @@ def call(code, environment):
     assert process.returncode == 0, err
     assert environment["PYTHONPATH"] in out.splitlines()[0]
     return out.splitlines()[1:]
+
+
+@compiled_only
+@pytest.mark.slow
+def test_same_bits_on_ray():
+    ray = pytest.importorskip("ray")
+    from ray.util.joblib import register_ray
+
+    case = ragged_case()
+    ray.init(num_cpus=1, include_dashboard=False)
+    try:
+        register_ray()
+        for path, base, k in STEPS:
+            expected = case.sums(base, list(range(3, 21)), k, path=path)
+            with joblib.parallel_config(backend="ray"):
+                assert case.sums(base, list(range(3, 21)), k, path=path) == expected, path
+    finally:
+        ray.shutdown()
 
 
 @compiled_only

@@ -486,7 +486,7 @@ LONG_SELECTION = """
 @pytest.mark.parametrize("k", [1, 10])
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_interruption(n_jobs, k, after):
-    # Ctrl-C during a long selection: KeyboardInterrupt within seconds, nothing left running.
+    # Ctrl-C during a long selection: KeyboardInterrupt within a second, nothing left running.
     with start_python(LONG_SELECTION.format(n_jobs=n_jobs, k=k)) as process:
         try:
             assert process.stdout.readline() == "ready\n"
@@ -494,13 +494,13 @@ def test_interruption(n_jobs, k, after):
             began = time.perf_counter()
             process.send_signal(signal.SIGINT)
             answer = process.stdout.readline()
-            process.wait(timeout=60)
             seconds = time.perf_counter() - began
+            process.wait(timeout=60)
         finally:
             process.kill()
         assert answer == "interrupted 0\n", process.stderr.read()
         assert process.returncode == 0
-    assert seconds < 4  # two at most on a machine of its own
+    assert seconds < 2  # one at most on a machine of its own
 
 
 # ---------------------------------------------------------------- the cache of kernels

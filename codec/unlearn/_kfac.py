@@ -165,12 +165,6 @@ def _by_sample(rows: Tensor, n: int) -> Tensor:
     return rows.reshape(n, -1, rows.shape[-1]) if len(rows) % n == 0 else rows
 
 
-def added(a: Sequence[Factor], b: Sequence[Factor]) -> list[Factor]:
-    """Factors with the outputs of two sets of samples together; the inputs are those of the first."""
-    more = {factor.weight: factor.outputs for factor in b}
-    return [replace(f, outputs=f.outputs + more[f.weight]) if f.weight in more else f for f in a]
-
-
 def without(factors: Sequence[Factor], forgotten: Sequence[Factor]) -> list[Factor]:
     """Factors with the outputs of forgotten samples taken away."""
     less = {factor.weight: factor.outputs for factor in forgotten}

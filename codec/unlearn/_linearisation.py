@@ -26,7 +26,6 @@ from codec.unlearn._kfac import (
     Factor,
     KroneckerBlock,
     LayerRows,
-    added,
     kronecker_factors,
     layer_rows,
     without,
@@ -99,7 +98,7 @@ class Linearisation:
             if isinstance(layer, Linear) and layer.weight in self.bases:
                 layer.basis = self.bases[layer.weight][0]
         self.chunks, self.curvature = self._keep(mine)
-        self._taken: tuple[set[int], list[Factor]] = (set(), [])
+        self._taken: tuple[list[int], list[Factor]] = ([], [])
 
     # ------------------------------------------------------------------------ set-up
     def _traces(self) -> Tensor:
@@ -155,17 +154,13 @@ class Linearisation:
 
     def factors_without(self, forgotten: Tensor) -> list[Factor]:
         """K-FAC factors with the forgotten samples' outputs taken away."""
-        held = self.held & set(forgotten.tolist())
-        before, factors = self._taken
-        if not before <= held:
-            before, factors = set(), []
-        new = torch.tensor(sorted(held - before), dtype=torch.long)
-        if len(new):  # requests come one after the other: only the new ones are computed
-            known = self._curvature_of(new)
-            found = kronecker_factors(self.problem, self.params, new, self.problem.names, self.kind, known)
-            factors = added(factors, found) if factors else found
-        self._taken = held, factors
-        return without(self.factors, factors)
+        held = sorted(self.held & set(forgotten.tolist()))
+        if held != self._taken[0]:  # all at once, whatever came before: a resumed run must have the same bits
+            ids = torch.tensor(held, dtype=torch.long)
+            known = self._curvature_of(ids)
+            found = kronecker_factors(self.problem, self.params, ids, self.problem.names, self.kind, known)
+            self._taken = held, found
+        return without(self.factors, self._taken[1])
 
     def _curvature_of(self, ids: Tensor) -> Tensor | None:
         """The output curvature of samples; None where another process keeps some of it."""

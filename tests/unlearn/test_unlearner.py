@@ -331,6 +331,23 @@ def test_what_was_released_stays_spent(ridge, tmp_path):
         again.close()
 
 
+@pytest.mark.parametrize("selector", ["all", "kfac_greedy"])
+def test_a_run_that_is_resumed_at_every_request_has_the_same_bits(selector, tmp_path):
+    """Conjugate gradients with what the process keeps between requests, and without."""
+    model, X, y = net()
+    options = {"selector": selector, "max_units": 15}
+    whole = unlearner(model, X, y, **options)
+    given = {"weight_decay": 0.01, **options}
+    Unlearner(model, "cross_entropy", (X, y), random_state=0, ledger=tmp_path, **given).close()
+    for k in range(8):
+        assert whole.forget([3 * k]).iterations > 0 or selector == "kfac_greedy"
+        parts = Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), **given)
+        parts.forget([3 * k])
+        parts.close()
+        assert same(whole.parameters, parts.parameters)
+    assert whole.deletions[-1].iterations > 0
+
+
 # --------------------------------------------------------------------------- kill -9
 REQUESTS = 24
 

@@ -13,6 +13,7 @@ reset, ``ru_maxrss`` is used, which includes what the imports needed.
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -143,3 +145,51 @@ def write_json(report: dict[str, Any], path: Path) -> None:
     """Write a report with a final newline."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+# ---------------------------------------------------------------------- long runs
+def sources() -> str:
+    """Return a digest of the code that computes: the package, and what is loaded of this folder."""
+    loaded = {Path(file) for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
+    ours = {path for path in loaded if path.is_relative_to(ROOT / "benchmarks")}
+    digest = hashlib.sha256()
+    for path in sorted({*(ROOT / "codec").rglob("*.py"), *ours}):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@dataclass
+class Kept:
+    """Parts of a long run, written as they are done; the same code with the same settings continues there.
+
+    Without a path nothing is written.
+    """
+
+    path: Path | None
+    settings: dict[str, Any]
+    parts: dict[str, Any] = field(default_factory=dict)
+    before: float = 0.0
+
+    def __post_init__(self) -> None:
+        stored = json.loads(self.path.read_text()) if self.path is not None and self.path.exists() else {}
+        self.start, self.sources = time.process_time(), sources()
+        if (stored.get("settings"), stored.get("sources")) == (self.settings, self.sources):
+            self.parts, self.before = stored["parts"], stored.get("cpu_s", 0.0)
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of this run and of those it continues."""
+        return round(self.before + time.process_time() - self.start, 1)
+
+    def content(self) -> dict[str, Any]:
+        """What is written."""
+        return {"settings": self.settings, "sources": self.sources, "cpu_s": self.cpu_s, "parts": self.parts}
+
+    def __call__(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return the part of this name (something JSON can hold), computed unless it is there."""
+        if key not in self.parts:
+            self.parts[key] = json.loads(json.dumps(compute()))
+            if self.path is not None:
+                write_json(self.content(), self.path)
+            print(f"  {key}", flush=True)
+        return self.parts[key]

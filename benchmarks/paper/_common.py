@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,34 +91,44 @@ class Note:
 Item = Table | Figure | Note
 
 
-# ---------------------------------------------------------------------- the store
-@dataclass
-class Kept:
-    """Results of finished parts of a long run, written as they come; a second run with the same settings continues."""
+# ---------------------------------------------------------------------- several seeds
+def over_seeds(runs: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of several seeds as one: numbers as (mean, standard error), None where one is None; texts as they are.
 
-    path: Path
-    settings: dict[str, Any]
-    parts: dict[str, Any] = field(default_factory=dict)
-    before: float = 0.0
+    The rows of a single seed stay as they are.
+    """
+    if len(runs) == 1:
+        return list(runs[0])
+    return [{key: _over([row.get(key) for row in same]) for key in same[0]} for same in zip(*runs, strict=True)]
 
-    def __post_init__(self) -> None:
-        stored = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.start = time.process_time()
-        if stored.get("settings") == self.settings:
-            self.parts, self.before = stored["parts"], stored.get("cpu_s", 0.0)
 
-    @property
-    def cpu_s(self) -> float:
-        """CPU seconds of this run and of those it continues."""
-        return round(self.before + time.process_time() - self.start, 1)
+def _over(values: Sequence[Any]) -> Any:
+    if any(value is None for value in values):
+        return None
+    if isinstance(values[0], (str, list)):
+        return values[0]
+    return statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
 
-    def __call__(self, key: str, compute: Callable[[], Any]) -> Any:
-        """Return the part of this name (something JSON can hold), computed unless it is there."""
-        if key not in self.parts:
-            self.parts[key] = json.loads(json.dumps(compute()))
-            _harness.write_json({"settings": self.settings, "cpu_s": self.cpu_s, "parts": self.parts}, self.path)
-            print(f"  {key}", flush=True)
-        return self.parts[key]
+
+def mean(cell: Any) -> Any:
+    """The number of a cell without its standard error."""
+    return cell[0] if isinstance(cell, (list, tuple)) else cell
+
+
+def seeds(options: argparse.ArgumentParser) -> None:
+    """The option of experiments that are repeated."""
+    options.add_argument("--repeat", type=int, help="seeds, from --seed on; 3, or 1 if quick")
+
+
+def seeds_of(arguments: argparse.Namespace) -> range:
+    """The seeds of an experiment that is repeated."""
+    return range(arguments.seed, arguments.seed + (arguments.repeat or (1 if arguments.quick else 3)))
+
+
+def repeated(arguments: argparse.Namespace) -> str:
+    """What stands behind a title when cells are means over seeds."""
+    n_seeds = len(seeds_of(arguments))
+    return f"; mean ± standard error over {n_seeds} seeds" if n_seeds > 1 else ""
 
 
 # ---------------------------------------------------------------------- the script
@@ -144,20 +154,21 @@ def main(
 ) -> dict[str, Any]:
     """Parse, run, print the tables, write NAME.json; return what was written.
 
-    `run` finds in `arguments` what the parser read and ``keep``, a :class:`Kept`.
+    `run` finds in `arguments` what the parser read and ``keep``, a :class:`_harness.Kept`.
     """
     parsed = options.parse_args(arguments)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     folder = parsed.output or (QUICK if parsed.quick else FULL)
     settings = {key: value for key, value in vars(parsed).items() if not isinstance(value, Path) and key != "output"}
-    parsed.keep = Kept(folder / f"{name}.partial.json", settings)
+    parsed.keep = _harness.Kept(folder / f"{name}.partial.json", settings)
     items = list(run(parsed))
     report = {
         "experiment": EXPERIMENTS.index(name) + 1,
         "name": name,
         "title": title,
         "settings": settings,
+        "sources": parsed.keep.sources,
         "cpu_s": parsed.keep.cpu_s,
         "environment": _harness.environment(PACKAGES),
         "items": [{"kind": type(item).__name__.lower(), **asdict(item)} for item in items],

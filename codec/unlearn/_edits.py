@@ -13,6 +13,7 @@ from torch import Tensor
 from codec._validation import as_generator
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._deletion import Deletion
+from codec.unlearn._kfac import watched_layers
 from codec.unlearn._problem import Problem
 from codec.unlearn._products import Products
 from codec.unlearn._requests import Request, fresh_ids, others, read_ids
@@ -21,6 +22,7 @@ from codec.unlearn._training import State, seed_of
 from codec.unlearn._units import Units, find_units
 
 Choice = tuple[Units, Tensor, tuple[float, ...]]
+ROWS = 64  # sample gradients in memory at a time
 
 
 # --------------------------------------------------------------------------- editing weights
@@ -65,7 +67,7 @@ def fisher_forgetting(
     def run(forget: Tensor, retain: Tensor) -> State:
         del forget
         slices = _all_parameters(problem)
-        fisher = _importance(problem, slices, retain, "fisher")
+        fisher = Curvature(problem, problem.parameters(), retain, slices, "fisher").diagonal() - problem.weight_decay
         noise = torch.randn(slices.size, generator=generator, dtype=fisher.dtype).to(fisher.device)
         # S(w) = w + (lambda sigma_h^2)^(1/4) F^(-1/4) n
         step = alpha**0.5 * (fisher + 1e-8).reciprocal().clamp(max=most) ** power * noise
@@ -101,8 +103,8 @@ def selective_synaptic_dampening(
 
     def run(forget: Tensor, retain: Tensor) -> State:
         slices = _all_parameters(problem)
-        of_all = _importance(problem, slices, torch.cat([forget, retain]).sort().values, "empirical_fisher")
-        of_forgotten = _importance(problem, slices, forget, "empirical_fisher")
+        of_all = _importance(problem, slices, torch.cat([forget, retain]).sort().values)
+        of_forgotten = _importance(problem, slices, forget)
         # theta_i = beta theta_i where I_U,i > alpha I_D,i   (5);  beta = min(lambda I_D,i / I_U,i, 1)   (6)
         beta = (dampening * of_all / of_forgotten.clamp(min=torch.finfo(of_all.dtype).tiny)).clamp(max=1.0)
         kept = torch.where(of_forgotten > alpha * of_all, beta, 1.0)
@@ -152,7 +154,9 @@ def newton(
 
 
 def kfac(problem: Problem, ids: Request, *, damping: float = 0.0, gradient: str = "difference") -> Deletion:
-    """One Newton step on all parameters with Kronecker-factored curvature; damping as in `newton`.
+    """One Newton step with Kronecker-factored curvature; damping as in `newton`.
+
+    Linear layers and ungrouped convolutions are changed; what has no factors (norms, embeddings) stays as it is.
 
     References
     ----------
@@ -284,7 +288,7 @@ def _step_on(
 
     def run(forget: Tensor, retain: Tensor) -> State:
         params = problem.parameters()
-        slices = _all_parameters(problem)
+        slices = _with_factors(problem) if curvature == "kfac" else _all_parameters(problem)
         if choose is not None:
             every, chosen, scores = choose(forget)
             slices = Slices(every, chosen)
@@ -341,10 +345,23 @@ def _all_parameters(problem: Problem) -> Slices:
     return Slices(find_units(problem.model, unsupported="skip"))
 
 
-def _importance(problem: Problem, slices: Slices, ids: Tensor, kind: str) -> Tensor:
-    """Mean over samples of the squares of their gradients, without weight decay."""
-    local = Curvature(problem, problem.parameters(), ids, slices, kind)
-    return local.diagonal() - problem.weight_decay
+def _with_factors(problem: Problem) -> Slices:
+    """The parameters of the layers that K-FAC knows."""
+    known = {name for layer in watched_layers(problem, problem.names) for name in (layer.weight, layer.bias)}
+    every = find_units(problem.model, unsupported="skip")
+    units = every.keep(lambda layer: all(part.parameter in known for part in layer.parts))
+    return Slices(units, torch.arange(units.n_units))
+
+
+def _importance(problem: Problem, slices: Slices, ids: Tensor) -> Tensor:
+    """Mean over samples of the squares of the gradients of their losses."""
+    params = problem.parameters()
+    products = Products(problem, params, slices.parameters)
+    total = {name: torch.zeros_like(params[name]) for name in slices.parameters}
+    for batch in problem.batches(ids, ROWS):
+        for name, g in products.sample_gradients(batch).items():
+            total[name] += g.square().sum(0)
+    return slices.gather(total) / len(ids)
 
 
 def _secant(problem: Problem, params: State, slices: Slices, earlier: State | None) -> tuple[Tensor, Tensor]:

@@ -93,6 +93,14 @@ def test_kfac_is_the_kronecker_product_on_one_layer_of_ridge():
     torch.testing.assert_close(deletion.parameters["weight"], ridge_solution(RETAIN), rtol=0, atol=1e-6)
 
 
+def test_kfac_leaves_what_has_no_factors_as_it_is():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+    deletion = baselines.kfac(classifier(model), IDS, damping=0.1)
+    moved = {k for k, p in model.named_parameters() if not torch.equal(deletion.parameters[k], p.detach())}
+    assert moved == {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
 def test_damping_makes_newton_a_small_gradient_step():
     problem, big = ridge(), 1e8
     deletion = baselines.newton(problem, IDS, damping=big, gradient="retain", curvature="hessian", tol=1e-12)

@@ -28,6 +28,7 @@ from codec.unlearn import Problem, Unlearner, baselines
 from codec.unlearn._training import Recipe
 
 DECAY = 5e-4
+DAMPING = 0.001  # found on seeds 90 and 91, of 1e-4, 3e-4 and this: the one that was accepted everywhere
 EMBEDDING = 16
 HEIGHT, WIDTH = 32, 16
 FIGURES = (
@@ -228,10 +229,9 @@ class Experiment:
         """Every way to remove the person."""
         problem = Problem(model, loss, (self.x, self.who), weight_decay=DECAY)
 
-        def ours(selector: str) -> nn.Module:
-            unlearner = Unlearner(
-                model, loss, (self.x, self.who), weight_decay=DECAY, selector=selector, captured=False, random_state=self.seed
-            )  # fmt: skip
+        def ours(selector: str, damping: float | str = "auto") -> nn.Module:
+            options = {"weight_decay": DECAY, "damping": damping, "captured": False, "random_state": self.seed}
+            unlearner = Unlearner(model, loss, (self.x, self.who), selector=selector, **options)
             unlearner.forget(self.gone)
             return unlearner.model
 
@@ -245,6 +245,8 @@ class Experiment:
             "ours, L-FOCI": partial(ours, "lfoci"),
             "ours, gradient norm": partial(ours, "gradient_norm"),
             "ours, all units": partial(ours, "all"),
+            f"ours, L-FOCI, damping {DAMPING}": partial(ours, "lfoci", DAMPING),
+            f"ours, all units, damping {DAMPING}": partial(ours, "all", DAMPING),
             "fine-tuning": partial(baseline, baselines.fine_tune, random_state=self.seed),
             "the paper's step": partial(baseline, baselines.paper_step),
         }
@@ -264,7 +266,7 @@ def run(arguments: Any) -> list[Any]:
     found = {row["model"]: row for row in over_seeds(runs)}
     removed = f"{len(work.x):,} triplets, {len(work.gone)} removed"
     size = f"{int(persons.who.max()) + 1} {'given' if theirs else 'drawn'} persons, {removed}{repeated(arguments)}"
-    shown = ("nothing", "ours, L-FOCI", "retrained", "the paper's step")
+    shown = ("nothing", f"ours, L-FOCI, damping {DAMPING}", "retrained", "the paper's step")
     panels = [
         Panel(f"{name}: {who}", image=found[name]["maps"][i])
         for i, who in enumerate(("removed", "another"))
@@ -281,8 +283,8 @@ def run(arguments: Any) -> list[Any]:
 NOTE = (
     "Rank-1 and mAP: test images ask the other camera's images of all persons. An embedding finds persons that it has never "
     "seen, so that the retrained network still finds the removed one: to forget is to fall to its level, not to 0. "
-    "Recognised: right identities of test images. Ours has the automatic damping; every seed has other persons, and the maps "
-    "are of the first."
+    "Recognised: right identities of test images. Ours has the automatic damping (.004 to .005 here, with which it hardly "
+    "forgets), or one that was found on two other seeds. Every seed has other persons; the maps are of the first."
 )
 SIZES = (
     "Here persons are drawn and the network is three convolutions. Not run here: photographs, which FOLDER/reid takes. The "

@@ -298,6 +298,7 @@ def _step_on(
         g = local.gradient(retain)
         if gradient == "difference":
             g = g - local.gradient(torch.arange(problem.n))
+        # w - (H_R + mu I)^-1 g, g the gradient of R or its difference to that of all
         found = local.solve(g, damping, tol=tol, max_iter=max_iter)
         report.update(damping=found.damping, iterations=found.iterations)
         return slices.add(params, found.x, -1.0)

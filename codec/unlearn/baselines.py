@@ -137,6 +137,7 @@ def fine_tune(
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
         del forget
+        # w <- w - eta grad L_R(w), L_R the mean loss of the retained samples
         return lambda _: [Pass(retain, loss_of(work), recipe.batch_size)]
 
     return _trained(problem, ids, "fine_tune", recipe, passes, random_state, verbose)
@@ -161,6 +162,7 @@ def gradient_ascent(
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
         del retain
         loss = loss_of(work)
+        # w <- w + eta grad L_U(w), L_U the mean loss of the forgotten samples
         return lambda _: [Pass(forget, lambda batch: -loss(batch), recipe.batch_size)]
 
     return _trained(problem, ids, "gradient_ascent", recipe, passes, random_state, verbose)
@@ -213,6 +215,7 @@ def random_labels(
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
         every = torch.cat([forget, retain])
+        # L = mean over R of loss(x, y) and over U of loss(x, y'), y' != y uniform
         return lambda _: [Pass(every, _relabelled(work, wrong_labels(problem, forget, seed)), recipe.batch_size)]
 
     return _trained(problem, ids, "random_labels", recipe, passes, seed, verbose)
@@ -361,6 +364,7 @@ def bad_teacher(
         def objective(batch: Batch) -> Tensor:
             is_forgotten = torch.isin(batch.ids, forget).to(problem.device)
             student = work.outputs({}, batch.inputs)
+            # L = (1 - l_u) KL(competent || student) + l_u KL(incompetent || student)   (1)
             pulls = [_divergence(student, teacher(batch), temperature) for teacher in (good, bad)]
             return torch.where(is_forgotten, pulls[1], pulls[0]).mean()
 

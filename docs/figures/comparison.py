@@ -1,0 +1,188 @@
+"""Write the tables and draw the figure of every way to forget, from the results of `bench_evaluate.py`.
+
+``make figures`` runs this. It measures nothing: every number is in ``benchmarks/results/bench_evaluate.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+DOCS = Path(__file__).parents[1]
+sys.path.insert(0, str(DOCS.parent / "benchmarks"))
+
+import bench_evaluate as bench  # noqa: E402
+
+RESULT = bench.RESULT
+SUMMARY = DOCS / "tables" / "comparison.inc"
+DETAILS = DOCS / "tables" / "comparison_details.inc"
+PICTURE = DOCS / "_static" / "comparison.png"
+DEFAULT, BEST = bench.NAMES["lfoci"], bench.NAMES["all"]
+OURS = (*bench.NAMES.values(), bench.CLOSER)
+OUR_STEP = ("newton", "kfac", "random_units", "gradient_norm_units")  # baselines that take our gradient and damping
+AUC, TEST = 0.02, 0.005  # how near to the retrained networks it should be
+TITLES = {name: setting.title for name, setting in bench.settings(Path(), quick=False).items()}
+
+
+# ---------------------------------------------------------------------- numbers
+def tables_of(parts, name):
+    """The ranked rows of every request of a set."""
+    return {request: bench.ranked(parts, name, request) for part, request in bench.requests_of(parts) if part == name}
+
+
+def value(row, key):
+    return np.inf if row[key] is None else row[key][0]
+
+
+def overall(tables):
+    """Methods in the order of their mean gap over the requests."""
+    names = [row["model"] for row in next(iter(tables.values()))]
+    found = {name: [next(row for row in rows if row["model"] == name) for rows in tables.values()] for name in names}
+    return dict(sorted(found.items(), key=lambda item: float(np.mean([value(row, "gap") for row in item[1]]))))
+
+
+def near(rows):
+    """In how many requests AUC and test accuracy are as near as they should be."""
+    return [sum(abs(value(row, key)) <= most for row in rows) for key, most in (("auc_off", AUC), ("test_off", TEST))]
+
+
+# ---------------------------------------------------------------------- text
+def number(cell, digits, factor=1.0):
+    if cell is None:
+        return "–"  # noqa: RUF001 - diverged
+    mean, error = (factor * part for part in cell)
+    if abs(mean) >= 1000:
+        return f"{mean:.0e}"
+    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if error else "")
+
+
+def list_table(header, rows, title=""):
+    lines = [f".. list-table:: {title}".rstrip(), "   :header-rows: 1", ""]
+    for row in [header, *rows]:
+        lines += [f"   {'* -' if i == 0 else '  -'} {cell}".rstrip() for i, cell in enumerate(row)]
+    return "\n".join(lines) + "\n"
+
+
+def shown(name):
+    """Ours in bold, baselines as code."""
+    plain = name in {"original", "retrained"}
+    return f"**{name}**" if name in OURS else name if plain else f"`{name}`"
+
+
+def summary(parts, name):
+    """One row a method: its gap in each request, how often it is near enough, and its time."""
+    tables = tables_of(parts, name)
+    header = ["", *tables, f"AUC within {AUC}", f"test within {100 * TEST:g} point", "CPU s"]
+    rows = []
+    for method, found in overall(tables).items():
+        gaps = [number((value(row, "gap"), 0.0) if row["gap"] else None, 3) for row in found]
+        reached = [f"{count} of {len(found)}" for count in near(found)]
+        rows.append([shown(method), *gaps, *reached, f"{np.median([row['cpu_s'][0] for row in found]):.2g}"])
+    return list_table(header, rows, f"{TITLES[name]}; {seeds_of(parts, name)}")
+
+
+def seeds_of(parts, name):
+    n_seeds = len({key.split("/")[1] for key in parts if key.split("/")[0] == name})
+    return f"{n_seeds} seed{'s' if n_seeds > 1 else ''}"
+
+
+def ahead(parts, name):
+    """For every request, which baselines are nearer to the retrained networks than ours."""
+    lines = []
+    for request, rows in tables_of(parts, name).items():
+        order = [row["model"] for row in rows if row["model"] not in {"original", "retrained"}]
+        places = {method: order.index(method) for method in (DEFAULT, BEST)}
+        others = [method for method in order if method not in OURS]
+        before = {m: [o for o in others if order.index(o) < place] for m, place in places.items()}
+        said = [f"*{request}*: all units {_place(order, BEST)}, the default {_place(order, DEFAULT)}"]
+        said += [f"ahead of {words}: {', '.join(map(shown, before[m])) or 'no baseline'}" for m, words in WORDS.items()]
+        lines.append(f"* {'; '.join(said)}.")
+    return "\n".join(lines) + "\n"
+
+
+WORDS = {BEST: "all units", DEFAULT: "the default"}
+
+
+def _place(order, method):
+    return f"{order.index(method) + 1} of {len(order)}"
+
+
+def of_class(parts, name):
+    """What the removal of a class does not reach."""
+    rows = {row["model"]: row for row in tables_of(parts, name)["one class"]}
+    ours, closer, retrained = rows[BEST], rows[bench.CLOSER], rows["retrained"]
+    return (
+        f"{TITLES[name]}: the loss of the class rises from {value(rows['original'], 'forget_loss'):.2g} to "
+        f"{value(ours, 'forget_loss'):.2g} ({value(closer, 'forget_loss'):.2g} where the step is solved to .05), the retrained "
+        f"networks have {value(retrained, 'forget_loss'):.2g}; {value(ours, 'forget_accuracy'):.0%} "
+        f"({value(closer, 'forget_accuracy'):.0%}) of its training samples are still recognised, by the retrained networks "
+        f"{value(retrained, 'forget_accuracy'):.0%}.\n"
+    )
+
+
+def details(parts):
+    """Every number of every request."""
+    columns = {
+        "gap": ("gap", 4, 1.0), "forget loss": ("forget_loss", 2, 1.0), "forget accuracy": ("forget_accuracy", 2, 1.0),
+        "test, points off": ("test_off", 1, 100.0), "AUC off": ("auc_off", 3, 1.0),
+        "disagreement, %": ("test_disagreement", 1, 100.0), "JS": ("js_divergence", 3, 1.0), "CPU s": ("cpu_s", 2, 1.0),
+    }  # fmt: skip
+    found = []
+    for name, request in bench.requests_of(parts):
+        rows = [
+            [shown(row["model"]), *(number(row[key], digits, factor) for key, digits, factor in columns.values())]
+            for row in bench.ranked(parts, name, request)
+        ]
+        found.append(list_table(["", *columns], rows, f"{TITLES[name]}: {request}"))
+    return "\n".join(found)
+
+
+def whole(report):
+    """Everything that the guide includes."""
+    parts, e = report["parts"], report["environment"]
+    names = dict.fromkeys(name for name, _ in bench.requests_of(parts))
+    versions = f"{e['cpu']}, one thread; torch {e['packages']['torch']}"
+    pieces = [f"{summary(parts, name)}\n{ahead(parts, name)}" for name in names]
+    return "\n".join([*pieces, *(of_class(parts, name) for name in names), f"Measured {e['date']} on {versions}.\n"])
+
+
+# ---------------------------------------------------------------------- figure
+def figure(parts):
+    """The gap of every method, one mark a request, beside the noise floor."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for name, _ in bench.requests_of(parts)))
+    picture = Figure(figsize=(6.2 * len(names), 6.6), layout="constrained")
+    FigureCanvasAgg(picture)
+    colours, marks = ("#1f6f8b", "#d1652a", "#5b8c3a", "#8c4f9f", "#c9a227"), "osD^v"
+    for place, name in enumerate(names, start=1):
+        axes, tables = picture.add_subplot(1, len(names), place), tables_of(parts, name)
+        methods = [method for method in overall(tables) if method != "retrained"]
+        floor = [value(row, "gap") for row in overall(tables)["retrained"]]
+        axes.axvspan(min(floor), max(floor), color="0.88", zorder=0, label="retrained, among themselves")
+        for (request, rows), colour, mark in zip(tables.items(), colours, marks, strict=False):
+            gaps = {row["model"]: value(row, "gap") for row in rows}
+            y = np.arange(len(methods))
+            axes.plot([gaps[m] for m in methods], y, mark, color=colour, ms=5, alpha=0.85, label=request)
+        axes.set(xscale="log", title=TITLES[name], xlabel="gap to the retrained networks")
+        axes.set_yticks(range(len(methods)), methods, fontsize=8)
+        for label in axes.get_yticklabels():
+            label.set_fontweight("bold" if label.get_text() in OURS else "normal")
+        axes.invert_yaxis()
+        axes.grid(axis="x", color="0.93")
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = picture.axes[0].get_legend_handles_labels()
+    picture.legend(*handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    return picture
+
+
+if __name__ == "__main__":
+    stored = json.loads(RESULT.read_text())
+    SUMMARY.write_text(whole(stored))
+    DETAILS.write_text(details(stored["parts"]))
+    figure(stored["parts"]).savefig(PICTURE, dpi=120)
+    print("wrote comparison.inc, comparison_details.inc and comparison.png")

@@ -176,7 +176,7 @@ def figure(parts):
         axes.grid(axis="x", color="0.93")
         axes.spines[["top", "right"]].set_visible(False)
     handles = picture.axes[0].get_legend_handles_labels()
-    picture.legend(*handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    picture.legend(*handles, loc="outside lower center", ncols=3 * len(names), frameon=False, fontsize=8)
     return picture
 
 

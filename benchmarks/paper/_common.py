@@ -183,9 +183,12 @@ def main(
 
 
 def load(folder: Path) -> dict[str, dict[str, Any]]:
-    """The reports in a folder by name, in the order of the experiments."""
+    """The reports in a folder by name, in the order of the experiments; ``more`` are runs in folders below it."""
     paths = {name: folder / f"{name}.json" for name in EXPERIMENTS}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    for name, report in found.items():
+        report["more"] = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{name}.json"))]
+    return found
 
 
 # ---------------------------------------------------------------------- tables as text

@@ -73,7 +73,8 @@ def section(report: dict[str, Any]) -> str:
         f"{mode}, seed {report['settings']['seed']}; {report['cpu_s']} CPU-s on {env['cpu']}, one thread; {packages}"
     )
     items = "\n".join(SHOW[item["kind"]](item) for item in report["items"])
-    return f"<h2>{report['experiment']}. {html.escape(report['title'])}</h2>\n{small(where)}\n{items}"
+    more = "\n".join(SHOW[item["kind"]](item) for other in report.get("more", ()) for item in other["items"])
+    return f"<h2>{report['experiment']}. {html.escape(report['title'])}</h2>\n{small(where)}\n{items}\n{more}"
 
 
 def page(reports: dict[str, dict[str, Any]]) -> str:

@@ -168,7 +168,8 @@ def figure(parts):
             gaps = {row["model"]: value(row, "gap") for row in rows}
             y = np.arange(len(methods))
             axes.plot([gaps[m] for m in methods], y, mark, color=colour, ms=5, alpha=0.85, label=request)
-        axes.set(xscale="log", title=TITLES[name], xlabel="gap to the retrained networks")
+        axes.set_title(TITLES[name], fontsize=10)
+        axes.set(xscale="log", xlabel="gap to the retrained networks")
         axes.set_yticks(range(len(methods)), methods, fontsize=8)
         for label in axes.get_yticklabels():
             label.set_fontweight("bold" if label.get_text() in OURS else "normal")

@@ -46,13 +46,16 @@ def machine(report):
 
 
 def section(report):
-    """Everything of one experiment."""
+    """Everything of one experiment; of further runs the tables and notes."""
     show = {
         "table": list_table,
         "figure": lambda item: image(report["name"], item),
         "note": lambda item: escape(item["text"]) + "\n",
     }
-    return "\n".join([*(show[item["kind"]](item) for item in report["items"]), machine(report)])
+    words = [*(show[item["kind"]](item) for item in report["items"]), machine(report)]
+    for more in report.get("more", ()):
+        words += [*(show[item["kind"]](item) for item in more["items"] if item["kind"] != "figure"), machine(more)]
+    return "\n".join(words)
 
 
 if __name__ == "__main__":

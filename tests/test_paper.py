@@ -75,6 +75,36 @@ def test_a_run_that_was_stopped_continues_with_the_same_settings_only(common, tm
     assert run_made(common, tmp_path, run=forbidden)["items"][0]["text"] == "0.25"
 
 
+def test_seeds_become_means_and_standard_errors(common):
+    runs = [
+        [{"model": "a", "loss": 1.0, "map": [[1]]}, {"model": "b", "loss": 3}],
+        [{"model": "a", "loss": 2.0, "map": [[2]]}, {"model": "b", "loss": None}],
+    ]
+    assert common.over_seeds(runs) == [{"model": "a", "loss": (1.5, 0.5), "map": [[1]]}, {"model": "b", "loss": None}]
+    assert common.over_seeds(runs[:1]) == runs[0]
+    assert (common.mean((1.5, 0.5)), common.mean(2)) == (1.5, 2)
+    parser = common.parser("")
+    common.seeds(parser)
+    for line, seeds, words in (
+        ("--seed 4", (4, 5, 6), "; mean ± standard error over 3 seeds"), ("--quick", (0,), ""), ("--repeat 2", (0, 1), "2 seeds"),
+    ):  # fmt: skip
+        arguments = parser.parse_args(line.split())
+        assert tuple(common.seeds_of(arguments)) == seeds
+        assert words in common.repeated(arguments)
+
+
+def test_a_further_run_stands_below(common, load, tmp_path):
+    run_made(common, tmp_path)
+    run_made(common, tmp_path / "other", "--seed", "3")
+    (found,) = common.load(tmp_path).values()
+    assert [more["settings"]["seed"] for more in found["more"]] == [3]
+    text = load("report").page({"mnist": found})
+    assert text.index("0.25 ± 0.12") < text.index("3.25 ± 0.12")
+    docs = runpy.run_path(str(ROOT / "docs" / "figures" / "paper.py"))
+    assert docs["section"](found).count(".. list-table::") == 2
+    assert docs["section"](found).count(".. figure::") == 1
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -92,7 +122,7 @@ def test_tables_that_do_not_fit_are_refused(common, wrong):
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (None, "-"), ([0.79412, 0.02611], "0.794 ± 0.026"), (0.12345, "0.123"), ([0.5, 0.01], "0.5 ± 0.01"), (1234, "1,234"), (0.0, "0"),
+        (None, "-"), ([0.79412, 0.02611], "0.794 ± 0.026"), (0.12345, "0.123"), ([0.5, 0.01], "0.5 ± 0.01"), ([0.01, 2e-17], "0.01 ± 0"), (1234, "1,234"), (0.0, "0"),
         (12345.6, "12,346"), (999.9, "1,000"), (-54321.0, "-54,321"), (2e-5, "2.0e-05"), (True, "True"),
     ],
 )  # fmt: skip

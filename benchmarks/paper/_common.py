@@ -198,7 +198,7 @@ def cell(value: Any) -> str:
         return "-"
     if isinstance(value, (list, tuple)):
         mean, error = value
-        return f"{cell(mean)} ± {error:.2g}"
+        return f"{cell(mean)} ± {error if error > 1e-12 * abs(mean) else 0:.2g}"  # rounding is no error
     if isinstance(value, float):
         size = abs(value)
         return f"{value:,.0f}" if size >= 99.95 else f"{value:.3g}" if size >= 1e-3 or not size else f"{value:.1e}"

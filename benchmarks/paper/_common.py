@@ -227,6 +227,7 @@ def text(item: Item) -> str:
 
 
 # ---------------------------------------------------------------------- figures
+DECADES = 1e4  # a panel whose lines span more has a logarithmic axis
 COLOURS = ("#1f6f8b", "#d1652a", "#5b8c3a", "#8c4f9f", "#c9a227", "#b03a48", "#4a4a4a", "#56b4c9")
 
 
@@ -283,6 +284,9 @@ def _draw_panel(axes: Any, panel: dict[str, Any], look: dict[str, dict[str, Any]
         axes.invert_yaxis()
     if panel["diagonal"]:
         axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":", zorder=0)
+    sizes = [abs(v) for line in panel["lines"] for v in line["y"] if v]
+    if sizes and max(sizes) > DECADES * min(sizes):
+        axes.set_yscale("log")
     if panel["xlog"]:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())

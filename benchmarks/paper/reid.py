@@ -266,12 +266,12 @@ def run(arguments: Any) -> list[Any]:
     found = {row["model"]: row for row in over_seeds(runs)}
     removed = f"{len(work.x):,} triplets, {len(work.gone)} removed"
     size = f"{int(persons.who.max()) + 1} {'given' if theirs else 'drawn'} persons, {removed}{repeated(arguments)}"
-    shown = ("nothing", f"ours, L-FOCI, damping {DAMPING}", "retrained", "the paper's step")
+    wanted = ("nothing", f"ours, all units, damping {DAMPING}", "retrained", "the paper's step")
+    shown = [name for name in wanted if np.isfinite(found[name]["maps"]).all()]
     panels = [
         Panel(f"{name}: {who}", image=found[name]["maps"][i])
         for i, who in enumerate(("removed", "another"))
         for name in shown
-        if np.isfinite(found[name]["maps"][i]).all()
     ]
     return [
         Table("removed", f"One person removed: {size}", ["model", *FIGURES], [[k, *(v[c] for c in FIGURES)] for k, v in found.items()], note=NOTE),

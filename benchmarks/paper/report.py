@@ -25,6 +25,7 @@ caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 .paper { background: #fff6e5; } .small { color: #666; font-size: .88rem; } img { max-width: 100%; }
+.wide { overflow-x: auto; }
 h2 { margin-top: 2.5rem; border-top: 1px solid #ccc; padding-top: 1rem; } figure { margin: 1rem 0; }
 """
 SOURCE = "Mehta, Pal, Singh, Ravi, Deep Unlearning via Randomized Conditionally Independent Hessians, CVPR 2022"
@@ -40,7 +41,8 @@ def table(item: dict[str, Any]) -> str:
         return f"<tr>{''.join(marked)}</tr>"
 
     body = "\n".join([line("th", header), *(line("td", row) for row in rows)])
-    return f"<table><caption>{html.escape(item['title'])}</caption>\n{body}\n</table>\n{small(item['note'])}"
+    title = html.escape(item["title"])
+    return f"<div class=wide><table><caption>{title}</caption>\n{body}\n</table></div>\n{small(item['note'])}"
 
 
 def small(words: str) -> str:

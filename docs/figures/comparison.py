@@ -50,13 +50,14 @@ def near(rows):
 
 
 # ---------------------------------------------------------------------- text
-def number(cell, digits, factor=1.0):
+def number(cell, digits, factor=1.0, *, error=True):
     if cell is None:
         return "–"  # noqa: RUF001 - diverged
-    mean, error = (factor * part for part in cell)
+    mean, spread = (factor * part for part in cell)
     if abs(mean) >= 1000:
         return f"{mean:.0e}"
-    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if error else "")
+    words = f"{round(mean, digits) + 0.0:.{digits}f}"  # no -0
+    return f"{words}\u00a0±\u00a0{spread:.{digits}f}" if error and spread else words
 
 
 def list_table(header, rows, title=""):
@@ -125,15 +126,19 @@ def of_class(parts, name):
 
 def details(parts):
     """Every number of every request."""
-    columns = {
-        "gap": ("gap", 4, 1.0), "forget loss": ("forget_loss", 2, 1.0), "forget accuracy": ("forget_accuracy", 2, 1.0),
-        "test, points off": ("test_off", 1, 100.0), "AUC off": ("auc_off", 3, 1.0),
-        "disagreement, %": ("test_disagreement", 1, 100.0), "JS": ("js_divergence", 3, 1.0), "CPU s": ("cpu_s", 2, 1.0),
+    columns = {  # number, digits, factor, whether with the error
+        "gap": ("gap", 4, 1.0, True), "forget loss": ("forget_loss", 2, 1.0, True),
+        "forget accuracy": ("forget_accuracy", 2, 1.0, False), "test, points off": ("test_off", 1, 100.0, True),
+        "AUC off": ("auc_off", 3, 1.0, True), "disagreement, %": ("test_disagreement", 1, 100.0, False),
+        "JS": ("js_divergence", 3, 1.0, False), "CPU s": ("cpu_s", 2, 1.0, False),
     }  # fmt: skip
     found = []
     for name, request in bench.requests_of(parts):
         rows = [
-            [shown(row["model"]), *(number(row[key], digits, factor) for key, digits, factor in columns.values())]
+            [
+                shown(row["model"]),
+                *(number(row[key], d, factor, error=error) for key, d, factor, error in columns.values()),
+            ]
             for row in bench.ranked(parts, name, request)
         ]
         found.append(list_table(["", *columns], rows, f"{TITLES[name]}: {request}"))
@@ -168,7 +173,7 @@ def figure(parts):
             gaps = {row["model"]: value(row, "gap") for row in rows}
             y = np.arange(len(methods))
             axes.plot([gaps[m] for m in methods], y, mark, color=colour, ms=5, alpha=0.85, label=request)
-        axes.set_title(TITLES[name], fontsize=10)
+        axes.set_title(TITLES[name].replace(", ", "\n", 1), fontsize=10)
         axes.set(xscale="log", xlabel="gap to the retrained networks")
         axes.set_yticks(range(len(methods)), methods, fontsize=8)
         for label in axes.get_yticklabels():

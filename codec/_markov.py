@@ -31,7 +31,7 @@ from codec._decisions import Action, Decision, Found
 from codec._family import Features, Step
 from codec._forward import Show, interruptible
 from codec._plans import single_thread
-from codec._residuals import embed
+from codec._screen import REGRESSION_SHARE, list_features
 from codec._validation import FloatArray, Table, constant_columns
 
 N_RESAMPLES = 199
@@ -44,8 +44,6 @@ SHORTLIST = 10  # candidates that are tested on all rows of large data, ranked o
 RANKING_ROWS = 20_000
 RANKING_RESAMPLES = 19
 SCREEN_FEATURES = 12  # listed at most, unless asked for more
-SCREEN_TREES = 100
-SCREEN_ROWS = 5_000  # rows that trees are grown on, at most
 ROWS_PER_MEMBER = 15  # fewer rows for each member than this leave nothing to smooth with
 MAX_ROUNDS = 3  # of growing and shrinking
 
@@ -81,11 +79,11 @@ class _Best:
 class Calibrated:
     """The omnibus statistic, all candidates under the same copies of y."""
 
-    def __init__(self, y: Table, features: Features, alpha: float, seed: int, n_jobs: int | None) -> None:
-        self._y, self._features, self._alpha = y, features, alpha
+    def __init__(self, y: Table, features: Features, level: float, seed: int, n_jobs: int | None) -> None:
+        self._y, self._features, self._level = y, features, level
         self._seed, self._n_jobs = seed, n_jobs
         usual = N_RESAMPLES if y.n_rows <= LARGE_ROWS else LARGE_RESAMPLES
-        self._n_resamples = max(usual, int(np.ceil(2.0 / alpha)) - 1)
+        self._n_resamples = max(usual, int(np.ceil(2.0 / level)) - 1)
 
     def member(self, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
         step = Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
@@ -102,14 +100,14 @@ class Calibrated:
             share = len(values.candidates) / (len(chosen) + 1)
             least = share * values.expected_false(0, len(among))
             far = self._y.n_rows > FAR_ROWS and values.distance[0] >= FAR
-            if share == 1.0 or least > self._alpha or far:
+            if share == 1.0 or least > self._level or far:
                 break
         return Verdict(values.statistic(0), values.pvalue(0), least)
 
     def _others(self, feature: int, given: Sequence[int], among: Sequence[int]) -> list[int]:
         """As many random other candidates as make the resolution half of alpha."""
         others = [v for v in among if v != feature and v not in given]
-        asked = int(np.ceil(2.0 * len(among) / (self._alpha * (self._n_resamples + 1)))) - 1
+        asked = int(np.ceil(2.0 * len(among) / (self._level * (self._n_resamples + 1)))) - 1
         rng = np.random.default_rng([self._seed, feature, *sorted(given)])
         found: list[int] = rng.choice(others, min(len(others), asked), replace=False).tolist()
         return found
@@ -118,7 +116,7 @@ class Calibrated:
         if self._y.n_rows > LARGE_ROWS and len(candidates) > SHORTLIST:
             return self._best_of_many(candidates, given, advance)
         step = Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
-        hopeless = self._alpha * (self._n_resamples + 1)
+        hopeless = self._level * (self._n_resamples + 1)
         values = step.values(candidates, self._n_resamples, hopeless, advance)
         place = values.best
         verdict = Verdict(values.statistic(place), values.pvalue(place), values.family_pvalue(place))
@@ -142,8 +140,8 @@ class Calibrated:
 class External:
     """A user's test, Bonferroni over the candidates."""
 
-    def __init__(self, test: CITestFunction, y: Table, features: Features, alpha: float, seed: int) -> None:
-        self._test, self._features, self._alpha = test, features, alpha
+    def __init__(self, test: CITestFunction, y: Table, features: Features, level: float, seed: int) -> None:
+        self._test, self._features, self._level = test, features, level
         self._y = to_data(y)
         if isinstance(self._y, np.ndarray) and self._y.shape[1] == 1:
             self._y = self._y[:, 0]
@@ -158,7 +156,7 @@ class External:
         if "rng" in self._known:
             options["rng"] = np.random.default_rng([self._seed, feature, *sorted(given)])
         if "n_resamples" in self._known:
-            options["n_resamples"] = max(N_RESAMPLES, int(np.ceil(2.0 * n_tests / self._alpha)) - 1)
+            options["n_resamples"] = max(N_RESAMPLES, int(np.ceil(2.0 * n_tests / self._level)) - 1)
         condition = to_data(self._features.part(sorted(given))) if len(given) else None
         statistic, pvalue = self._test(self._y, to_data(self._features.part([feature])), condition, **options)
         if not 0.0 <= float(pvalue) <= 1.0:
@@ -190,39 +188,6 @@ def to_data(table: Table) -> Any:
     return pd.DataFrame(columns)
 
 
-# --------------------------------------------------------------------------- the screen
-def screen_features(
-    y: Table, features: Features, candidates: Sequence[int], cap: int, seed: int, n_jobs: int | None
-) -> list[tuple[int, float]]:
-    """Features that trees find more important than every permuted copy, most important first."""
-    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
-
-    rng = np.random.default_rng(seed)
-    rows = np.arange(y.n_rows)
-    if y.n_rows > SCREEN_ROWS:
-        rows = np.sort(rng.choice(y.n_rows, SCREEN_ROWS, replace=False))
-    blocks = [features.part([v]).columns[:, rows] for v in candidates]
-    shadows = [block[:, rng.permutation(rows.size)] for block in blocks]
-    design = np.concatenate([*blocks, *shadows]).T
-    classes = len(y.names) == 1 and bool(y.nominal[0])
-    model = (ExtraTreesClassifier if classes else ExtraTreesRegressor)(
-        SCREEN_TREES,
-        max_features=1.0 if design.shape[1] <= 200 else 1.0 / 3.0,
-        min_samples_leaf=3,
-        n_jobs=n_jobs,
-        random_state=int(rng.integers(2**31)),
-    )
-    target = y.columns[0, rows] if classes else embed(y.take(rows))
-    if target.shape[-1] == 0 or np.ptp(target, axis=0).max() == 0.0:  # constant in these rows
-        return []
-    importance = model.fit(design, target.squeeze()).feature_importances_
-    starts = np.concatenate([[0], np.cumsum([len(block) for block in (*blocks, *shadows)])[:-1]])
-    both = np.add.reduceat(importance, starts)
-    real, copies = both[: len(candidates)], both[len(candidates) :]
-    listed = [i for i in np.argsort(-real, kind="stable").tolist() if real[i] > copies.max()]
-    return [(candidates[i], float(real[i])) for i in listed[:cap]]
-
-
 # --------------------------------------------------------------------------- the search
 @dataclass(frozen=True)
 class SearchOptions:
@@ -248,11 +213,16 @@ class SearchOptions:
     test: CITestFunction | None = None
     n_jobs: int | None = None
 
+    @property
+    def level(self) -> float:
+        """What the regression of the screen leaves of alpha."""
+        return self.alpha * (1.0 - REGRESSION_SHARE if self.screen else 1.0)
+
 
 def make_judge(y: Table, features: Features, options: SearchOptions, seed: int) -> Judge:
     if options.test is not None:
-        return External(options.test, y, features, options.alpha, seed)
-    return Calibrated(y, features, options.alpha, seed, options.n_jobs)
+        return External(options.test, y, features, options.level, seed)
+    return Calibrated(y, features, options.level, seed, options.n_jobs)
 
 
 def find_blanket(y: Table, features: Features, options: SearchOptions, rng: np.random.Generator, show: Show) -> Found:
@@ -325,12 +295,13 @@ class _Search:
         cap = min(self.options.screen, self.limit) if self.options.test is None else self.options.screen
         cap = max(1, min(cap, self.y.n_rows // ROWS_PER_MEMBER))
         with self.show(f"screen: {len(self.pool)} features"):
-            listed = screen_features(self.y, self.features, self.pool, cap, seed, self.options.n_jobs)
-        for v, importance in listed:
-            self.note(
-                "screened", v, (), Verdict(importance, np.nan, np.nan), len(self.pool), "trees: beyond all copies"
+            listed = list_features(
+                self.y, self.features, self.pool, self.always, cap, self.options.alpha, seed, self.options.n_jobs
             )
-        self.members = [v for v, _ in listed]
+        for one in listed:
+            self.note("screened", one.feature, (), Verdict(one.importance, np.nan, np.nan), len(self.pool), one.reason)
+        self.members = [one.feature for one in listed]
+        self.entered = {one.feature for one in listed if one.stands_out}
 
     def shrink(self) -> None:
         """Test members from the last on, given all others, until a whole round removes none."""
@@ -346,14 +317,14 @@ class _Search:
 
     def stays(self, v: int) -> bool:
         others = [u for u in [*self.always, *self.members] if u != v]
-        among = [v] if v in self.entered else self.pool
+        among, level = ([v], self.options.alpha) if v in self.entered else (self.pool, self.options.level)
         key = (v, frozenset(others), len(among))
         new = key not in self.known
         if new:
             self.known[key] = self.judge.member(v, others, among)
             self.n_tests += 1
         verdict = self.known[key]
-        kept = verdict.adjusted <= self.options.alpha
+        kept = verdict.adjusted <= level
         if not kept:
             self.members.remove(v)
             self.entered.discard(v)
@@ -373,7 +344,7 @@ class _Search:
             with self.show(f"grow: {len(candidates)} candidates, {len(given)} members") as advance:
                 best = self.judge.best(candidates, given, advance)
             self.n_tests += len(candidates)
-            if best.verdict.adjusted > self.options.alpha:
+            if best.verdict.adjusted > self.options.level:
                 self.stop(best.feature, given, best.verdict, len(candidates), "the best candidate does not stand out")
                 return
             self.note("entered", best.feature, given, best.verdict, len(candidates), "stands out from all candidates")

@@ -1,0 +1,236 @@
+"""Where a search may start: features that trees or a regression find important.
+
+Both look at all features at once, and neither decides: what they list is tested afterwards.
+
+* **Trees** see functions of any shape, and features that act only together, as far as a greedy tree does.
+* **A regression** of the normal scores of y on scores and squared scores of the features, and on products of two
+  that stand out from what it leaves, sees each feature given all others: a child of y that is mostly made by
+  its other parents, or two factors of a product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+from scipy.special import ndtri
+from scipy.stats import f as f_distribution
+from scipy.stats import norm, rankdata
+
+from codec._family import Features
+from codec._omnibus import standardize_rows
+from codec._residuals import embed
+from codec._validation import FloatArray, Table
+
+TREES = 100
+ROWS = 5_000  # rows that both look at, at most
+ROWS_PER_COLUMN = 5  # fewer rows for each feature of a first regression than this leave nothing to compare with
+ROWS_PER_KEPT = 15  # ... and of the second one, on the best of the first
+REGRESSED = 300  # features of a regression at most
+PRODUCTS = 10  # that a regression adds at most
+REGRESSION_SHARE = 0.2  # of the level, half for single features and half for products
+RIDGE = 1e-6  # of the rows: keeps copies of a column solvable
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A feature worth testing.
+
+    Attributes
+    ----------
+    feature : int
+    importance : float
+        In the trees; or minus the decimal logarithm of the p-value in the regression.
+    stands_out : bool
+        Whether the regression names it, which allows for the number of features.
+    """
+
+    feature: int
+    importance: float
+    stands_out: bool
+
+    @property
+    def reason(self) -> str:
+        return "regression: given all others" if self.stands_out else "trees: beyond all copies"
+
+
+def list_features(
+    y: Table,
+    features: Features,
+    candidates: Sequence[int],
+    given: Sequence[int],
+    cap: int,
+    alpha: float,
+    seed: int,
+    n_jobs: int | None,
+) -> list[Listed]:
+    """Features that trees or the regression name, the first of both before the second of either.
+
+    Parameters
+    ----------
+    y : Table
+    features : Features
+    candidates : sequence of int
+        Features to look at.
+    given : sequence of int
+        Features that are in the blanket by decree: the regression adjusts for them.
+    cap : int
+        Most features that each of the two names.
+    alpha : float
+        Level of the search; if y is noise, the regression names anything with a chance of a fifth of it.
+    seed : int
+    n_jobs : int or None
+
+    Returns
+    -------
+    list of Listed
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.arange(y.n_rows)
+    if y.n_rows > ROWS:
+        rows = np.sort(rng.choice(y.n_rows, ROWS, replace=False))
+    some_y, some = y.take(rows), features.take(rows)
+    if np.ptp(some_y.columns, axis=1).max() == 0.0:  # constant in these rows
+        return []
+    importance, bound = _tree_importance(some_y, some, candidates, rng, n_jobs)
+    order = np.argsort(-importance, kind="stable")
+    trees = {candidates[i]: float(importance[i]) for i in order[: min(cap, int((importance > bound).sum()))]}
+    most = min(REGRESSED, rows.size // ROWS_PER_COLUMN)
+    first = [candidates[i] for i in order[:most]]
+    regression = _named_by_regression(some_y, some, first, given, 0.5 * REGRESSION_SHARE * alpha, len(candidates), cap)
+    both = dict.fromkeys(v for pair in zip_longest(trees, regression) for v in pair if v is not None)
+    return [Listed(v, regression.get(v, trees.get(v, 0.0)), v in regression) for v in both]
+
+
+# --------------------------------------------------------------------------- trees
+def _tree_importance(
+    y: Table, features: Features, candidates: Sequence[int], rng: np.random.Generator, n_jobs: int | None
+) -> tuple[FloatArray, float]:
+    """Importance of each feature in extremely randomized trees, and the largest of a permuted copy."""
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+    blocks = [features.part([v]).columns for v in candidates]
+    shadows = [block[:, rng.permutation(y.n_rows)] for block in blocks]
+    design = np.concatenate([*blocks, *shadows]).T
+    classes = len(y.names) == 1 and bool(y.nominal[0])
+    model = (ExtraTreesClassifier if classes else ExtraTreesRegressor)(
+        TREES,
+        max_features=1.0 if design.shape[1] <= 200 else 1.0 / 3.0,
+        min_samples_leaf=3,
+        n_jobs=n_jobs,
+        random_state=int(rng.integers(2**31)),
+    )
+    target = y.columns[0] if classes else embed(y)
+    importance = model.fit(design, target.squeeze()).feature_importances_
+    starts = np.concatenate([[0], np.cumsum([len(block) for block in (*blocks, *shadows)])[:-1]])
+    both = np.add.reduceat(importance, starts)
+    return both[: len(candidates)], float(both[len(candidates) :].max())
+
+
+# --------------------------------------------------------------------------- the regression
+def _named_by_regression(
+    y: Table,
+    features: Features,
+    regressed: Sequence[int],
+    given: Sequence[int],
+    level: float,
+    n_features: int,
+    cap: int,
+) -> dict[int, float]:
+    """Features with a p-value of at most ``level / n_features``, smallest first: minus its logarithm."""
+    surface = _Surface(y, features, [*given, *regressed])
+    surface.keep_best(y.n_rows // ROWS_PER_KEPT, len(given))
+    for _ in range(PRODUCTS):
+        if not surface.add_product(level):
+            break
+    pvalues = surface.pvalues()[len(given) :]
+    order = np.argsort(pvalues, kind="stable")[:cap]
+    return {regressed[i]: float(-np.log10(max(pvalues[i], 1e-300))) for i in order if pvalues[i] <= level / n_features}
+
+
+class _Surface:
+    """Targets made of y regressed on scores, squares and products of the features."""
+
+    def __init__(self, y: Table, features: Features, regressed: Sequence[int]) -> None:
+        blocks = [_expand(features.part([v])) for v in regressed]
+        self._simple = np.concatenate([scores for scores, _ in blocks])
+        self._owners = np.repeat(np.arange(len(blocks)), [len(scores) for scores, _ in blocks])
+        self._terms = np.concatenate([rows for block in blocks for rows in block])
+        self._term_owners: list[tuple[int, ...]] = [
+            (place,) for place, block in enumerate(blocks) for rows in block for _ in rows
+        ]
+        self._targets = np.concatenate(_expand(y))
+        self._n_features = len(regressed)
+        self._fit()
+
+    def _fit(self) -> None:
+        gram = self._terms @ self._terms.T
+        gram[np.diag_indices_from(gram)] += RIDGE * self._terms.shape[1]
+        self._inverse = np.linalg.inv(gram)
+        self._coefficients = self._inverse @ (self._terms @ self._targets.T)  # (terms, targets)
+        self._left = self._targets - self._coefficients.T @ self._terms
+
+    def keep_best(self, n_kept: int, n_given: int) -> None:
+        """Leave out the terms of all but the first and the best features: rows are too few for many effects."""
+        if self._n_features <= n_kept + n_given:
+            return
+        pvalues = self.pvalues()
+        pvalues[:n_given] = 0.0
+        kept = set(np.argsort(pvalues, kind="stable")[: n_kept + n_given].tolist())
+        stay = [t for t, owners in enumerate(self._term_owners) if kept.issuperset(owners)]
+        self._terms = self._terms[stay]
+        self._term_owners = [self._term_owners[t] for t in stay]
+        self._fit()
+
+    def add_product(self, level: float) -> bool:
+        """Add the product that agrees most with what is left, if that is no chance among all."""
+        best, chosen = 0.0, (0, 0)
+        for left in self._left:
+            weighted = self._simple * left
+            spread = np.sqrt((weighted**2) @ (self._simple**2).T)
+            z = np.abs(weighted @ self._simple.T) / np.maximum(spread, 1e-12)
+            z[self._owners[:, None] >= self._owners[None, :]] = 0.0
+            i, j = divmod(int(z.argmax()), len(z))
+            if z[i, j] > best:
+                best, chosen = float(z[i, j]), (i, j)
+        n_pairs = 0.5 * self._owners.size**2 * len(self._left)
+        if 2.0 * norm.sf(best) * n_pairs > level:
+            return False
+        product = standardize_rows(self._simple[[chosen[0]]] * self._simple[[chosen[1]]])
+        self._terms = np.concatenate([self._terms, product])
+        self._term_owners.append((int(self._owners[chosen[0]]), int(self._owners[chosen[1]])))
+        self._fit()
+        return True
+
+    def pvalues(self) -> FloatArray:
+        """Of each feature: all terms that it is part of, F test, the smallest over targets times their number."""
+        freedom = self._terms.shape[1] - len(self._terms) - 1
+        variance = (self._left**2).sum(axis=1) / freedom
+        found = np.ones(self._n_features)
+        for place in range(self._n_features):
+            own = [t for t, owners in enumerate(self._term_owners) if place in owners]
+            if own:
+                part = self._coefficients[own]
+                sums = np.einsum("tq,tq->q", part, np.linalg.solve(self._inverse[np.ix_(own, own)], part))
+                pvalues = f_distribution.sf(sums / len(own) / variance, len(own), freedom)
+                found[place] = min(1.0, float(pvalues.min()) * len(pvalues))
+        return found
+
+
+def _expand(table: Table) -> tuple[FloatArray, FloatArray]:
+    """Normal scores and indicators of classes; and squared scores."""
+    scores, squares = [np.empty((0, table.n_rows))], [np.empty((0, table.n_rows))]
+    for j, nominal in enumerate(table.nominal):
+        if nominal:
+            scores.append(embed(_column(table, j)).T)
+            continue
+        score = standardize_rows(ndtri((rankdata(table.columns[j]) - 0.5) / table.n_rows)[None, :])
+        scores.append(score)
+        squares.append(standardize_rows(score**2))
+    return np.concatenate(scores), np.concatenate(squares)
+
+
+def _column(table: Table, j: int) -> Table:
+    return Table(table.columns[[j]], table.nominal[[j]], (table.names[j],), table.argument)

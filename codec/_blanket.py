@@ -93,8 +93,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         Most features to select, those of ``always_include`` not counted. Default: no limit; the
         calibrated search stops at one feature for 15 rows, since more leave nothing to test with.
     screen : 'auto', int or False, default 'auto'
-        How many features, at most, trees may propose before the tests begin; ``'auto'``: 12. False:
-        none, everything is found by adding one feature at a time, which misses those that act only together.
+        How many features, at most, trees may propose before the tests begin, and a regression as many; ``'auto'``:
+        12. False: none, everything is found by adding one feature at a time, which misses those that act only
+        together.
     symmetric : bool, default False
         Keep a feature only if y is in the blanket of the feature, too (the AND rule). Fewer false
         selections and more missed ones; costs one search for each selected feature.
@@ -165,8 +166,10 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     Notes
     -----
     *The calibrated search.* Extremely randomized trees list features more important than permuted copies
-    of all features. Listed features are tested given the others on the list, the least important first,
-    each against what chance could reach among **all** features; then the best of the other features is
+    of all features, and a regression on normal scores, their squares and products lists those that stand out given all
+    others. Listed features are tested given the others on the list, the least important first: those of the
+    regression, which has allowed for the number of features, at the level ``alpha``, the others against what chance
+    could reach among **all** features. Then the best of the other features is
     added as long as it stands out from all of them under the same copies of y, and at last every
     member is tested again. y and features are compared after what the condition explains of them is
     taken out; the terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all

@@ -1,13 +1,14 @@
 """The calibrated search for a Markov blanket: screen, shrink, grow, shrink again.
 
-1. **Screen.** Extremely randomized trees on the features and a permuted copy of each; features more
-   important than every copy are listed, a dozen at most. Trees also list features that act only together.
-2. **Shrink.** From the least important on, each listed feature is tested given the others on the list. It
-   stays if, among all p features, at most alpha would be expected to reach its value by chance. The
-   list was made by looking at y, and this is what keeps the search honest: under pure noise a feature must
-   stand out from all p, however it came on the list. The last one is tested without a condition.
+1. **Screen** (:mod:`codec._screen`). Trees list features that matter more than every permuted copy; a regression
+   names features that stand out given all others, which allows for their number.
+2. **Shrink.** From the least important on, each listed feature is tested given the others on the list. One that the
+   regression has named stays if its own p-value is at most alpha. Any other stays if, among all p features, at most
+   .8 alpha would be expected to reach its value by chance: trees have looked at y, and this is what keeps the
+   search honest. Under pure noise a feature must stand out from all p, in the regression (a chance of .2 alpha) or
+   in the tests. The last one is tested without a condition.
 3. **Grow.** All other features are tested given the members (:mod:`codec._family`); the best enters if the
-   family-wise p-value is at most alpha.
+   family-wise p-value is at most .8 alpha (alpha without a screen).
 4. **Shrink again.** Every member is tested given the others, those that entered in step 3 at the level alpha:
    they have stood out from all others already. Steps 3 and 4 are repeated until nothing enters.
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -298,6 +299,8 @@ class _Search:
             listed = list_features(
                 self.y, self.features, self.pool, self.always, cap, self.options.alpha, seed, self.options.n_jobs
             )
+        if self.options.test is None:
+            listed = listed[: self.limit]
         for one in listed:
             self.note("screened", one.feature, (), Verdict(one.importance, np.nan, np.nan), len(self.pool), one.reason)
         self.members = [one.feature for one in listed]
@@ -317,14 +320,14 @@ class _Search:
 
     def stays(self, v: int) -> bool:
         others = [u for u in [*self.always, *self.members] if u != v]
-        among, level = ([v], self.options.alpha) if v in self.entered else (self.pool, self.options.level)
+        among = [v] if v in self.entered else self.pool
         key = (v, frozenset(others), len(among))
         new = key not in self.known
         if new:
-            self.known[key] = self.judge.member(v, others, among)
+            self.known[key] = self.priced(self.judge.member(v, others, among), len(among))
             self.n_tests += 1
         verdict = self.known[key]
-        kept = verdict.adjusted <= level
+        kept = verdict.adjusted <= self.options.alpha
         if not kept:
             self.members.remove(v)
             self.entered.discard(v)
@@ -332,6 +335,11 @@ class _Search:
             what = "p" if len(among) == 1 else f"expected by chance among {len(among)}:"
             self.note("kept" if kept else "removed", v, others, verdict, len(among), f"{what} {verdict.adjusted:.3g}")
         return kept
+
+    def priced(self, verdict: Verdict, n_among: int) -> Verdict:
+        """One of many features pays for the part of the level that the regression has used."""
+        factor = self.options.alpha / self.options.level if n_among > 1 else 1.0
+        return replace(verdict, adjusted=verdict.adjusted * factor)
 
     def grow(self) -> None:
         """Add the best candidate as long as it stands out from all candidates."""
@@ -343,11 +351,12 @@ class _Search:
                 return
             with self.show(f"grow: {len(candidates)} candidates, {len(given)} members") as advance:
                 best = self.judge.best(candidates, given, advance)
+            verdict = self.priced(best.verdict, 2)
             self.n_tests += len(candidates)
-            if best.verdict.adjusted > self.options.level:
-                self.stop(best.feature, given, best.verdict, len(candidates), "the best candidate does not stand out")
+            if verdict.adjusted > self.options.alpha:
+                self.stop(best.feature, given, verdict, len(candidates), "the best candidate does not stand out")
                 return
-            self.note("entered", best.feature, given, best.verdict, len(candidates), "stands out from all candidates")
+            self.note("entered", best.feature, given, verdict, len(candidates), "stands out from all candidates")
             self.members.append(best.feature)
             self.entered.add(best.feature)
         self.stop(-1, self.members, Verdict(np.nan, np.nan, np.nan), 0, f"the limit of {self.limit} members is reached")
@@ -356,7 +365,7 @@ class _Search:
         self.note("stopped", v, given, verdict, n, reason)
 
     def note(self, action: Action, v: int, given: Sequence[int], verdict: Verdict, n: int, reason: str) -> None:
-        pvalue = verdict.adjusted if action in {"entered", "stopped"} else verdict.pvalue
+        pvalue = min(1.0, verdict.adjusted) if action in {"entered", "stopped"} else verdict.pvalue
         self.decisions.append(Decision(action, v, tuple(given), verdict.statistic, pvalue, n, reason))
 
     def finish(self) -> Found:

@@ -26,8 +26,8 @@ from codec._validation import FloatArray, Table
 
 TREES = 100
 ROWS = 5_000  # rows that both look at, at most
-ROWS_PER_COLUMN = 5  # fewer rows for each feature of a first regression than this leave nothing to compare with
-ROWS_PER_KEPT = 15  # ... and of the second one, on the best of the first
+TERMS_PER_ROW = 0.4  # more terms than this leave the regression nothing to compare with
+ROWS_PER_FEATURE = 15  # of those whose terms stay in the regression
 REGRESSED = 300  # features of a regression at most
 PRODUCTS = 10  # that a regression adds at most
 REGRESSION_SHARE = 0.2  # of the level, half for single features and half for products
@@ -97,9 +97,8 @@ def list_features(
     importance, bound = _tree_importance(some_y, some, candidates, rng, n_jobs)
     order = np.argsort(-importance, kind="stable")
     trees = {candidates[i]: float(importance[i]) for i in order[: min(cap, int((importance > bound).sum()))]}
-    most = min(REGRESSED, rows.size // ROWS_PER_COLUMN)
-    first = [candidates[i] for i in order[:most]]
-    regression = _named_by_regression(some_y, some, first, given, 0.5 * REGRESSION_SHARE * alpha, len(candidates), cap)
+    ordered = [candidates[i] for i in order[:REGRESSED]]
+    regression = _named_by_regression(some_y, some, ordered, given, alpha, len(candidates), cap)
     both = dict.fromkeys(v for pair in zip_longest(trees, regression) for v in pair if v is not None)
     return [Listed(v, regression.get(v, trees.get(v, 0.0)), v in regression) for v in both]
 
@@ -133,36 +132,44 @@ def _tree_importance(
 def _named_by_regression(
     y: Table,
     features: Features,
-    regressed: Sequence[int],
+    ordered: Sequence[int],
     given: Sequence[int],
-    level: float,
+    alpha: float,
     n_features: int,
     cap: int,
 ) -> dict[int, float]:
-    """Features with a p-value of at most ``level / n_features``, smallest first: minus its logarithm."""
-    surface = _Surface(y, features, [*given, *regressed])
-    surface.keep_best(y.n_rows // ROWS_PER_KEPT, len(given))
+    """Features whose p-value allows for the number of features, smallest first: minus its decimal logarithm."""
+    surface = _Surface(y, features, [*given, *ordered])
+    surface.keep_best(y.n_rows // ROWS_PER_FEATURE, len(given))
+    level = 0.5 * REGRESSION_SHARE * alpha
     for _ in range(PRODUCTS):
         if not surface.add_product(level):
             break
     pvalues = surface.pvalues()[len(given) :]
     order = np.argsort(pvalues, kind="stable")[:cap]
-    return {regressed[i]: float(-np.log10(max(pvalues[i], 1e-300))) for i in order if pvalues[i] <= level / n_features}
+    return {ordered[i]: float(-np.log10(max(pvalues[i], 1e-300))) for i in order if pvalues[i] <= level / n_features}
 
 
 class _Surface:
-    """Targets made of y regressed on scores, squares and products of the features."""
+    """Targets made of y regressed on scores, squares and products of the features, the first ones if rows are few."""
 
-    def __init__(self, y: Table, features: Features, regressed: Sequence[int]) -> None:
-        blocks = [_expand(features.part([v])) for v in regressed]
-        self._simple = np.concatenate([scores for scores, _ in blocks])
+    def __init__(self, y: Table, features: Features, ordered: Sequence[int]) -> None:
+        blocks, room = [], int(TERMS_PER_ROW * y.n_rows)
+        for v in ordered:
+            blocks.append(_expand(features.part([v])))
+            room -= sum(len(rows) for rows in blocks[-1])
+            if room < 0:
+                blocks.pop()
+                break
+        self._targets = np.concatenate(_expand(y))
+        nothing = np.empty((0, y.n_rows))
+        self._simple = np.concatenate([nothing, *(scores for scores, _ in blocks)])
         self._owners = np.repeat(np.arange(len(blocks)), [len(scores) for scores, _ in blocks])
-        self._terms = np.concatenate([rows for block in blocks for rows in block])
+        self._terms = np.concatenate([nothing, *(rows for block in blocks for rows in block)])
         self._term_owners: list[tuple[int, ...]] = [
             (place,) for place, block in enumerate(blocks) for rows in block for _ in rows
         ]
-        self._targets = np.concatenate(_expand(y))
-        self._n_features = len(regressed)
+        self._n_features = len(blocks)
         self._fit()
 
     def _fit(self) -> None:
@@ -186,6 +193,8 @@ class _Surface:
 
     def add_product(self, level: float) -> bool:
         """Add the product that agrees most with what is left, if that is no chance among all."""
+        if self._n_features < 2:
+            return False
         best, chosen = 0.0, (0, 0)
         for left in self._left:
             weighted = self._simple * left

@@ -1,0 +1,122 @@
+"""What the screen lists: the regression beside statsmodels, what trees cannot see, its level."""
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy.stats import binom, norm, rankdata
+
+from codec import MarkovBlanketSelector
+from codec._family import single_columns
+from codec._screen import REGRESSION_SHARE, _Surface, list_features
+from codec._validation import read_table
+
+
+def features(X):
+    return single_columns(read_table(X, "X"))
+
+
+def named(X, y, given=(), alpha=0.05, cap=12):
+    candidates = [j for j in range(X.shape[1]) if j not in given]
+    listed = list_features(read_table(y, "y"), features(X), candidates, given, cap, alpha, 0, None)
+    return {one.feature for one in listed if one.stands_out}
+
+
+def common_child(n, rng):
+    """Columns 0 .. 2 are the other parents of column 3, of which y makes a small part; 4 to 9 are noise."""
+    X = rng.standard_normal((n, 10))
+    y = rng.standard_normal(n)
+    X[:, 3] = X[:, :3].sum(axis=1) + 0.3 * y + 0.3 * rng.standard_normal(n)
+    return X, y
+
+
+def test_p_values_are_those_of_the_f_test_of_nested_regressions(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    X, y = rng.standard_normal((120, 4)), rng.standard_normal(120)
+    y = y + 0.2 * X[:, 1] + 0.2 * X[:, 2] ** 2
+    scores = norm.ppf((rankdata(X, axis=0) - 0.5) / 120)
+    target = norm.ppf((rankdata(y) - 0.5) / 120)
+    expected = []
+    for j in range(4):
+        tests = []
+        for response in (target, target**2):
+            whole = sm.OLS(response, sm.add_constant(np.column_stack([scores, scores**2]))).fit()
+            tests.append(float(whole.f_test(np.eye(9)[[1 + j, 5 + j]]).pvalue))
+        expected.append(min(1.0, 2 * min(tests)))
+    surface = _Surface(read_table(y, "y"), features(X), range(4))
+    np.testing.assert_allclose(surface.pvalues(), expected, rtol=1e-3)
+
+
+def test_a_child_made_by_its_other_parents_is_named(global_random_seed):
+    X, y = common_child(500, np.random.default_rng(global_random_seed))
+    assert 3 in named(X, y)
+    assert np.abs(np.corrcoef(X[:, 3], y)[0, 1]) < 0.3
+
+
+def test_factors_of_a_product_are_named(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    X = rng.standard_normal((400, 60))
+    y = X[:, 7] * X[:, 51] + rng.standard_normal(400)
+    assert {7, 51} <= named(X, y)
+    assert not {7, 51} <= named(X, rng.permutation(y))
+
+
+def test_classes_and_groups(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    colour = rng.choice(3, 400)
+    X = np.column_stack([colour, rng.standard_normal((400, 3))])
+    table = read_table(X, "X")
+    table.nominal[0] = True
+    y = read_table(np.where(colour == 1, 1.0, rng.choice(3, 400)), "y")
+    y.nominal[0] = True
+    listed = list_features(y, single_columns(table), range(4), (), 12, 0.05, 0, None)
+    assert [one.feature for one in listed if one.stands_out] == [0]
+
+
+def test_noise_is_named_as_seldom_as_promised(global_random_seed):
+    # a fifth of alpha; the bound fails for one seed in 100,000
+    rng = np.random.default_rng(global_random_seed)
+    hits = 0
+    for _ in range(60):
+        surface = [rng.standard_normal((80, 20)), rng.standard_t(3, 80)]
+        hits += bool(named(*surface, alpha=0.5))
+    assert hits <= binom.isf(1e-5, 60, REGRESSION_SHARE * 0.5)
+
+
+def test_the_regression_adjusts_for_what_is_given():
+    rng = np.random.default_rng(0)
+    cause = rng.standard_normal(300)
+    X = np.column_stack([cause, cause + 0.5 * rng.standard_normal(300), rng.standard_normal(300)])
+    y = cause + 0.3 * rng.standard_normal(300)
+    assert named(X[:, 1:], y) == {0}
+    assert named(X, y, given=(0,)) == set()
+
+
+def test_copies_and_constants_do_no_harm():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 3))
+    X = np.column_stack([x, x[:, 0], np.ones(200)])
+    assert named(X, x[:, 1] + rng.standard_normal(200)) == {1}
+    assert named(X, x[:, 0] + rng.standard_normal(200)) <= {0, 3}
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (30, 200)])
+def test_few_rows(shape):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal(shape)
+    assert named(X, X[:, 0]) <= {0}
+
+
+def test_the_cap_counts_for_each_of_the_two():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 8))
+    y = X[:, :6].sum(axis=1) + 0.1 * rng.standard_normal(300)
+    assert len(named(X, y, cap=2)) == 2
+    assert named(X, y) == set(range(6))
+
+
+def test_the_other_parents_follow(global_random_seed):
+    X, y = common_child(500, np.random.default_rng(global_random_seed))
+    selector = MarkovBlanketSelector(random_state=global_random_seed).fit(X, y)
+    assert {0, 1, 2, 3} <= set(selector.blanket_.tolist())
+    reasons = selector.path_.to_frame().query("action == 'screened'").set_index("feature")["reason"]
+    assert reasons["x3"] == "regression: given all others"

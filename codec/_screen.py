@@ -27,7 +27,7 @@ from codec._validation import FloatArray, Table
 TREES = 100
 ROWS = 5_000  # rows that both look at, at most
 TERMS_PER_ROW = 0.4  # more terms than this leave the regression nothing to compare with
-ROWS_PER_FEATURE = 15  # of those whose terms stay in the regression
+ROWS_PER_FEATURE = 15  # with fewer rows for each feature, some rows choose among the features
 REGRESSED = 300  # features of a regression at most
 PRODUCTS = 10  # that a regression adds at most
 REGRESSION_SHARE = 0.2  # of the level, half for single features and half for products
@@ -97,8 +97,7 @@ def list_features(
     importance, bound = _tree_importance(some_y, some, candidates, rng, n_jobs)
     order = np.argsort(-importance, kind="stable")
     trees = {candidates[i]: float(importance[i]) for i in order[: min(cap, int((importance > bound).sum()))]}
-    ordered = [candidates[i] for i in order[:REGRESSED]]
-    regression = _named_by_regression(some_y, some, ordered, given, alpha, len(candidates), cap)
+    regression = _named_by_regression(some_y, some, candidates, given, alpha, cap, rng)
     both = dict.fromkeys(v for pair in zip_longest(trees, regression) for v in pair if v is not None)
     return [Listed(v, regression.get(v, trees.get(v, 0.0)), v in regression) for v in both]
 
@@ -132,22 +131,40 @@ def _tree_importance(
 def _named_by_regression(
     y: Table,
     features: Features,
-    ordered: Sequence[int],
+    candidates: Sequence[int],
     given: Sequence[int],
     alpha: float,
-    n_features: int,
     cap: int,
+    rng: np.random.Generator,
 ) -> dict[int, float]:
-    """Features whose p-value allows for the number of features, smallest first: minus its decimal logarithm."""
-    surface = _Surface(y, features, [*given, *ordered])
-    surface.keep_best(y.n_rows // ROWS_PER_FEATURE, len(given))
+    """Features whose p-value allows for the number of features, smallest first: minus its decimal logarithm.
+
+    Where the features are too many for the rows, half of the rows choose among them and the other half tests:
+    the best of many explain noise together, which makes any test in the same rows too optimistic.
+    """
     level = 0.5 * REGRESSION_SHARE * alpha
-    for _ in range(PRODUCTS):
-        if not surface.add_product(level):
-            break
-    pvalues = surface.pvalues()[len(given) :]
+    if len(candidates) > y.n_rows // ROWS_PER_FEATURE:
+        order = rng.permutation(y.n_rows)
+        half, rest = np.sort(order[: y.n_rows // 2]), np.sort(order[y.n_rows // 2 :])
+        candidates = _chosen(y.take(half), features.take(half), candidates, given, alpha, rest.size // ROWS_PER_FEATURE)
+        y, features = y.take(rest), features.take(rest)
+    pvalues = _Surface(y, features, [*given, *candidates]).explain(level)[len(given) :]
     order = np.argsort(pvalues, kind="stable")[:cap]
-    return {ordered[i]: float(-np.log10(max(pvalues[i], 1e-300))) for i in order if pvalues[i] <= level / n_features}
+    named = [i for i in order if pvalues[i] <= level / len(candidates)]
+    return {candidates[i]: float(-np.log10(max(pvalues[i], 1e-300))) for i in named}
+
+
+def _chosen(
+    y: Table, features: Features, candidates: Sequence[int], given: Sequence[int], alpha: float, n_chosen: int
+) -> list[int]:
+    """The best features in a regression on as many as the rows allow, those that correlate most with y."""
+    targets = np.concatenate(_expand(y))
+    agreement = [
+        max(np.abs(rows @ targets.T).max(initial=0.0) for rows in _expand(features.part([v]))) for v in candidates
+    ]
+    first = [candidates[i] for i in np.argsort(-np.array(agreement), kind="stable")[:REGRESSED]]
+    pvalues = _Surface(y, features, [*given, *first]).explain(alpha)[len(given) :]
+    return [first[i] for i in np.argsort(pvalues, kind="stable")[:n_chosen]]
 
 
 class _Surface:
@@ -179,17 +196,12 @@ class _Surface:
         self._coefficients = self._inverse @ (self._terms @ self._targets.T)  # (terms, targets)
         self._left = self._targets - self._coefficients.T @ self._terms
 
-    def keep_best(self, n_kept: int, n_given: int) -> None:
-        """Leave out the terms of all but the first and the best features: rows are too few for many effects."""
-        if self._n_features <= n_kept + n_given:
-            return
-        pvalues = self.pvalues()
-        pvalues[:n_given] = 0.0
-        kept = set(np.argsort(pvalues, kind="stable")[: n_kept + n_given].tolist())
-        stay = [t for t, owners in enumerate(self._term_owners) if kept.issuperset(owners)]
-        self._terms = self._terms[stay]
-        self._term_owners = [self._term_owners[t] for t in stay]
-        self._fit()
+    def explain(self, level: float) -> FloatArray:
+        """The p-values when products that stand out have been added."""
+        for _ in range(PRODUCTS):
+            if not self.add_product(level):
+                break
+        return self.pvalues()
 
     def add_product(self, level: float) -> bool:
         """Add the product that agrees most with what is left, if that is no chance among all."""

@@ -161,6 +161,17 @@ def with_mrmr(task: Task, k: int, seed: int) -> Sequence[int]:
     return chosen
 
 
+def with_pyimpetus(task: Task, k: int, seed: int) -> Sequence[int]:  # noqa: ARG001
+    """PPIMBR of PyImpetus with its defaults, numbers only."""
+    from PyImpetus import PPIMBR
+
+    X, y, _ = task.numbers()
+    frame = pd.DataFrame(X, columns=[f"x{j}" for j in range(X.shape[1])])
+    model = PPIMBR(random_state=seed, n_jobs=1, verbose=0)
+    model.fit(frame, pd.Series(y, name="y"))
+    return sorted(int(name[1:]) for name in model.MB)
+
+
 SELECTORS: dict[str, Selector] = {
     "codec": with_codec,
     "codec, no screen": without_screen,
@@ -169,6 +180,7 @@ SELECTORS: dict[str, Selector] = {
     "boruta": with_boruta,
     "mutual information, true k": with_information,
     "mrmr, true k": with_mrmr,
+    "PyImpetus": with_pyimpetus,
 }
 
 

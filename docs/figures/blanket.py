@@ -18,6 +18,7 @@ DISCRETE = RESULT.with_name("bench_blanket_discrete.json")
 COLOURS = {
     "codec": "#1f6f8b", "foci": "#8fb8c6", "forest": "#d1652a", "boruta": "#e3a583",
     "mutual information, true k": "#8c979f", "mrmr, true k": "#c4cacf",
+    "PyImpetus": "#a08fb8",
 }  # fmt: skip
 FOLDS = 5
 HEADS = {"foci": "plain FOCI"}
@@ -79,6 +80,15 @@ def real_table(report):
     return table(["table", *methods], lines)
 
 
+def scale_table(report):
+    """Time and memory of one selection in a large table."""
+    lines = [
+        [f"{s['n']:,}", s["p"], f"{s['cpu_s']:.0f}", f"{s['peak_mib'] / 1024:.2f}", f"{s['x_mib'] / 1024:.2f}", f"{s['f1']:.2f}"]
+        for s in report.get("scale", {}).values()
+    ]  # fmt: skip
+    return table(["rows", "columns", "CPU seconds", "memory beside X, GiB", "X, GiB", "F1"], lines)
+
+
 def machine_line(report):
     """Where the numbers come from, in a line."""
     e = report["environment"]
@@ -121,7 +131,7 @@ def discrete_table(report):
     return table(["network", *methods], lines)
 
 
-TABLES = {"truth": truth_table, "noise": noise_table, "real": real_table, "machine": machine_line}
+TABLES = {"truth": truth_table, "noise": noise_table, "real": real_table, "scale": scale_table, "machine": machine_line}
 
 if __name__ == "__main__":
     stored = json.loads(RESULT.read_text())

@@ -178,7 +178,8 @@ class _Surface:
             if room < 0:
                 blocks.pop()
                 break
-        self._targets = np.concatenate(_expand(y))
+        targets = np.concatenate(_expand(y))
+        self._targets = targets[np.ptp(targets, axis=1) > 0.0]
         nothing = np.empty((0, y.n_rows))
         self._simple = np.concatenate([nothing, *(scores for scores, _ in blocks)])
         self._owners = np.repeat(np.arange(len(blocks)), [len(scores) for scores, _ in blocks])
@@ -198,6 +199,8 @@ class _Surface:
 
     def explain(self, level: float) -> FloatArray:
         """The p-values when products that stand out have been added."""
+        if not self._targets.size:  # constant in these rows
+            return np.ones(self._n_features)
         for _ in range(PRODUCTS):
             if not self.add_product(level):
                 break
@@ -228,7 +231,7 @@ class _Surface:
     def pvalues(self) -> FloatArray:
         """Of each feature: all terms that it is part of, F test, the smallest over targets times their number."""
         freedom = self._terms.shape[1] - len(self._terms) - 1
-        variance = (self._left**2).sum(axis=1) / freedom
+        variance = np.maximum((self._left**2).sum(axis=1) / freedom, 1e-300)
         found = np.ones(self._n_features)
         for place in range(self._n_features):
             own = [t for t, owners in enumerate(self._term_owners) if place in owners]

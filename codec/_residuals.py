@@ -379,6 +379,8 @@ def same_things(things: Sequence[object]) -> list[list[int]]:
 class Residuals:
     """Columns minus what X explains, divided by a fitted noise scale; and the same for resampled columns.
 
+    Columns of two values are not divided: copies of them are drawn with their own noise scale.
+
     Attributes
     ----------
     location, scale : ndarray of shape (q, n)
@@ -395,6 +397,7 @@ class Residuals:
     """
 
     def __init__(self, smoother: Smoother, columns: FloatArray, *, learn_metric: bool = True) -> None:
+        self.binary = two_valued(columns)
         self._fit = smoother.fit(columns, learn_metric=learn_metric)
         self.location = self._fit.smooth(columns[:, None, :])[:, 0]
         raw = columns - self.location
@@ -404,7 +407,6 @@ class Residuals:
         self._scale_fit = smoother.fit(logs, learn_metric=False, undersmoothing=1.0)
         self.scale = self._scales(raw[:, None, :])[:, 0]
         self.standard = raw / self.scale
-        self.binary = two_valued(columns)
 
     def of(self, rows: FloatArray) -> FloatArray:
         """Standardized residuals of resampled columns (q, b, n): smoothed and scaled anew."""
@@ -425,4 +427,5 @@ class Residuals:
         logs = np.log(np.abs(raw) + self._floor)
         logs = self._scale_fit.smooth(logs)
         logs -= logs.mean(axis=-1, keepdims=True)
+        logs[self.binary] = 0.0  # the few rows that a near certainty gets wrong would outweigh all others
         return np.exp(np.clip(logs, -SCALE_LIMIT, SCALE_LIMIT, out=logs), out=logs)

@@ -86,6 +86,8 @@ def scale_table(report):
         [f"{s['n']:,}", s["p"], f"{s['cpu_s']:.0f}", f"{s['peak_mib'] / 1024:.2f}", f"{s['x_mib'] / 1024:.2f}", f"{s['f1']:.2f}"]
         for s in report.get("scale", {}).values()
     ]  # fmt: skip
+    if not lines:
+        return "Not measured yet: `python benchmarks/bench_blanket.py --cases scale`.\n"
     return table(["rows", "columns", "CPU seconds", "memory beside X, GiB", "X, GiB", "F1"], lines)
 
 

@@ -206,8 +206,8 @@ def codec_test(
         between 10,000 and 100,000 rows.
     sampler : callable, optional
         For ``method='crt'``: ``sampler(given, rng)`` returns a draw shaped like ``z`` from
-        P(Z | X = given). Without one, z is its fitted value plus the residual of one of the 7
-        nearest rows of X, which is approximate.
+        P(Z | X = given). Without one, copies of z are made from the data: for the omnibus as otherwise
+        those of y, for the coefficient from the 7 nearest rows of X. Both are approximate.
     sequential : bool, default False
         Stop as soon as 10 copies reach the observed value (Besag & Clifford). Cheap when the hypothesis
         holds, and exactly as valid; the p-value is then coarser.

@@ -33,7 +33,7 @@ from codec._omnibus import (
     standardize_rows,
     without_self,
 )
-from codec._residuals import Fit, Residuals, Smoother, embed, two_valued
+from codec._residuals import Fit, Residuals, Smoother, embed, light_tailed, two_valued
 from codec._tree_kernels import group_rows
 from codec._validation import BoolArray, FloatArray, IntArray, Table, read_table
 
@@ -441,6 +441,6 @@ def centred_copies(z: Table, draws: list[Table]) -> FloatArray:
         if nominal:
             rows.extend((stack == level).astype(np.float64) for level in np.unique(stack))
         else:
-            rows.append(stack)
+            rows.append(light_tailed(stack.ravel()).reshape(stack.shape))
     copies = np.stack(rows)
     return np.asarray(copies - copies.mean(axis=1, keepdims=True))

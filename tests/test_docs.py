@@ -60,6 +60,14 @@ def test_tables_of_the_engine_are_those_of_the_results(monkeypatch):
         assert stored == write(report), f"{name}: run `make figures`"
 
 
+def test_tables_of_the_tests_are_those_of_the_results():
+    page = runpy.run_path(str(ROOT / "docs" / "figures" / "inference.py"))
+    report = json.loads((ROOT / "benchmarks" / "results" / "bench_ci.json").read_text())
+    for name, write in page["TABLES"].items():
+        stored = (ROOT / "docs" / "tables" / f"inference_{name}.inc").read_text()
+        assert stored == write(report), f"{name}: run `make figures`"
+
+
 def test_seconds_of_the_readme_are_those_of_the_results():
     results = json.loads((ROOT / "benchmarks" / "results" / "bench_foci.json").read_text())["results"]
     cpu = {(r["n"], r["p"]): {name: m["cpu_s"] for name, m in r["methods"].items()} for r in results}

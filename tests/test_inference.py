@@ -290,6 +290,22 @@ def test_true_sampler_is_exact():
     assert kstest(pvalues, "uniform").pvalue > ONE_IN_10000
 
 
+def test_copies_without_a_sampler_keep_the_level_and_find_a_rare_dependence():
+    rng = np.random.default_rng(8)
+    hits = 0
+    for seed in range(80):
+        x = rng.normal(size=(150, 3))
+        f = np.sin(1.5 * x @ [0.6, 0.6, -0.5])
+        y, z = (f + 0.5 * rng.normal(size=150) for _ in range(2))
+        hits += codec_test(y, z > 0.0, x, method="crt", n_resamples=39, rng=seed).pvalue <= 0.05
+    assert hits <= most(80)
+    x, z, e = rng.normal(size=(3, 400))
+    result = codec_test(np.exp(3.0 * z * x) + e, pd.Categorical(z > 1.3), x, method="crt", rng=0)
+    assert result.pvalue <= 0.01
+    assert result.method == "crt-nearest"
+    assert not result.exact
+
+
 # --------------------------------------------------------------------------- power
 @pytest.mark.parametrize(
     ("noise", "statistic", "method"),

@@ -1,0 +1,143 @@
+"""Write the tables of the page on tests from the results of `bench_ci.py`.
+
+``make figures`` runs this. It measures nothing: every number is in ``benchmarks/results/bench_ci.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1]
+RESULT = DOCS.parent / "benchmarks" / "results" / "bench_ci.json"
+NAMES = {"codec": "codec", "kci": "KCI", "rcit": "RCIT", "gcm": "GCM", "fisher-z": "Fisher z"}
+PEERS = ("codec", "kci", "rcit", "gcm")
+COLUMNS = (1, 3, 5, 10)
+LEVELS = {
+    "snr 2": "SNR 2", "snr 10": "SNR 10",
+    "shared signal": "the same strong signal", "shared scale": "the same noise scale",
+}  # fmt: skip
+SUSPECT = 0.01  # cells whose p-values are shown by the table of uniformity
+
+
+def table(head, rows):
+    """A list-table of reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", "   :class: wrapped", ""]
+    for row in [head, *rows]:
+        lines += [f"   {'* -' if i == 0 else '  -'} {cell}".rstrip() for i, cell in enumerate(row)]
+    return "\n".join(lines) + "\n"
+
+
+def number(value, digits=3):
+    """Without the leading zero, as the page writes shares."""
+    return f"{value:.{digits}f}".removeprefix("0")
+
+
+def cells_of(report, *parts):
+    """Cells of some parts, by name, n and number of columns."""
+    return {(c["name"], c["n"], c["d"]): c["methods"] for c in report["cells"].values() if c["part"] in parts}
+
+
+def rate(methods, method, level="at 0.05"):
+    found = (methods or {}).get(method)
+    return number(found[level]["rate"]) if found else "–"  # noqa: RUF001
+
+
+def level_table(report):
+    """Post-nonlinear and hard nulls by number of columns."""
+    cells = cells_of(report, "level", "hard")
+    rows = []
+    for name, label in LEVELS.items():
+        for n in (200, 500):
+            for method in ("codec", "kci"):
+                head = f"{label}, n = {n}" if method == "codec" else ""
+                rows.append([head, NAMES[method], *(rate(cells.get((name, n, d)), method) for d in COLUMNS)])
+    return table(["Null hypothesis", "Test", "1 column of X", *map(str, COLUMNS[1:])], rows)
+
+
+def other_table(report):
+    """Other noise, other X, binary columns."""
+    cells = {key: c for key, c in cells_of(report, "level").items() if key[0] not in LEVELS}
+    rows = [[name, *(rate(methods, m) for m in PEERS)] for (name, _, _), methods in cells.items()]
+    return table(["Null hypothesis", *(NAMES[m] for m in PEERS)], rows)
+
+
+def network_line(report):
+    """Level on data of discrete networks, in a sentence."""
+    rates = ", ".join(
+        f"{name} {rate(methods, 'codec')}" for (name, _, _), methods in cells_of(report, "network").items()
+    )
+    return f"Discrete networks (y, one of its non-descendants, its parents as X), n = 500: {rates}.\n"
+
+
+def power_table(report):
+    """One / three columns of X for every alternative, and the mean of those known from the start."""
+    rows = []
+    for part, note in (("power", ""), ("later", " (chosen later)")):
+        cells = cells_of(report, part)
+        for name in dict.fromkeys(name for name, _, _ in cells):
+            pair = [[rate(cells.get((name, 200, d)), m) for d in (1, 3)] for m in PEERS]
+            rows.append([name + note, *(" / ".join(p) for p in pair)])
+        if part == "power":
+            means = [sum(c[m]["at 0.05"]["rate"] for c in cells.values()) / len(cells) for m in PEERS]
+            rows.append([f"**mean of the {len(cells)}**", *(f"**{number(mean)}**" for mean in means)])
+    return table(["Alternative", *(NAMES[m] for m in PEERS)], rows)
+
+
+def uniformity_table(report):
+    """Cells in which the p-values of codec differ from uniform ones."""
+    rows = []
+    for c in report["cells"].values():
+        found = c["methods"]["codec"]
+        if "too small" in found and found["uniformity"] < SUSPECT:
+            tests = [f"{found[key]:.2g}" for key in ("uniformity", "too small", "uniformity, ties at random")]
+            rates = [number(found[key]["rate"]) for key in ("at 0.05", "at 0.01")]
+            where = f"{c['name']}, n = {c['n']}" + (f", {c['d']} columns" if c["d"] else "")
+            rows.append([where, *rates, *tests])
+    return table(["Null hypothesis", "at .05", "at .01", "two-sided", "too small", "ties at random"], rows)
+
+
+def worst_line(report):
+    """How many cells there are, and the extremes."""
+    nulls = [c for c in report["cells"].values() if c["part"] in {"level", "network"}]
+    rates = [c["methods"]["codec"]["at 0.05"]["rate"] for c in nulls]
+    strict = max(c["methods"]["codec"]["at 0.01"]["rate"] for c in nulls)
+    return (
+        f"Over the {len(nulls)} cells without the two hard situations, codec rejects between {number(min(rates))} and "
+        f"{number(max(rates))} of true hypotheses at .05, and at most {number(strict)} at .01.\n"
+    )
+
+
+def cpu_table(report):
+    """CPU seconds of one test."""
+    methods = {"codec": "codec", "codec, sequential": "codec, `sequential=True`", "kci": "KCI"}
+    rows = [
+        [f"{row['n']:,}", *(f"{row[m]:.3g}" if m in row else "–" for m in methods)]  # noqa: RUF001
+        for row in report["cpu"]["rows"]
+    ]
+    return table(["n", *methods.values()], rows)
+
+
+def machine_line(report):
+    """Where the numbers come from, in a line."""
+    e = report["environment"]
+    packages = ", ".join(f"{name} {e['packages'][name]}" for name in ("numpy", "scipy", "numba", "causal-learn"))
+    return f"Measured {e['date']}: {e['cpu']}, one thread, Python {e['python']}; {packages}.\n"
+
+
+TABLES = {
+    "level": level_table,
+    "other": other_table,
+    "network": network_line,
+    "worst": worst_line,
+    "uniformity": uniformity_table,
+    "power": power_table,
+    "cpu": cpu_table,
+    "machine": machine_line,
+}
+
+if __name__ == "__main__":
+    stored = json.loads(RESULT.read_text())
+    for name, write in TABLES.items():
+        (DOCS / "tables" / f"inference_{name}.inc").write_text(write(stored))
+    print("wrote the tables of the tests")

@@ -354,7 +354,7 @@ class Curvature:
     def _blocks(self) -> list[tuple[LayerRows, KroneckerBlock]]:
         """Rows and block of each layer that K-FAC knows and the slices touch in whole rows."""
         kind = self.kind if self.kind in GAUSS_NEWTON else "ggn"
-        ones = self.slices.scatter(torch.ones(self.slices.size))
+        ones = self.slices.scatter(torch.ones(self.slices.size, device=self.problem.device))
         found = []
         for factor in kronecker_factors(self.problem, self.params, self._ids, self.slices.parameters, kind):
             which = layer_rows(ones, factor.weight, factor.bias)

@@ -175,7 +175,7 @@ class Linearisation:
 
     def rows_of(self, slices: Slices) -> list[LayerRows | None] | None:
         """Rows of every layer that the slices touch; None where they touch anything but whole rows."""
-        ones = slices.scatter(torch.ones(slices.size))
+        ones = slices.scatter(torch.ones(slices.size, device=self.problem.device))
         found = [layer_rows(ones, layer.weight, layer.bias) for layer in self.layers]
         covered = {name for r in found if r for name in (r.weight, r.bias)}
         return found if set(slices.parameters) <= covered else None

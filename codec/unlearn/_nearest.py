@@ -2,15 +2,17 @@
 
 A step of L-FOCI asks, for every candidate, for the K nearest rows in the selected columns and this one.
 A device has the width to look at all pairs: a tile of candidates and rows at a time, so that no array of
-n x n is kept for a candidate. Sums are the core's integers: on float64 the picks are the same, on
+n x n is kept for a candidate; where Triton is installed, at those that lists of rows leave to look at. Sums are the core's integers: on float64 the picks are the same, on
 float32 up to distances that only float64 tells apart.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -25,7 +27,10 @@ from codec.unlearn._problem import pass_bytes
 MEMORY = 2**28  # bytes of a tile's distances
 COPIES = 4  # arrays of a tile's size that are alive at once
 
-Sums = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
+MOST_LISTED = 64  # neighbours whose distances fit into a thread's registers
+LIST_BYTES = 40  # of a pair while lists are made: distances, places in 64 and in 32 bits, both before and after
+
+Sums = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -41,14 +46,15 @@ class DeviceSums:
         from near ties.
     memory_limit : int, default 2**28
         Bytes of the distances that are alive at a time.
-    fused : bool, optional
-        Compile the pass over pairs into kernels that keep no distance in memory. Default: on CUDA.
+    lists : bool, optional
+        Whether one kernel runs along lists of rows, :mod:`codec.unlearn._list_pass`. Default: on CUDA, where
+        Triton is installed; else all pairs are looked at.
     """
 
     device: torch.device
     dtype: torch.dtype = torch.float64
     memory_limit: int = MEMORY
-    fused: bool | None = None
+    lists: bool | None = None
     _points: Geometry | None = field(default=None, init=False, repr=False)
     _columns: Tensor = field(default_factory=lambda: torch.empty(0), init=False, repr=False)
     _scale: Tensor = field(default_factory=lambda: torch.empty(0), init=False, repr=False)
@@ -61,19 +67,16 @@ class DeviceSums:
             raise ValueError("the response of a recording is a number; a nominal one has no place on a device.")
         columns, scale = self._laid(points)
         weight = torch.from_numpy(response.weight).to(self.device)
-        wanted = torch.as_tensor(candidates, device=self.device)
-        whole = torch.zeros(len(wanted), dtype=torch.int64, device=self.device)
-        part = torch.zeros_like(whole)
-        pass_over, one = self._pass(), response.one
-        n, n_rows, n_candidates = response.n, *self._tile(response.n, len(wanted))
-        for rows in torch.split(torch.arange(n, device=self.device), n_rows):
+        wanted = torch.frombuffer(array("q", candidates), dtype=torch.int64).to(self.device)
+        sums = torch.zeros(2, len(wanted), dtype=torch.int64, device=self.device)
+        pass_over, one = _list_pass() if self._by_lists(k) else sums_by_sorting, response.one
+        n_rows, n_candidates = self._tile(response.n, len(wanted), k)
+        for rows in torch.split(torch.arange(response.n, device=self.device), n_rows):
             near = self._base_distances(columns, scale, base, rows)
             for some in torch.split(torch.arange(len(wanted), device=self.device), n_candidates):
-                j = wanted[some]
-                found = pass_over(near, columns[j], scale[j], rows, weight, k, one)
-                whole[some] += found[0]
-                part[some] += found[1]
-        return [w * one + f for w, f in zip(whole.tolist(), part.tolist(), strict=True)]
+                sums[:, some] += torch.stack(pass_over(near, columns, scale, wanted[some], rows, weight, k, one))
+        whole, part = sums.tolist()
+        return [w * one + f for w, f in zip(whole, part, strict=True)] if any(part) else [w * one for w in whole]
 
     def _laid(self, points: Geometry) -> tuple[Tensor, Tensor]:
         """The columns and their scales on the device, checked and moved once for all steps."""
@@ -81,12 +84,19 @@ class DeviceSums:
             if points.nominal.any():
                 raise ValueError("activations are numbers; a nominal column has no place on a device.")
             whole = (np.ascontiguousarray(points.columns), points.scale)
-            self._columns, self._scale = (torch.from_numpy(v).to(self.device, self.dtype) for v in whole)
+            columns, self._scale = (torch.from_numpy(v).to(self.device, self.dtype) for v in whole)
+            self._columns = columns.T.contiguous().T if self._by_lists(1) else columns
             self._points = points
         return self._columns, self._scale
 
-    def _tile(self, n: int, n_candidates: int) -> tuple[int, int]:
+    def _by_lists(self, k: int) -> bool:
+        wanted = self.device.type == "cuda" and _has_triton() if self.lists is None else self.lists
+        return wanted and k <= MOST_LISTED
+
+    def _tile(self, n: int, n_candidates: int, k: int) -> tuple[int, int]:
         """Rows and candidates whose distances fit into memory."""
+        if self._by_lists(k):
+            return max(1, self.memory_limit // (LIST_BYTES * n)), n_candidates
         entries = max(1, self.memory_limit // (COPIES * self.dtype.itemsize * n))  # pairs (candidate, row)
         rows = min(n, max(1, entries // min(n_candidates, 16)))
         return rows, max(1, min(n_candidates, entries // rows))
@@ -100,14 +110,16 @@ class DeviceSums:
         near[torch.arange(len(rows), device=rows.device), rows] = torch.inf
         return near
 
-    def _pass(self) -> Sums:
-        fused = self.device.type == "cuda" if self.fused is None else self.fused
-        return _compiled() if fused else sums_by_sorting
-
 
 @cache
-def _compiled() -> Sums:
-    return torch.compile(sums_by_levels, dynamic=True)
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _list_pass() -> Sums:
+    from codec.unlearn._list_pass import sums_by_lists
+
+    return sums_by_lists
 
 
 def few_rows_sums(
@@ -140,23 +152,25 @@ def _distances(near: Tensor, columns: Tensor, scale: Tensor, rows: Tensor) -> Te
 
 
 def sums_by_sorting(
-    near: Tensor, columns: Tensor, scale: Tensor, rows: Tensor, weight: Tensor, k: int, one: int
+    near: Tensor, columns: Tensor, scale: Tensor, wanted: Tensor, rows: Tensor, weight: Tensor, k: int, one: int
 ) -> tuple[Tensor, Tensor]:
     """Whole and fractional sums of each candidate over these rows, by the k + 1 smallest distances.
 
     Parameters
     ----------
     near : Tensor (r, n)
-        Squared distances of the rows in the selected columns.
-    columns, scale : Tensor (c, n) and (c,)
-        The candidates and the weights of their squared differences.
+        Squared distances of the rows in the selected columns; infinite to themselves.
+    columns, scale : Tensor (p, n) and (p,)
+        All columns, and the weights of their squared differences.
+    wanted : Tensor (c,), int64
+        The candidates.
     rows : Tensor (r,)
     weight : Tensor (n,), int64
         Ranks ``R`` of the response, ascending: ``w(i, j) = R_min(i, j)``.
     k, one : int
         Neighbours, and the unit of fractions.
     """
-    distance = _distances(near, columns, scale, rows)
+    distance = _distances(near, columns[wanted], scale[wanted], rows)
     if k + 1 < distance.shape[-1]:
         value, index = distance.topk(k + 1, dim=-1, largest=False)
         tied = value[..., k] == value[..., k - 1]
@@ -185,18 +199,3 @@ def _add_share(strict: Tensor, places: Tensor, tied: Tensor, n_tied: Tensor, one
     product = places * tied
     whole = product // n_tied
     return strict + whole, ((product - whole * n_tied) * one + n_tied // 2) // n_tied
-
-
-def sums_by_levels(
-    near: Tensor, columns: Tensor, scale: Tensor, rows: Tensor, weight: Tensor, k: int, one: int
-) -> tuple[Tensor, Tensor]:
-    """The same by the k smallest levels, each a minimum over the row: compiled, no distance is stored."""
-    distance = _distances(near, columns, scale, rows)
-    last = distance.amin(-1, keepdim=True)
-    for _ in range(k - 1):  # the next level, unless the levels so far hold k rows
-        enough = (distance <= last).sum(-1, keepdim=True) >= k
-        above = torch.where(distance > last, distance, torch.inf).amin(-1, keepdim=True)
-        last = torch.where(enough, last, above)
-    other = torch.minimum(weight[rows][:, None], weight[None])
-    sums, part = _shared(distance, other[None], last, k, one)
-    return sums.sum(-1), part.sum(-1)

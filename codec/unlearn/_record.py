@@ -144,8 +144,7 @@ def record(
             "the loss or an activation of a perturbed sample is not finite; pass a smaller strength of the perturbation."
         )
     chosen = f"{perturbation.name} (chosen automatically)" if perturb == "auto" else perturbation.name
-    labels = units.labels(range(units.n_units))
-    return Record(activations, losses, rows, chosen, reduce, labels)
+    return Record(activations, losses, rows, chosen, reduce, units.all_labels)
 
 
 # --------------------------------------------------------------------------- rows
@@ -273,15 +272,28 @@ def _combined(found: list[Tensor], reduce: Reduce, silent: Tensor) -> Tensor:
 
 
 def _chunk(problem: Problem, params: Parameters, inputs: Any, memory_limit: int) -> int:
-    """Rows of a pass: what one row's inputs and every module's outputs take, against the limit."""
+    """Rows of a pass: the most that is alive at once for one row, against the limit.
+
+    While a module runs, its inputs and those of the modules around it are alive, and as much again is allowed
+    for what it does in between.
+    """
+    around: list[int] = [0]
+    most = [1]
+
+    def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        around.append(around[-1] + _n_bytes((args, kwargs)))
+
+    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+        most.append(around.pop() + _n_bytes(output))
+
     row = _take(inputs, torch.arange(1))
-    taken = [sum(leaf.nbytes for leaf in tree_leaves(row))]
-
-    def count(_module: nn.Module, _args: Any, output: Any) -> None:
-        taken.append(sum(leaf.nbytes for leaf in tree_leaves(output) if isinstance(leaf, Tensor)))
-
     with ExitStack() as stack:
         for module in problem.model.modules():
-            stack.callback(module.register_forward_hook(count).remove)
+            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
         problem.outputs(params, row)
-    return int(max(1, min(BLOCK, memory_limit // max(1, sum(taken)))))
+    return int(max(1, min(BLOCK, memory_limit // (2 * max(most)))))
+
+
+def _n_bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))

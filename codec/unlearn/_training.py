@@ -202,13 +202,16 @@ def reset(model: nn.Module, seed: int) -> None:
         raise ValueError(
             f"{', '.join(without)} have no reset_parameters(); pass initial=, the state_dict of a fresh model."
         )
-    with seeded(next(model.parameters()).device, seed), torch.no_grad():
+    place = next(model.parameters()).device
+    model.cpu()  # the same draws on every device
+    with seeded(torch.device("cpu"), seed), torch.no_grad():
         for method in methods.values():
             if method is not None:
                 method()
         every = dict(model.named_parameters())
         for name, value in frozen.items():
             every[name].copy_(value)
+    model.to(place)
 
 
 def _reset_method(module: nn.Module) -> Callable[[], None] | None:

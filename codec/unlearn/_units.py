@@ -120,8 +120,13 @@ class Units:
 
     def labels(self, units: Tensor | Sequence[int]) -> tuple[str, ...]:
         """Names of units."""
-        pairs = zip(torch.as_tensor(units).tolist(), self.layer_index(units).tolist(), strict=True)
-        return tuple(f"{self.layers[i].name or '(model)'}[{u - self.offsets[i]}]" for u, i in pairs)
+        self.layer_index(units)  # refuses what is out of range
+        return tuple(self.all_labels[unit] for unit in torch.as_tensor(units).tolist())
+
+    @cached_property
+    def all_labels(self) -> tuple[str, ...]:
+        """Names of all units."""
+        return tuple(f"{layer.name or '(model)'}[{i}]" for layer in self.layers for i in range(layer.n_units))
 
     def sizes(self) -> Tensor:
         """Scalars that each unit owns, (n_units,)."""

@@ -11,7 +11,6 @@ from codec.unlearn._record import record
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),  # of torch.compile itself
 ]
 
 

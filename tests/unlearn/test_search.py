@@ -12,7 +12,7 @@ from codec._neighbors import candidate_sums, lay_columns, make_response
 from codec._validation import read_table
 from codec.unlearn._greedy import KfacGreedy, exchange, residual_greedy
 from codec.unlearn._kfac import Factor
-from codec.unlearn._nearest import DeviceSums, few_rows_sums, sums_by_levels, sums_by_sorting
+from codec.unlearn._nearest import DeviceSums, few_rows_sums, sums_by_sorting
 from codec.unlearn._record import Record
 from codec.unlearn._search import Evidence, default_budget, search
 from codec.unlearn._slices import Slices
@@ -65,15 +65,12 @@ def columns_with(kind, n=40, p=7):
 @pytest.mark.parametrize("kind", ["no ties", "ties", "twins"])
 @pytest.mark.parametrize("k", [1, 3, 39])
 @pytest.mark.parametrize("base", [[], [4, 2]])
-@pytest.mark.parametrize("fused", [False, None])
-def test_sums_are_those_of_the_core(kind, k, base, fused, monkeypatch):
-    if fused is None:  # the pass that is compiled on CUDA, as plain torch
-        monkeypatch.setattr("codec.unlearn._nearest.sums_by_sorting", sums_by_levels)
+def test_sums_are_those_of_the_core(kind, k, base):
     points, response = laid(*columns_with(kind))
     candidates = [j for j in range(7) if j not in base]
     expected = candidate_sums(points, response, base, candidates, k)
     for memory in (2**28, 2**12):  # at once, and in small tiles
-        found = DeviceSums(CPU, memory_limit=memory, fused=fused)(points, response, base, candidates, k)
+        found = DeviceSums(CPU, memory_limit=memory)(points, response, base, candidates, k)
         assert found == expected
 
 
@@ -95,17 +92,17 @@ def test_sums_over_all_pairs_at_any_size_of_the_distances(factor):
     assert few_rows_sums(points, response, [1, 3], [0, 2, 4], 5) == expected
 
 
-def test_tiles_keep_to_the_memory_limit():
+def test_tiles_keep_to_the_memory_limit(monkeypatch):
     seen = []
 
-    def spy(near, columns, *rest):
-        seen.append(len(columns) * near.numel())
-        return sums_by_sorting(near, columns, *rest)
+    def spy(near, columns, scale, wanted, *rest):
+        seen.append(len(wanted) * near.numel())
+        return sums_by_sorting(near, columns, scale, wanted, *rest)
 
     points, response = laid(*columns_with("no ties"))
     limit = 2**15
     finder = DeviceSums(CPU, memory_limit=limit)
-    finder._pass = lambda: spy
+    monkeypatch.setattr("codec.unlearn._nearest.sums_by_sorting", spy)
     finder(points, response, [0], [1, 2, 3, 4, 5, 6], 3)
     assert sum(seen) == 6 * 40 * 40
     assert max(seen) * 8 * 4 <= limit
@@ -140,23 +137,32 @@ def test_noise_is_that_of_lfoci():
         assert found.units.tolist() == expected.order.tolist()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch.compile itself
-@pytest.mark.slow  # python -m pytest -m slow tests/unlearn/test_search.py: compiling takes a minute
-def test_the_compiled_pass_gives_the_same():
-    points, response = laid(*columns_with("no ties"))
-    expected = candidate_sums(points, response, [4, 2], [0, 1, 3], 3)
-    assert DeviceSums(CPU, fused=True)(points, response, [4, 2], [0, 1, 3], 3) == expected
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch.compile itself
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("fused", [False, True])
-def test_picks_on_a_device(fused):
-    A, y = data(1000, 30)
-    points, response = laid(A, y)
-    expected = candidate_sums(points, response, [4], [0, 1, 2], 1)
-    assert DeviceSums(torch.device("cuda"), fused=fused)(points, response, [4], [0, 1, 2], 1) == expected
+@pytest.mark.parametrize("kind", ["no ties", "ties", "twins"])
+@pytest.mark.parametrize("k", [1, 3, 10, 39])
+@pytest.mark.parametrize("base", [[], [4], [4, 2]])
+@pytest.mark.parametrize("lists", [False, True])
+def test_sums_on_a_device_are_those_of_the_core(kind, k, base, lists):
+    points, response = laid(*columns_with(kind))
+    candidates = [j for j in range(7) if j not in base]
+    expected = candidate_sums(points, response, base, candidates, k)
+    for memory in (2**28, 2**12):
+        finder = DeviceSums(torch.device("cuda"), memory_limit=memory, lists=lists)
+        assert finder(points, response, base, candidates, k) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("k", [1, 10, 31])
+@pytest.mark.parametrize("base", [[], [7], [7, 300, 2], [7, 300, 2, 11, 12, 13]])
+def test_many_candidates_on_a_device(k, base):
+    A, y = data(1000, 301)
+    A[:, :40] = np.round(A[:, :40])
+    points, response = laid(A, np.round(y, 1))
+    candidates = [j for j in range(301) if j not in base]
+    expected = candidate_sums(points, response, base, candidates, k)
+    assert DeviceSums(torch.device("cuda"))(points, response, base, candidates, k) == expected
 
 
 def test_nominal_columns_are_refused():

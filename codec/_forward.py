@@ -72,10 +72,15 @@ class Problem:
             sums.append(neighbor_sum(chosen, term.response, self.k, random=self.random, seed=self.seed))
         return self._score(sums)
 
-    def best(self, selected: Sequence[int], candidates: Sequence[int], advance: Advance) -> tuple[int, Score]:
-        """The candidate with the largest T beside the selected ones (ties: the first), and its score."""
+    def best(
+        self, selected: Sequence[int], candidates: Sequence[int], floor: Score | None, advance: Advance
+    ) -> tuple[int, Score]:
+        """The candidate with the largest T beside the selected ones (ties: the first), and its score.
+
+        Where none exceeds ``floor``, what is returned does not either, and may be any candidate.
+        """
         pairs = zip(self.terms, self.points, strict=True)
-        found = [self._sums(term, points, selected, candidates, advance) for term, points in pairs]
+        found = [self._sums(term, points, selected, candidates, floor, advance) for term, points in pairs]
         if len(found) == 1:  # by the integers; sums that differ by their rounding are equal
             least = max(found[0]) - self.terms[0].response.n
             place = next(i for i, total in enumerate(found[0]) if total >= least)
@@ -84,7 +89,13 @@ class Problem:
         return candidates[place], self._score([sums[place] for sums in found])
 
     def _sums(
-        self, term: Term, points: Geometry, selected: Sequence[int], candidates: Sequence[int], advance: Advance
+        self,
+        term: Term,
+        points: Geometry,
+        selected: Sequence[int],
+        candidates: Sequence[int],
+        floor: Score | None,
+        advance: Advance,
     ) -> list[int]:
         """Sums of every candidate for one term."""
         base = self._base(term, selected)
@@ -101,6 +112,7 @@ class Problem:
             n_jobs=self.n_jobs,
             advance=lambda share: advance(share / len(self.terms)),
             best_only=len(self.terms) == 1,
+            floor=floor.sums[0] + floor.rounding if floor else 0,
         )
 
     def _score(self, sums: Sequence[int]) -> Score:
@@ -145,12 +157,12 @@ def forward_select(
         began = time.perf_counter()
         reached = f", T = {current.value:.4f}" if current else ""
         with interruptible(), show(f"step {len(steps) + 1}: {len(selected)} selected{reached}") as advance:
-            feature, score = problem.best(selected, candidates, advance)
+            feature, score = problem.best(selected, candidates, current if stop else None, advance)
         if stop and not score.exceeds(current):
-            at_best = f"the best candidate, {names[feature]!r}, would give {score.value:.4f}"
             if current is None:
+                at_best = f"the best candidate, {names[feature]!r}, would give {score.value:.4f}"
                 return steps, f"Stopped: no single feature has T > 0 ({at_best})."
-            return steps, f"Stopped: no further feature raises T above {current.value:.4f} ({at_best})."
+            return steps, f"Stopped: none of the other candidates raises T above {current.value:.4f}."
         increment = problem.increment(score, current)
         steps.append(Step(feature, score, increment, time.perf_counter() - began))
         selected.append(feature)

@@ -208,20 +208,20 @@ def value_order(x):
 
 # --------------------------------------------------------------------------- one dimension
 @compiled
-def sorted_sums(columns, scale, col_nominal, label, weight, nominal, k):
-    """K * A of every column by itself: whole and part, one entry a column."""
-    p = columns.shape[0]
-    whole = np.zeros(p, np.int64)
-    part = np.zeros(p, np.int64)
+def sorted_sums(columns, scale, col_nominal, chosen, label, weight, nominal, k):
+    """K * A of each chosen column by itself: whole and part, one entry a column."""
+    whole = np.zeros(chosen.size, np.int64)
+    part = np.zeros(chosen.size, np.int64)
     everyone = running_sums(weight)
-    for c in range(p):
+    for e in range(chosen.size):
+        c = chosen[e]
         order = value_order(columns[c])
         if k == 1 and not nominal and not col_nominal[c]:
             total = untied_sum(columns[c], scale[c], order, weight)
             if total >= 0:
-                whole[c] = total
+                whole[e] = total
                 continue
-        whole[c], part[c] = column_sum(columns[c], scale[c], col_nominal[c], order, label, weight, everyone, nominal, k)
+        whole[e], part[e] = column_sum(columns[c], scale[c], col_nominal[c], order, label, weight, everyone, nominal, k)
     return whole, part
 
 

@@ -34,7 +34,7 @@ LIST_FACTOR = {  # length of lists by selected columns: see list_length
     "few": (5.0, 8.0, 10.0, 10.0, 10.0),
     "many": (3.0, 4.0, 5.0, 5.0, 5.0),
 }
-FEW = 50  # neighbours that are kept in order for eight candidates at once; more are sought in buckets
+FEW = 25  # neighbours that are kept in order for eight candidates at once; more are sought in buckets
 STRIP_FACTOR = 3.0  # rows of a strip in units of sqrt(n)
 
 
@@ -158,6 +158,7 @@ def candidate_sums(
     path: str | None = None,
     advance: Callable[[float], None] | None = None,
     best_only: bool = False,
+    floor: int = 0,
 ) -> list[int]:
     """``K * A * one`` of (base columns, candidate) for every candidate: one step of forward selection.
 
@@ -170,6 +171,8 @@ def candidate_sums(
     best_only : bool, default False
         The largest sum is asked for, and the sums that are not smaller by more than ``n``, which rounding
         could explain; of other candidates a bound below those is returned where that saves work.
+    floor : int, default 0
+        With ``best_only``: the same holds of sums that do not exceed this one.
     """
     totals: dict[int, int] = {}
     step = Step(points, response, list(base), list(candidates), k, random, seed, n_jobs)
@@ -177,7 +180,7 @@ def candidate_sums(
         tell = partial(_tell, advance, len(group) / len(candidates))
         part = replace(step, candidates=group)
         if best_only and name == "lists":
-            totals |= _race(part, max(totals.values(), default=0), tell)
+            totals |= _race(part, max(totals.values(), default=floor), tell)
         else:
             totals |= zip(group, _scaled(*_run(part, _PLANS[name](part), tell), response.one), strict=True)
     return [totals[j] for j in candidates]
@@ -285,7 +288,7 @@ def list_cost(n: int, d: int, n_candidates: int, k: int) -> float:
         return build + 5.0 * n_candidates + n_blocks * (200.0 + 0.8 * wanted)
     if k <= FEW:
         return build + WIDTH_K * n_blocks * (40.0 + 31.0 * k + (1.0 + 0.03 * k) * rows_held(n, d, k))
-    return build + n_candidates * (350.0 + 1.4 * wanted + 14.0 * k)
+    return build + n_candidates * (630.0 + 0.95 * wanted + 5.6 * k)
 
 
 def rows_held(n: int, d: int, k: int) -> float:
@@ -533,14 +536,9 @@ _PLANS: dict[str, Plan] = {
 def _sorted(points: Geometry, chosen: list[int], response: Response, k: int) -> tuple[IntArray, IntArray]:
     """Whole and part of each column by itself."""
     whole, part = _kernels.sorted_sums(
-        points.columns[chosen],
-        points.scale[chosen],
-        points.nominal[chosen],
-        response.label,
-        response.weight,
-        response.nominal,
-        k,
-    )
+        points.columns, points.scale, points.nominal, np.asarray(chosen), response.label, response.weight,
+        response.nominal, k,
+    )  # fmt: skip
     return whole, part
 
 

@@ -3,7 +3,8 @@
 A row adds at most its weight to the sum of a candidate: w(i, j) <= weight of i. So a candidate's sum over
 the rows looked at and the weights of all others bound what it can reach. Once the sum of a likely winner
 is known, every candidate whose bound lies below it is left alone. Rows that are likely to lose much come
-first: few of them are then enough. All in integers; what is left out is never the best, nor equal to it.
+first: few of them are then enough. A sum that has to be exceeded, T of the features selected so far, serves as
+well: mostly it ends a selection early. All in integers; what is left out is never the best, nor equal to it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ FEWEST = 64  # rows of the first layer
 MARGIN = 1.03  # more loss than the winner's that a layer is meant to reach
 LAYERS = 4  # most layers: what survives those is looked at in all rows
 NORMAL_TAIL = 1.28  # standard deviations below the mean of a normal variable hold TAIL
+LEAST_SAVED = 0.05  # of the work: layers of rows cost about that much
 TAIL = 0.1  # share of the candidates that a layer need not rule out
 
 
@@ -86,7 +88,7 @@ class Race:
     one : int
         Unit of sums: they are kept times ``one``.
     best : int
-        The largest sum that is known.
+        The largest sum that is known, or that is asked to be exceeded.
     live : ndarray, int
         Candidates that can still be the best; ``whole``, ``part``: their sums over the rows seen.
     reached : dict of int to int
@@ -108,20 +110,27 @@ class Race:
     def run(self) -> dict[int, int]:
         """Sums of the best candidates, bounds of the others."""
         self._look(min(self.rows.n, max(FEWEST, self.rows.n // FIRST)))
-        if self.live.size > 1 and self._pays():
-            self._finish(int(self.live[np.argmax(self.whole)]))
-            for _ in range(LAYERS):
-                self._rule_out()
-                until = self._next()
-                if self.live.size == 0 or self._are_few(until):
-                    break
-                self._look(until)
-            while self.live.size and self._are_few(self._next()):
-                self._finish(int(self.live[0]))
-                self._rule_out()
+        if self.live.size > 1:
+            leader, known = self._leader_loss(), self._known_loss()
+            if self._pays(min(leader, known), leads=leader < known):
+                if leader < known:
+                    self._finish(int(self.live[np.argmax(self.whole)]))
+                self._look_in_layers()
         if self.live.size:
             self._look(self.rows.n)
         return self.reached
+
+    def _look_in_layers(self) -> None:
+        """Rule out candidates, look at more rows for the others, until few are left or layers stop helping."""
+        for _ in range(LAYERS):
+            self._rule_out()
+            until = self._next()
+            if self.live.size == 0 or self._are_few(until):
+                break
+            self._look(until)
+        while self.live.size and self._are_few(self._next()):
+            self._finish(int(self.live[0]))
+            self._rule_out()
 
     def _look(self, until: int) -> None:
         """Add the sums over the next rows; after the last row they are complete."""
@@ -174,19 +183,26 @@ class Race:
         slow = max(float(np.quantile(self._losses(), TAIL)), 1e-300)
         return self.rows.holding(MARGIN * loss * self.rows.share[self.seen] / slow)
 
-    def _pays(self) -> bool:
-        """Whether knowing the sum of the leader saves more than it costs."""
+    def _leader_loss(self) -> float:
+        """What the best candidate is expected to lose in all rows, by the rows seen."""
         losses = self._losses()
         middle = float(np.median(losses))
         spread = (middle - float(np.quantile(losses, TAIL))) / NORMAL_TAIL
         # the smallest of many losses is small by chance, too
         loss = min(middle, float(losses.min()) + spread * np.sqrt(2.0 * np.log(losses.size)))
-        loss /= max(self.rows.share[self.seen], 1e-300)
+        return float(loss / max(self.rows.share[self.seen], 1e-300))
+
+    def _known_loss(self) -> float:
+        """What a candidate must not lose to reach the best sum that is known."""
+        return float(self.rows.weight[-1] - self.best // self.one)
+
+    def _pays(self, loss: float, *, leads: bool) -> bool:
+        """Whether ruling out who loses as much saves more than layers cost, and the leader's sum if it is needed."""
         saved = (1.0 - TAIL) * (1.0 - self._rows_for(loss) / self.rows.n)
-        return saved * self.work.cost_some(losses.size) > 1.1 * self.work.cost_alone
+        whole = self.work.cost_some(self.live.size)
+        return saved * whole > (1.1 * self.work.cost_alone if leads else LEAST_SAVED * whole)
 
     def _next(self) -> int:
         """Where the next layer ends."""
-        loss = float(self.rows.weight[-1] - self.best // self.one)
         least = self.seen + max(FEWEST // 4, self.rows.n // FIRST)
-        return min(self.rows.n, max(least, self._rows_for(loss)))
+        return min(self.rows.n, max(least, self._rows_for(self._known_loss())))

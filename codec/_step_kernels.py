@@ -12,7 +12,17 @@ from __future__ import annotations
 import numpy as np
 
 from codec._jit import compiled
-from codec._kernels import BUCKETS, LEAF, add_share, fixed_point, kth_bucket, kth_smallest, pair
+from codec._kernels import (
+    BUCKETS,
+    LEAF,
+    add_share,
+    count_up_to,
+    fixed_point,
+    kth_bucket,
+    kth_smallest,
+    pair,
+    value_order,
+)
 from codec._list_kernels import list_space, make_lists, next_leaf, rows_at_once, start_state
 from codec._simd import FAR, GROUP, WIDTH, WIDTH_K, scan_list, scan_list_k
 from codec._tree_kernels import (
@@ -26,6 +36,9 @@ from codec._tree_kernels import (
 
 BESIDE = 8  # rows on each side that show what a row is expected to lose
 AT_RANDOM = 0.3
+GUESS = 1.2  # the K-th squared distance is mostly no larger, in units of what is expected
+SAMPLE = 512  # values that show how dense a candidate is
+MEMORY = 0.1  # weight of a row in what is usual among the rows before
 
 
 # --------------------------------------------------------------------------- rows worth looking at first
@@ -330,45 +343,52 @@ def list_sums_few(laid, scale, col_nominal, tree, blocks, ranges, z_weights, lab
 
 # --------------------------------------------------------------------------- all candidates, many neighbours
 @compiled
-def distances_in_list(row, z, z_weight, index, base, begin, end, out):
-    """Distances of a row to the entries ``begin:end`` of its list."""
+def distances_in_list(row, z, z_weight, index, base, end, out):
+    """Distances of a row to the first entries of its list."""
     here = z[row]
-    for e in range(begin, end):
+    for e in range(end):
         gap = z[index[e]] - here
         out[e] = base[e] + z_weight * (gap * gap)
 
 
 @compiled
-def k_nearest_in_list(row, z, z_weight, k, index, base, bound, groups, work):
-    """Entries within the K-th distance of a list, their number and that distance (inf: too few entries).
-
-    The nearest in X_S give a limit; of the rest, those that can be within it are looked at.
-    """
-    distance, found_d, found_i, scratch, buckets = work
-    bits = distance.view(np.int64)
-    n_entries = GROUP * groups
-    while n_entries > 0 and base[n_entries - 1] == np.inf:
-        n_entries -= 1
-    head = min(n_entries, 2 * k + 2 * LEAF)
-    distances_in_list(row, z, z_weight, index, base, 0, head, distance)
-    end = head
-    limit = np.iinfo(np.int64).max
-    if head >= k:
-        limit = kth_bucket(bits, head, k, buckets)[1]
-        bound_bits = bound.view(np.int64)
-        group = head // GROUP
-        while group < groups and bound_bits[group] <= limit:
-            group += 1
-        end = max(head, min(GROUP * group, n_entries))
-        distances_in_list(row, z, z_weight, index, base, head, end, distance)
+def entries_within(limit, row, z, z_weight, index, base, bound, groups, n_entries, work):
+    """Entries of a list that lie within a distance, and their number."""
+    distance, found_d, found_i, _, _ = work
+    group = 0
+    while group < groups and bound[group] <= limit:
+        group += 1
+    end = min(GROUP * group, n_entries)
+    distances_in_list(row, z, z_weight, index, base, end, distance)
     kept = np.uint64(0)
     for e in range(end):
         found_d[kept] = distance[e]
         found_i[kept] = index[e]
-        kept += np.uint64(bits[e] <= limit)
-    n_found = np.int64(kept)
-    if head < k:
-        return n_found, np.inf
+        kept += np.uint64(distance[e] <= limit)
+    return np.int64(kept)
+
+
+@compiled
+def k_nearest_in_list(row, z, z_weight, k, guess, index, base, bound, groups, work):
+    """Entries within the K-th distance of a list, their number and that distance (inf: too few entries).
+
+    Few entries lie within a guess at the distance. Where they are fewer than K, the K-th distance among
+    the nearest in X_S is a limit.
+    """
+    distance, found_d, _, scratch, buckets = work
+    n_entries = GROUP * groups
+    while n_entries > 0 and base[n_entries - 1] == np.inf:
+        n_entries -= 1
+    n_found = entries_within(guess, row, z, z_weight, index, base, bound, groups, n_entries, work)
+    if n_found < k:
+        head = min(n_entries, 2 * k + 2 * LEAF)
+        limit = np.full(1, np.inf)
+        if head >= k:
+            distances_in_list(row, z, z_weight, index, base, head, distance)
+            limit.view(np.int64)[0] = kth_bucket(distance.view(np.int64), head, k, buckets)[1]
+        n_found = entries_within(limit[0], row, z, z_weight, index, base, bound, groups, n_entries, work)
+        if head < k:
+            return n_found, np.inf
     bits = found_d.view(np.int64)
     below, largest, smallest = kth_bucket(bits, n_found, k, buckets)
     kept = np.uint64(0)
@@ -376,6 +396,47 @@ def k_nearest_in_list(row, z, z_weight, k, index, base, bound, groups, work):
         scratch[kept] = found_d[e]
         kept += np.uint64((bits[e] <= largest) & (bits[e] > smallest))
     return n_found, kth_smallest(scratch, np.int64(kept), k - below)
+
+
+@compiled
+def sorted_samples(columns):
+    """Some values of every column, ascending."""
+    step = max(1, columns.shape[1] // SAMPLE)
+    samples = np.empty((columns.shape[0], (columns.shape[1] - 1) // step + 1))
+    for j in range(columns.shape[0]):
+        some = columns[j, ::step].copy()
+        samples[j] = some[value_order(some)]
+    return samples
+
+
+@compiled
+def spacing(sample, value):
+    """Mean gap between the values of a sorted sample around a value."""
+    place = count_up_to(sample, 0, sample.size, value)
+    first = max(0, place - BESIDE)
+    last = min(sample.size - 1, place + BESIDE)
+    return (sample[last] - sample[first]) / (last - first)
+
+
+@compiled
+def levels(k, d, bound, groups, out):
+    """What the distances in X_S, by the lists, contribute to the expected K-th distance of each row."""
+    for slot in range(out.size):
+        level = bound[slot, min(k // (2 * GROUP), groups[slot] - 1)] if groups[slot] > 0 else 0.0
+        out[slot] = level ** (d / (d + 1))
+
+
+@compiled
+def sum_within(row, bound, n_found, found_d, found_i, weight):
+    """Sum of the smaller ranks over the rows within the bound, and their number; no branch."""
+    own = weight[row]
+    total = np.int64(0)
+    count = np.int64(0)
+    for f in range(n_found):
+        within = np.int64(found_d[f] <= bound)
+        total += within * min(own, weight[found_i[f]])
+        count += within
+    return total, count
 
 
 @compiled
@@ -400,19 +461,32 @@ def list_sums_many(laid, scale, col_nominal, tree, blocks, ranges, z_weights, la
     finish_work = search_space(n, k)
     state = start_state(next_leaf(rows[0], tree[4], tree), wanted, scale, col_nominal, tree)
     columns = blocks.reshape(blocks.shape[0], n)  # contiguous columns: the compiler can gather
+    samples = sorted_samples(columns)
+    usual = np.zeros(blocks.shape[0])  # K-th distance in units of the expected one
+    level = np.empty(rows_at_once(wanted))
     n_finished = 0
     at_once = rows_at_once(wanted)
     for begin in range(0, rows.size, at_once):
         batch = rows[begin : begin + at_once]
         make_lists(batch, state, wanted, laid, scale, col_nominal, tree, lists, work)
+        levels(k, d, bound, groups, level[: batch.size])
         for j in range(blocks.shape[0]):
             z = columns[j]
             for slot in range(batch.size):
                 row = batch[slot]
+                expected = level[slot] * spacing(samples[j], z[row]) ** (2 / (d + 1))  # of uniform density nearby
                 n_found, kth = k_nearest_in_list(
-                    row, z, z_weights[j, 0], k, index[slot], base[slot], bound[slot], groups[slot], list_work
+                    row, z, z_weights[j, 0], k, GUESS * usual[j] * expected, index[slot], base[slot], bound[slot],
+                    groups[slot], list_work,
                 )  # fmt: skip
+                if expected > 0.0 and kth < np.inf:
+                    usual[j] += (kth / expected - usual[j]) * (MEMORY if usual[j] > 0.0 else 1.0)
                 if kth <= reach[slot]:
+                    if not nominal:
+                        total, count = sum_within(row, kth, n_found, found_d, found_i, weight)
+                        if count == k:
+                            whole[j] += total
+                            continue
                     sums = sum_found(row, kth, n_found, found_d, found_i, label, weight, nominal)
                 else:
                     n_finished += 1

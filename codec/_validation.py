@@ -105,8 +105,7 @@ def _columns_of(array: NDArray[Any]) -> FloatArray:
     """The columns of an array one after the other, some rows at a time, which caches hold; -0.0 becomes 0.0."""
     columns = np.empty(array.shape[::-1])
     for a in range(0, array.shape[0], ROWS_AT_ONCE):
-        columns[:, a : a + ROWS_AT_ONCE] = array[a : a + ROWS_AT_ONCE].T
-        columns[:, a : a + ROWS_AT_ONCE] += 0.0
+        np.add(array[a : a + ROWS_AT_ONCE].T, 0.0, out=columns[:, a : a + ROWS_AT_ONCE])
     return columns
 
 
@@ -274,8 +273,10 @@ def check_spread(table: Table) -> None:
 
 
 def constant_columns(table: Table) -> BoolArray:
-    """Which columns hold a single value."""
-    return np.asarray((table.columns == table.columns[:, :1]).all(axis=1))
+    """Which columns hold a single value; most differ in the first rows already."""
+    constant = np.asarray((table.columns[:, :9] == table.columns[:, :1]).all(axis=1))
+    constant[constant] = (table.columns[constant] == table.columns[constant, :1]).all(axis=1)
+    return constant
 
 
 # --------------------------------------------------------------------------- options

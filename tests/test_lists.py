@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codec import _list_kernels, _simd, _tree_kernels
+from codec import _kernels, _list_kernels, _simd, _step_kernels, _tree_kernels
 
 
 # ------------------------------------------------------------------- the two LLVM loops
@@ -54,6 +54,28 @@ def test_scan_for_several_neighbors_equals_its_meaning(kind):
                 found.append((best, kept[:count], index[:count]))
             for one, other in zip(*found, strict=True):
                 np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "lattice", "few entries"])
+def test_any_guess_leads_to_the_same_neighbors(kind):
+    rng = np.random.default_rng([2, sum(map(ord, kind))])
+    for k in (1, 2, 7, 20):
+        blocks, weights, (index, base, bound, groups, _) = lists_to_scan(rng, kind, 1)
+        z, weight, row, entries = blocks[1, :, 0].copy(), float(weights[1, 0]), 11, base.shape[1]
+        for slot in range(len(groups)):
+            used = np.flatnonzero(np.isfinite(base[slot, : _simd.GROUP * groups[slot]]))
+            distance = base[slot, used] + weight * (z[index[slot, used]] - z[row]) ** 2
+            expected = np.sort(distance)[k - 1] if used.size >= k else np.inf
+            for guess in (-1.0, 0.0, expected, 1.3 * expected, 1e300, np.inf, np.nan):
+                found_d, found_i = np.empty(entries), np.zeros(entries, np.uint32)
+                work = np.empty(entries), found_d, found_i, np.empty(entries), np.empty(_kernels.BUCKETS, np.int64)
+                n_found, kth = _step_kernels.k_nearest_in_list(
+                    row, z, weight, k, guess, index[slot], base[slot], bound[slot], groups[slot], work
+                )  # fmt: skip
+                assert kth == expected
+                within = found_d[:n_found] <= kth
+                np.testing.assert_array_equal(np.sort(found_d[:n_found][within]), np.sort(distance[distance <= kth]))
+                assert set(found_i[:n_found][within]) == set(index[slot, used][distance <= kth])
 
 
 @pytest.mark.parametrize("d", [1, 2])

@@ -111,6 +111,23 @@ def test_steps_on_hard_data(name, base, nominal):
         quick = _neighbors.candidate_sums(points, response, base, candidates, k, path="lists", best_only=True)
         least = max(truth) - response.n
         assert all(a == b if b >= least else b <= a < least for a, b in zip(quick, truth, strict=True))
+        for floor in (max(truth) + response.n, sorted(truth)[len(truth) // 2], min(truth) // 2):
+            options = {"path": "lists", "best_only": True, "floor": floor}
+            beside = _neighbors.candidate_sums(points, response, base, candidates, k, **options)
+            limit = max(least, floor + 1)
+            assert all(a == b if b >= limit else b <= a < limit for a, b in zip(beside, truth, strict=True))
+
+
+def test_what_cannot_exceed_the_floor_saves_most_of_the_work():
+    rng = np.random.default_rng(2)
+    weight = np.arange(1, 2001)
+    values = (rng.random((100, 2000)) * weight * Table.one).astype(np.int64)
+    table = Table(weight, values, weight)
+    floor = int(0.9 * weight.sum()) * Table.one
+    assert all(
+        truth <= bound < floor for truth, bound in zip(values.sum(axis=1), table.race(floor).values(), strict=True)
+    )
+    assert table.looked < 0.45 * values.size
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
@@ -122,13 +139,13 @@ def test_selections_are_the_same_with_and_without(noise, monkeypatch):
     looked = []
     whole = _neighbors.candidate_sums
 
-    def all_sums(*arguments, best_only, **options):
-        looked.append(best_only)
+    def all_sums(*arguments, best_only, floor, **options):
+        looked.append((best_only, floor > 0))
         return whole(*arguments, **options)
 
     monkeypatch.setattr(_forward, "candidate_sums", all_sums)
     full = foci(X, y)
-    assert all(looked)
+    assert looked == [(True, step > 0) for step in range(len(full) + 1)]
     for path in quick:
         assert path.order.tolist() == full.order.tolist()
         assert path.cumulative.tobytes() == full.cumulative.tobytes()

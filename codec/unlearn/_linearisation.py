@@ -157,10 +157,12 @@ class Linearisation:
         held = sorted(self.held & set(forgotten.tolist()))
         if held != self._taken[0]:  # all at once, whatever came before: a resumed run must have the same bits
             ids = torch.tensor(held, dtype=torch.long)
-            known = self._curvature_of(ids)
-            found = kronecker_factors(self.problem, self.params, ids, self.problem.names, self.kind, known)
-            self._taken = held, found
+            self._taken = held, self._factors_of(ids) if held else []
         return without(self.factors, self._taken[1])
+
+    def _factors_of(self, ids: Tensor) -> list[Factor]:
+        known = self._curvature_of(ids)
+        return kronecker_factors(self.problem, self.params, ids, self.problem.names, self.kind, known)
 
     def _curvature_of(self, ids: Tensor) -> Tensor | None:
         """The output curvature of samples; None where another process keeps some of it."""

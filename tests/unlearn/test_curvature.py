@@ -282,6 +282,19 @@ def test_forgotten_samples_own_curvature_is_gone():
     torch.testing.assert_close(9 * every, 2 * gone + 7 * kept)
 
 
+def test_factors_after_requests_with_and_without_kept_samples():
+    problem = make_problem("MLP", n=30)
+    whole = linearise(problem, problem.parameters(), tolerance=0.5)
+    kept = whole.ids[:2]
+    left_out = next(i for i in range(problem.n) if i not in whole.held)
+    without_kept = [f.outputs for f in whole.factors_without(kept)]
+    for factor, first in zip(whole.factors_without(torch.tensor([left_out])), whole.factors, strict=True):
+        assert torch.equal(factor.outputs, first.outputs)  # nothing of it was ever in them
+    again = [f.outputs for f in whole.factors_without(kept)]
+    assert all(torch.equal(a, b) for a, b in zip(again, without_kept, strict=True))
+    assert any(not torch.equal(a, f.outputs) for a, f in zip(again, whole.factors, strict=True))
+
+
 def test_identical_layers_keep_their_own_gradients():
     """The released code keyed gradients by the text of the module: equal layers collided."""
     torch.manual_seed(0)

@@ -171,7 +171,7 @@ def compare_step(
     sums = ours.pop("result")
     if max(quick["result"]) != max(sums):
         raise RuntimeError("the best sum differs from the largest of all sums")
-    path = choose_path(points, response.n, base, len(candidates), k) if base else "sort"
+    path = choose_path(points, response.n, base, candidates, k) if base else "sort"
     answer = {"cpu_s": ours["cpu_s"], "best_cpu_s": quick["cpu_s"], "peak_mib": ours["peak_mib"], "path": path}
     for other in theirs:
         expected = [total * response.one for total in other["result"]]
@@ -201,7 +201,7 @@ def paths(n: int, selected: int, candidates: int, k: int) -> dict[str, Any]:
     points, response = prepare(*signal_data(n, max(3, selected + candidates)))
     base, rest = list(range(selected)), list(range(selected, selected + candidates))
     runs = on_every_path(points, response, base, rest, k)
-    chosen = choose_path(points, n, base, candidates, k) if base else "sort"
+    chosen = choose_path(points, n, base, rest, k) if base else "sort"
     return {"chosen": chosen, "cpu_s": {name: run["cpu_s"] for name, run in runs.items()}, "equal": True}
 
 

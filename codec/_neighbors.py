@@ -35,6 +35,8 @@ LIST_FACTOR = {  # length of lists by selected columns: see list_length
     "many": (3.0, 4.0, 5.0, 5.0, 5.0),
 }
 FEW = 25  # neighbours that are kept in order for eight candidates at once; more are sought in buckets
+SHOWN = 3  # candidates that show how often rows repeat
+TIED = 40.0  # nanoseconds: a row at no distance, or at that of others, in a list
 STRIP_FACTOR = 3.0  # rows of a strip in units of sqrt(n)
 
 
@@ -229,7 +231,9 @@ def _paths(step: Step, path: str | None, best_only: bool) -> list[tuple[str, lis
         return [("sort", step.candidates)]
     nominal = [j for j in step.candidates if step.points.nominal[j]]
     ordered = [j for j in step.candidates if not step.points.nominal[j]]
-    chosen = choose_path(step.points, step.response.n, step.base, len(ordered), step.k, best_only=best_only)
+    chosen = "tree"
+    if ordered:
+        chosen = choose_path(step.points, step.response.n, step.base, ordered, step.k, best_only=best_only)
     lumpy = [j for j in ordered if chosen == "strips" and is_lumpy(step.points.columns[j])]
     smooth = [j for j in ordered if j not in set(lumpy)]
     return [*_at_once(chosen, smooth, step), *_at_once("tree", nominal + lumpy, step)]
@@ -249,23 +253,23 @@ def _at_once(path: str, candidates: list[int], step: Step) -> list[tuple[str, li
 
 
 def choose_path(
-    points: Geometry, n: int, base: list[int], n_candidates: int, k: int, *, best_only: bool = False
+    points: Geometry, n: int, base: list[int], candidates: list[int], k: int, *, best_only: bool = False
 ) -> str:
     """The cheapest exact path of a step with selected columns, by the measured cost of each.
 
     Nanoseconds a row of one core of 2020s server processors; their ratios decide.
     """
-    d = len(base)
-    wanted = list_length(n, d, k, n_candidates)
-    cost = {"tree": n_candidates * tree_cost(n, d + 1, k), "lists": list_cost(n, d, n_candidates, k)}
+    d, m = len(base), len(candidates)
+    crowd = crowding(points, base)
+    copies = n_copies(points, base, candidates) if crowd > 1 else 1.0
+    cost = {"tree": m * tree_cost(n, d + 1, k) / copies, "lists": list_cost(n, d, m, k) + TIED * (copies - 1.0) * m}
     if best_only:
         cost["lists"] *= LOOKED_AT
     if d == 1 and k == 1 and not points.nominal[base[0]]:
-        cost["strips"] = 200.0 * n_candidates
-    best = min(cost, key=lambda name: cost[name])
-    if best != "tree" and crowding(points, base) > wanted // 2:  # most neighbours at no distance
+        cost["strips"] = 200.0 * m
+    if crowd > list_length(n, d, k, m) // 2:  # most neighbours at no distance
         return "tree"
-    return best
+    return min(cost, key=lambda name: cost[name])
 
 
 def how_many(k: int) -> str:
@@ -312,6 +316,13 @@ def crowding(points: Geometry, base: list[int]) -> int:
     """The most rows that share one value of the base columns: lists need neighbours at a distance."""
     group, first = _tree_kernels.group_rows(points.columns[base])
     return int(np.bincount(group, minlength=first.size).max())
+
+
+def n_copies(points: Geometry, base: list[int], candidates: list[int]) -> float:
+    """How many rows share one value of base columns and candidate, on average; judged by a few candidates."""
+    some = candidates[:: -(-len(candidates) // SHOWN)]
+    distinct = [_tree_kernels.group_rows(points.columns[[*base, j]])[1].size for j in some]
+    return float(points.columns.shape[1] * len(distinct) / sum(distinct))
 
 
 def is_lumpy(column: FloatArray) -> bool:
@@ -513,7 +524,7 @@ def _race(step: Step, best: int, tell: Callable[[float], None]) -> dict[int, int
 
     def alone(j: int) -> int:
         this = replace(step, candidates=[j])
-        whole, part = _run(this, _PLANS[choose_path(step.points, n, step.base, 1, step.k)](this), tell, 0.0)
+        whole, part = _run(this, _PLANS[choose_path(step.points, n, step.base, [j], step.k)](this), tell, 0.0)
         return _scaled(whole, part, one)[0]
 
     expected = _step_kernels.expected_losses(selected.label, selected.weight, selected.nominal)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codec import _kernels, _list_kernels, _simd, _step_kernels, _tree_kernels
+from codec import _kernels, _list_kernels, _neighbors, _simd, _step_kernels, _tree_kernels
 
 
 # ------------------------------------------------------------------- the two LLVM loops
@@ -106,3 +106,15 @@ def test_lists_hold_everything_within_their_reach(d):
             assert (distance[np.setdiff1d(np.arange(n), [slot, *index[used]])] > reach).all()
             for g in range(groups):
                 assert bound[g] <= base[_simd.GROUP * g : _simd.GROUP * groups].min()
+
+
+# ------------------------------------------------------------------- when lists are chosen
+def test_rows_that_repeat_are_left_to_the_tree():
+    rng = np.random.default_rng(4)
+    distinct, base, candidates = rng.normal(size=(40, 500)), [0, 1], list(range(2, 40))
+    repeated = np.tile(distinct, 10)
+    mixed = np.vstack([repeated[:2], rng.normal(size=(38, 5000))])  # repeated without the candidate alone
+    for columns, path, n_copies in ((distinct, "lists", 1.0), (repeated, "tree", 10.0), (mixed, "lists", 1.0)):
+        points = _neighbors.Geometry(columns, np.ones(40), np.zeros(40, bool))
+        assert _neighbors.choose_path(points, columns.shape[1], base, candidates, 1) == path
+        assert _neighbors.n_copies(points, base, candidates) == n_copies

@@ -272,7 +272,7 @@ class _Panel:
         self._candidates = tuple(candidates)
         self._seed = seed
         self._n_jobs = n_jobs
-        self._functions = [f.astype(self._dtype(features)) for f in setting.varying()]
+        self._functions = [f.astype(self._dtype(features)) for f in setting.varying]
         self._n = features.table.n_rows
         self._terms: list[list[FloatArray]] = [[] for _ in self._candidates]
         self._ranks: list[FloatArray] = []

@@ -279,3 +279,64 @@ def regular_sums(near, value):
             total += part
         sums[b] = total
     return sums
+
+
+# ------------------------------------------------------------------------ the nearest of many rows
+@compiled
+def smallest_first(values, places, n, k):
+    """Bring the k smallest of the first ``n`` values and their places to the front; returns the k-th (quickselect)."""
+    low, high = 0, n - 1
+    while low < high:
+        a, b, c = values[low], values[(low + high) >> 1], values[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                places[i], places[j] = places[j], places[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            break
+    return values[k - 1]
+
+
+@compiled
+def smallest_columns(distances, k, near):
+    """The columns of the k smallest numbers of every row, in no order, into ``near``.
+
+    Columns are looked at in stretches of 64, most of which hold nothing below the k-th smallest so far; what is
+    below is kept without a branch and thinned out when four times k have come together.
+    """
+    n = distances.shape[1]
+    values = np.empty(4 * k + 65, distances.dtype)
+    places = np.empty(values.size, np.int64)
+    for i in range(distances.shape[0]):
+        row = distances[i]
+        bound = np.inf
+        kept = 0
+        for start in range(0, n, 64):
+            stop = min(start + 64, n)
+            below = 0
+            for j in range(start, stop):
+                below += row[j] < bound
+            if below == 0:
+                continue
+            for j in range(start, stop):
+                values[kept] = row[j]
+                places[kept] = j
+                kept += row[j] < bound
+            if kept >= 4 * k:
+                bound = smallest_first(values, places, kept, k)
+                kept = k
+        if kept > k:
+            smallest_first(values, places, kept, k)
+        near[i] = places[:k]

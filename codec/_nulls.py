@@ -265,7 +265,11 @@ class Setting:
         if self.strata is None:
             self._smoother = Smoother(self.points, rng)
             self.residuals = Residuals(self._smoother, self.columns)
-            self._near = near_in_blocks(self.points, min(LOCAL_NEIGHBORS, y.n_rows - 1), rng)
+            self._tie_rng = rng
+
+    @cached_property
+    def _near(self) -> IntArray:
+        return near_in_blocks(self.points, min(LOCAL_NEIGHBORS, self.y.n_rows - 1), self._tie_rng)
 
     @cached_property
     def _modulators(self) -> FloatArray:
@@ -326,6 +330,7 @@ class Setting:
             )
         return tuple(notes)
 
+    @cached_property
     def varying(self) -> list[FloatArray]:
         """The smoothest functions of X that y was found to depend on, by decreasing weight; empty for strata."""
         return [] if self.strata is not None else self.residuals.smooth_functions()

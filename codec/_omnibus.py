@@ -25,6 +25,9 @@ MAX_MODULATORS = 12  # functions of X that multiply the copula features
 GIVEN_SHARE = 0.1  # weight of X in the squared distances of the residual CODEC graph
 MAX_NEIGHBORS = 50  # sqrt(n) neighbours, at most this many
 SINGLE_PRECISION_ROWS = 5000  # above: products of cosines in float32
+BRUTE_COLUMNS = 8  # from here on trees prune nothing worth while: all distances ...
+BRUTE_ROWS = 20_000  # ... up to this many rows ...
+BRUTE_BLOCK = 64  # ... for a block of rows at a time
 
 
 def standardize_rows(rows: FloatArray) -> FloatArray:
@@ -40,10 +43,19 @@ def row_ranks(rows: FloatArray) -> FloatArray:
 
 
 def nearest_rows(points: FloatArray, k: int, rng: np.random.Generator) -> IntArray:
-    """The row itself and its k nearest, (n, k + 1); ties are broken by a jitter of 1e-7."""
+    """The row itself and its k nearest, (n, k + 1), in no order; ties are broken by a jitter of 1e-7."""
     jittered = points + 1e-7 * rng.standard_normal(points.shape)
-    tree = cKDTree(jittered)
     near = np.empty((len(points), k + 1), dtype=np.int64)
+    if points.shape[1] >= BRUTE_COLUMNS and len(points) <= BRUTE_ROWS:
+        size = np.einsum("ij,ij->i", jittered, jittered)
+        place = np.concatenate([-2.0 * jittered, size[:, None]], axis=1).T
+        ones = np.ones((BRUTE_BLOCK, 1))
+        for low in range(0, len(points), BRUTE_BLOCK):  # squared distances up to the size of the row itself
+            rows = jittered[low : low + BRUTE_BLOCK]
+            distances = np.concatenate([rows, ones[: len(rows)]], axis=1) @ place
+            kernels.smallest_columns(distances, k + 1, near[low : low + BRUTE_BLOCK])
+        return near
+    tree = cKDTree(jittered)
     near[tree.indices] = tree.query(jittered[tree.indices], k=k + 1)[1]  # near rows one after the other
     return near
 
@@ -86,7 +98,7 @@ def make_moving(rows: FloatArray, drawn: IntArray | None = None, binary: BoolArr
     ranks = np.stack([row_ranks(block) for block in standard])
     table = cosine_table(rows.shape[-1])
     places = (2.0 * ranks).astype(np.int64) - 2
-    cosines = np.moveaxis(table[:, places], 0, 1)
+    cosines = np.stack([table.take(block, axis=1) for block in places])  # in one piece, for the products
     if binary is not None and binary.any():
         ranks[binary] = standard[binary]
         cosines[binary, 0] = standard[binary] * np.sqrt(0.5)

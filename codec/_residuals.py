@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import expit, ndtri
 from scipy.stats import rankdata
 
@@ -349,16 +349,19 @@ def _newton(design: FloatArray, target: BoolArray, ridge: FloatArray, weights: F
     for _ in range(NEWTON_STEPS):
         chance = expit(design @ weights)
         noise = chance * (1.0 - chance)
-        curvature = (design * noise[:, None]).T @ design
+        weighted = design * np.sqrt(noise)[:, None]
+        curvature = weighted.T @ weighted
         curvature[np.diag_indices_from(curvature)] += ridge + 1e-9
-        step = np.linalg.solve(curvature, design.T @ (target - chance) - ridge * weights)
+        factor = cholesky(curvature, lower=True, check_finite=False)
+        step = cho_solve((factor, True), design.T @ (target - chance) - ridge * weights, check_finite=False)
         before = reached
         while (reached := loss(weights + step)) > before and np.abs(step).max() > 1e-6:
             step *= 0.5
         weights = weights + step
         if before - reached < 1e-4 * before:
             break
-    pull = np.einsum("ij,ji->i", design, np.linalg.solve(curvature, design.T))
+    whitened = solve_triangular(factor, design.T, lower=True, check_finite=False)
+    pull = np.einsum("ji,ji->i", whitened, whitened)
     left_out = design @ weights - pull * (target - chance) / np.maximum(1.0 - noise * pull, 0.05)
     return weights, float(_deviance(left_out, target).mean())
 

@@ -28,6 +28,7 @@ from codec._nulls import Centred, Setting, block_sizes, find_strata
 from codec._omnibus import (
     SINGLE_PRECISION_ROWS,
     Moving,
+    Omnibus,
     default_neighbors,
     residual_codec,
     residual_graph,
@@ -42,6 +43,7 @@ GRAPH_ROWS = 20_000  # ... on at most so many random rows
 FIRST_LOOK = 39  # copies after which a hopeless step is given up
 CHUNK_ENTRIES = 4_000_000  # numbers in the columns of a chunk of candidates
 CHUNK_CANDIDATES = 32
+KEPT_ENTRIES = 64_000_000  # numbers in copies of y that are kept for further candidates; in functions of candidates
 
 
 # --------------------------------------------------------------------------- the features
@@ -166,11 +168,11 @@ class Values:
 
     def family_pvalue(self, place: int) -> float:
         """Share of the B + 1 data sets in which any candidate reaches this one's observed value."""
-        return self._share(self._reached(place).any(axis=0))
+        return self._share(self.reached(place).any(axis=0))
 
     def pvalue(self, place: int) -> float:
         """Share of the B + 1 data sets in which this candidate reaches its observed value."""
-        return self._share(self._reached(place)[place])
+        return self._share(self.reached(place)[place])
 
     def expected_false(self, place: int, n_features: int | None = None) -> float:
         """How many of ``n_features`` features without dependence reach this one's observed value.
@@ -180,9 +182,10 @@ class Values:
         """
         n_candidates, n_values = self.values.shape
         weight = (n_features or n_candidates) / n_candidates
-        return float(weight * (1 + int(self._reached(place).sum())) / n_values)
+        return float(weight * (1 + int(self.reached(place).sum())) / n_values)
 
-    def _reached(self, place: int) -> BoolArray:
+    def reached(self, place: int) -> BoolArray:
+        """Which copies of which candidates reach this one's observed value."""
         bound = self.values[place, 0]
         return np.asarray(self.values[:, 1:] >= bound - TOLERANCE * max(1.0, abs(bound)))
 
@@ -220,13 +223,14 @@ class Step:
         self._setting = Setting(y, condition, strata, np.random.default_rng(setting_seed))
         self._null = self._setting.null()
         self._entries = 8 * y.n_rows * len(self._setting.columns)
-        self._n = y.n_rows
+        self._copies: list[Moving] = []
 
     def values(
         self,
         candidates: Sequence[int],
         n_resamples: int,
-        give_up: float | None = None,
+        settled: Callable[[Values], bool] | None = None,
+        far: float = np.inf,
         advance: Callable[[float], None] | None = None,
     ) -> Values:
         """The candidates' values.
@@ -236,29 +240,35 @@ class Step:
         candidates : sequence of int
         n_resamples : int
             B
-        give_up : float, optional
-            Stop after a first look at 39 copies if more than this number of them already
-            reach the largest observed value: with the rest the step would hardly succeed.
+        settled : callable, optional
+            Told the values with the first 39 copies; True if others would not change the decision.
+        far : float, default inf
+            No graphs if the best candidate stands this many standard deviations above its first 39 copies without.
         advance : callable, optional
             Told the share of the copies that is done.
         """
         panel = _Panel(self._setting, self._features, candidates, self._graph_seed, self._n_jobs)
         panel.add(self._null.observed())
         draws = np.random.default_rng(self._draw_seed)
-        for size in self._looks(n_resamples, give_up is not None):
-            for block in block_sizes(size, self._entries):
-                panel.add(self._null.draw(block, int(draws.integers(2**63))))
-                if advance is not None:
-                    advance(block / n_resamples)
-            found = panel.values()
-            if give_up is not None and found._reached(found.best).any(axis=0).sum() > give_up:
-                break
-        return found
-
-    def _looks(self, n_resamples: int, early: bool) -> list[int]:
-        if not early or n_resamples <= 2 * FIRST_LOOK:
-            return [n_resamples]
-        return [FIRST_LOOK, n_resamples - FIRST_LOOK]
+        keep = n_resamples * self._entries <= KEPT_ENTRIES
+        first = min(FIRST_LOOK, n_resamples)
+        sizes = [*block_sizes(first, self._entries), *block_sizes(n_resamples - first, self._entries)]
+        done, graphs = 0, True
+        for i, size in enumerate(sizes):
+            seed = int(draws.integers(2**63))
+            copies = self._copies[i] if i < len(self._copies) else self._null.draw(size, seed)
+            if keep and i == len(self._copies):
+                self._copies.append(copies)
+            panel.add(copies)
+            done += size
+            if advance is not None:
+                advance(size / n_resamples)
+            if done == first:
+                plain = panel.values(graphs=False)
+                graphs = plain.distance[plain.best] < far
+                if graphs and settled is not None and settled(found := panel.values()):
+                    return found
+        return panel.values(graphs=graphs)
 
 
 class _Panel:
@@ -275,6 +285,7 @@ class _Panel:
         self._functions = [f.astype(self._dtype(features)) for f in setting.varying]
         self._n = features.table.n_rows
         self._terms: list[list[FloatArray]] = [[] for _ in self._candidates]
+        self._omnibus: dict[int, Omnibus] = {}
         self._ranks: list[FloatArray] = []
         self._codec: dict[int, tuple[IntArray, list[FloatArray]]] = {}
         self._graph_rows: IntArray | None = None
@@ -311,23 +322,28 @@ class _Panel:
         self._ranks.append(moving.ranks if rows is None else np.ascontiguousarray(moving.ranks[:, :, rows]))
 
     def _products(self, chunk: range, moving: Moving) -> list[FloatArray]:
+        return [self._statistic(i).values(moving) for i in chunk]
+
+    def _statistic(self, i: int) -> Omnibus:
+        """The terms of one candidate; kept where that takes little memory."""
+        if i in self._omnibus:
+            return self._omnibus[i]
+        rows = self._rows[i]
+        anchor = replace(rows, standard=rows.standard.astype(np.float64))
         rng = np.random.default_rng(0)  # breaks ties in graphs, and there is none
-        return [
-            self._setting.omnibus(
-                self._features.part([self._candidates[i]]), self._anchor(i), None, rng, self._functions
-            ).values(moving)
-            for i in chunk
-        ]
+        made = self._setting.omnibus(
+            self._features.part([self._candidates[i]]), anchor, None, rng, self._functions
+        )
+        if made.n_entries * len(self._candidates) <= KEPT_ENTRIES:
+            self._omnibus[i] = made
+        return made
 
-    def _anchor(self, i: int) -> Centred:
-        return replace(self._rows[i], standard=self._rows[i].standard.astype(np.float64))
-
-    def values(self) -> Values:
+    def values(self, *, graphs: bool = True) -> Values:
         """Values with all copies added so far."""
         terms = [np.concatenate(parts, axis=1) for parts in self._terms]
         squares = np.stack([_squares(rows).sum(axis=0) for rows in terms])
         distance = np.array([_distance(rows) for rows in terms])
-        chosen = np.argsort(-squares.max(axis=1), kind="stable")[:MAX_GRAPHS]
+        chosen = np.argsort(-squares.max(axis=1), kind="stable")[: MAX_GRAPHS if graphs else 0]
         found = Parallel(n_jobs=self._n_jobs, prefer="threads")(delayed(self._graph_term)(int(i)) for i in chosen)
         for i, sums in zip(chosen, found, strict=True):
             squares[i] += _squares(sums)

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from codec._decisions import Action, Decision, Found
-from codec._family import Features, Step
+from codec._family import Features, Step, Values
 from codec._forward import Show, interruptible
 from codec._plans import single_thread
 from codec._screen import REGRESSION_SHARE, list_features
@@ -39,8 +39,8 @@ N_RESAMPLES = 199
 LARGE_ROWS = 20_000  # from here on fewer copies: every real dependence is far outside
 LARGE_RESAMPLES = 59
 FEW_OTHERS = 16  # candidates whose copies are made before those of all that are needed
-FAR = 30.0  # standard deviations above its own copies: no others are needed ...
-FAR_ROWS = 5_000  # ... in data of more rows
+FAR = 20.0  # standard deviations above its own copies: neither graphs nor others are needed ...
+FAR_ROWS = 1_000  # ... from so many rows on
 SHORTLIST = 10  # candidates that are tested on all rows of large data, ranked on RANKING_ROWS
 RANKING_ROWS = 20_000
 RANKING_RESAMPLES = 19
@@ -83,7 +83,8 @@ class Calibrated:
     def __init__(self, y: Table, features: Features, level: float, seed: int, n_jobs: int | None) -> None:
         self._y, self._features, self._level = y, features, level
         self._seed, self._n_jobs = seed, n_jobs
-        usual = N_RESAMPLES if y.n_rows <= LARGE_ROWS else LARGE_RESAMPLES
+        self._far = FAR if y.n_rows >= FAR_ROWS else np.inf
+        usual = N_RESAMPLES if y.n_rows < LARGE_ROWS else LARGE_RESAMPLES
         self._n_resamples = max(usual, int(np.ceil(2.0 / level)) - 1)
 
     def member(self, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
@@ -93,15 +94,17 @@ class Calibrated:
     def _judge(self, step: Step, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
         """Verdict on one feature; the copies of others are made only while those made leave the decision open."""
         chosen = self._others(feature, given, among)
+        weight = len(among) / (len(chosen) + 1)
+
+        def hopeless(first: Values) -> bool:
+            return weight * (1 + first.reached(0).sum()) > self._level * (self._n_resamples + 1)
+
         for n_others in (0, FEW_OTHERS, len(chosen)):
-            values = step.values([feature, *chosen[:n_others]], self._n_resamples)
-            if len(among) == 1:
-                return Verdict(values.statistic(0), values.pvalue(0), values.pvalue(0))
+            far = np.inf if n_others else self._far
+            values = step.values([feature, *chosen[:n_others]], self._n_resamples, hopeless, far)
             # The number expected by chance if no copy of the others still to come reached the feature.
-            share = len(values.candidates) / (len(chosen) + 1)
-            least = share * values.expected_false(0, len(among))
-            far = self._y.n_rows > FAR_ROWS and values.distance[0] >= FAR
-            if share == 1.0 or least > self._level or far:
+            least = len(values.candidates) / (len(chosen) + 1) * values.expected_false(0, len(among))
+            if n_others >= len(chosen) or least > self._level or values.distance[0] >= self._far:
                 break
         return Verdict(values.statistic(0), values.pvalue(0), least)
 
@@ -117,8 +120,12 @@ class Calibrated:
         if self._y.n_rows > LARGE_ROWS and len(candidates) > SHORTLIST:
             return self._best_of_many(candidates, given, advance)
         step = Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
-        hopeless = self._level * (self._n_resamples + 1)
-        values = step.values(candidates, self._n_resamples, hopeless, advance)
+
+
+        def hopeless(first: Values) -> bool:
+            return first.reached(first.best).any(axis=0).sum() > self._level * (self._n_resamples + 1)
+
+        values = step.values(candidates, self._n_resamples, hopeless, self._far, advance)
         place = values.best
         verdict = Verdict(values.statistic(place), values.pvalue(place), values.family_pvalue(place))
         return _Best(candidates[place], verdict)
@@ -133,7 +140,7 @@ class Calibrated:
         ranked = few.values(candidates, RANKING_RESAMPLES, advance=advance)
         first = np.argsort(-ranked.distance, kind="stable")[:SHORTLIST]
         step = Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
-        values = step.values([candidates[i] for i in first], self._n_resamples)
+        values = step.values([candidates[i] for i in first], self._n_resamples, far=self._far)
         feature = values.candidates[values.best]
         return _Best(feature, self._judge(step, feature, given, candidates))
 

@@ -29,6 +29,7 @@ from codec._omnibus import (
     Tables,
     make_modulators,
     make_moving,
+    near_in_blocks,
     nearest_rows,
     standardize_rows,
     without_self,
@@ -37,8 +38,7 @@ from codec._residuals import Fit, Residuals, Smoother, embed, light_tailed, two_
 from codec._tree_kernels import group_rows
 from codec._validation import BoolArray, FloatArray, IntArray, Table, read_table
 
-LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself ...
-LOCAL_ROWS = 20_000  # ... the nearest in a random block of at most so many rows
+LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself
 STRATUM_ROWS = 3  # X is discrete if it has at least this many rows per distinct value, on average
 TABLE_LEVELS = 20  # y and z of at most this many levels get a contingency-table term
 SIGN_COLUMNS = 3  # the situations below distort the level from three columns of X on
@@ -107,20 +107,6 @@ def find_strata(given: Table) -> Strata | None:
     if STRATUM_ROWS * (int(code.max()) + 1) > code.size:
         return None
     return make_strata(code)
-
-
-def near_in_blocks(points: FloatArray, k: int, rng: np.random.Generator) -> IntArray:
-    """The row itself and its k nearest in its block, (n, k + 1); one block up to LOCAL_ROWS rows.
-
-    Residuals need near rows to be exchanged with, not the nearest ones, and the search grows faster than n.
-    """
-    n_blocks = -(-len(points) // LOCAL_ROWS)
-    if n_blocks == 1:
-        return nearest_rows(points, k, rng)
-    near = np.empty((len(points), k + 1), dtype=np.int64)
-    for rows in np.array_split(rng.permutation(len(points)), n_blocks):
-        near[rows] = rows[nearest_rows(points[rows], k, rng)]
-    return near
 
 
 # --------------------------------------------------------------------------- copies of y

@@ -24,8 +24,10 @@ N_COSINES = 4  # frequencies of the copula terms
 MAX_MODULATORS = 12  # functions of X that multiply the copula features
 GIVEN_SHARE = 0.1  # weight of X in the squared distances of the residual CODEC graph
 MAX_NEIGHBORS = 50  # sqrt(n) neighbours, at most this many
-SINGLE_PRECISION_ROWS = 5000  # above: products of cosines in float32
-BRUTE_COLUMNS = 8  # from here on trees prune nothing worth while: all distances ...
+SINGLE_PRECISION_ROWS = 2000  # above: products of cosines in float32
+BLOCK_ROWS = 20_000  # near rows are the nearest in a random block of at most so many rows ...
+BRUTE_BLOCK_ROWS = 2_000  # ... of so many from this number of columns on:
+BRUTE_COLUMNS = 6  # from here on trees prune nothing worth while: all distances ...
 BRUTE_ROWS = 20_000  # ... up to this many rows ...
 BRUTE_BLOCK = 64  # ... for a block of rows at a time
 
@@ -57,6 +59,21 @@ def nearest_rows(points: FloatArray, k: int, rng: np.random.Generator) -> IntArr
         return near
     tree = cKDTree(jittered)
     near[tree.indices] = tree.query(jittered[tree.indices], k=k + 1)[1]  # near rows one after the other
+    return near
+
+
+def near_in_blocks(points: FloatArray, k: int, rng: np.random.Generator) -> IntArray:
+    """The row itself and its k nearest in its random block of rows, (n, k + 1).
+
+    Residuals need near rows to be exchanged or compared with, not the nearest ones; the search grows faster than n,
+    and in many columns no row is near.
+    """
+    n_blocks = -(-len(points) // (BLOCK_ROWS if points.shape[1] < BRUTE_COLUMNS else BRUTE_BLOCK_ROWS))
+    if n_blocks == 1:
+        return nearest_rows(points, k, rng)
+    near = np.empty((len(points), k + 1), dtype=np.int64)
+    for rows in np.array_split(rng.permutation(len(points)), n_blocks):
+        near[rows] = rows[nearest_rows(points[rows], k, rng)]
     return near
 
 
@@ -172,7 +189,7 @@ class Omnibus:
         self._weights = 1.0 / np.sqrt(np.outer(frequency, frequency))
         self._near = None if n_neighbors is None else residual_graph(self._anchor, points, n_neighbors, rng)
         self._tables = tables
-        self._functions = functions
+        self._functions = [[f * row[:, None].astype(f.dtype) for row in self._anchor] for f in functions]
         self.names = (
             ("covariance", "copula")
             + (("copula x given",) if self._n_modulators > 1 else ())
@@ -180,6 +197,11 @@ class Omnibus:
             + (("codec",) if self._near is not None else ())
             + (("table",) if tables is not None else ())
         )
+
+    @property
+    def n_entries(self) -> int:
+        """Numbers that it holds."""
+        return 2 * self._anchor.size + self._features.size + sum(f.size for group in self._functions for f in group)
 
     def values(self, moving: Moving) -> FloatArray:
         """The terms for each resampled row, (terms, b)."""
@@ -200,9 +222,9 @@ class Omnibus:
     def _varying_covariance(self, moving: Moving) -> FloatArray:
         """``sum_k (r_y r_z)' f_k``, squared: a covariance that changes its sign with X averages out otherwise."""
         total = np.zeros(moving.standard.shape[1])
-        for rows, functions in zip(moving.standard, self._functions, strict=True):
-            for anchor in self._anchor:
-                found = (rows * anchor).astype(functions.dtype) @ functions
+        for rows, products in zip(moving.standard, self._functions, strict=True):
+            for functions in products:
+                found = rows.astype(functions.dtype, copy=False) @ functions
                 total += np.einsum("bk,bk->b", found, found)
         return total
 
@@ -219,7 +241,7 @@ class Omnibus:
 def residual_graph(anchor: FloatArray, points: FloatArray, n_neighbors: int, rng: np.random.Generator) -> IntArray:
     """The nearest rows in the standardized residuals (q, n) and, with a lower weight, in X (n, d)."""
     place = np.concatenate([np.sqrt(GIVEN_SHARE) * points, anchor.T], axis=1)
-    return without_self(nearest_rows(place, n_neighbors, rng))
+    return without_self(near_in_blocks(place, n_neighbors, rng))
 
 
 def residual_codec(near: IntArray, ranks: FloatArray) -> FloatArray:

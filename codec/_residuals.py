@@ -332,10 +332,12 @@ def logistic_ridge(functions: FloatArray, penalty: FloatArray, member: BoolArray
     least, best = np.inf, weights
     for factor in PENALTY_FACTORS:
         ridge = np.append(factor * penalty, 1e-6) * (len(seen) / n)  # the intercept is free
-        weights, deviance = _newton(seen, target, ridge, weights)
+        used = ridge <= (0.25 / LEAST_SHRINKAGE) * (len(seen) / n)
+        weights = np.where(used, weights, 0.0)
+        weights[used], deviance = _newton(seen[:, used], target, ridge[used], weights[used])
         if deviance >= least:
             break
-        least, best = deviance, weights
+        least, best = deviance, weights.copy()
     return np.clip(expit(design @ best), 0.5 / n, 1.0 - 0.5 / n)
 
 

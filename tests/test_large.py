@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codec import MarkovBlanketSelector, _family, _markov, _nulls
+from codec import MarkovBlanketSelector, _family, _markov, _omnibus
 from codec._family import Step, single_columns
 from codec._markov import Calibrated
 from codec._validation import read_table
@@ -16,7 +16,7 @@ def large(monkeypatch):
     monkeypatch.setattr(_markov, "FAR_ROWS", 400)
     monkeypatch.setattr(_markov, "RANKING_ROWS", 300)
     monkeypatch.setattr(_family, "GRAPH_ROWS", 350)
-    monkeypatch.setattr(_nulls, "LOCAL_ROWS", 250)
+    monkeypatch.setattr(_omnibus, "BLOCK_ROWS", 250)
 
 
 def product(n, p, rng, noise=0.5):
@@ -63,9 +63,9 @@ def test_distance_is_counted_in_standard_deviations_of_the_copies():
 
 
 def test_near_rows_are_the_nearest_of_a_block(monkeypatch):
-    monkeypatch.setattr(_nulls, "LOCAL_ROWS", 100)
+    monkeypatch.setattr(_omnibus, "BLOCK_ROWS", 100)
     points = np.random.default_rng(5).standard_normal((250, 3))
-    near = _nulls.near_in_blocks(points, 4, np.random.default_rng(0))
+    near = _omnibus.near_in_blocks(points, 4, np.random.default_rng(0))
     blocks = np.array_split(np.random.default_rng(0).permutation(250), 3)
     for rows in blocks:
         assert len(rows) <= 100

@@ -12,7 +12,8 @@ arrays of values are exchangeable whatever the dependence among candidates, so t
 
 Graphs for the residual CODEC cost more than all other terms. They are built for the candidates with the
 ten largest values **over all B + 1**, a choice that treats the observed data like every copy, and over at
-most 20,000 rows.
+most 10,000 rows; not in a condition of eight columns or more, where a graph was found to add nothing to the other
+terms' power.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from codec._residuals import embed, two_valued
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
 MAX_GRAPHS = 10  # candidates whose residual CODEC is computed ...
-GRAPH_ROWS = 20_000  # ... on at most so many random rows
+GRAPH_ROWS = 10_000  # ... on at most so many random rows ...
+GRAPH_COLUMNS = 8  # ... given fewer columns than this: among more, no row is near
 FIRST_LOOK = 39  # copies after which a hopeless step is given up
 CHUNK_ENTRIES = 4_000_000  # numbers in the columns of a chunk of candidates
 CHUNK_CANDIDATES = 32
@@ -282,6 +284,7 @@ class _Panel:
         self._candidates = tuple(candidates)
         self._seed = seed
         self._n_jobs = n_jobs
+        self._n_graphs = MAX_GRAPHS if setting.points.shape[1] < GRAPH_COLUMNS else 0
         self._functions = [f.astype(self._dtype(features)) for f in setting.varying]
         self._n = features.table.n_rows
         self._terms: list[list[FloatArray]] = [[] for _ in self._candidates]
@@ -343,7 +346,7 @@ class _Panel:
         terms = [np.concatenate(parts, axis=1) for parts in self._terms]
         squares = np.stack([_squares(rows).sum(axis=0) for rows in terms])
         distance = np.array([_distance(rows) for rows in terms])
-        chosen = np.argsort(-squares.max(axis=1), kind="stable")[: MAX_GRAPHS if graphs else 0]
+        chosen = np.argsort(-squares.max(axis=1), kind="stable")[: self._n_graphs if graphs else 0]
         found = Parallel(n_jobs=self._n_jobs, prefer="threads")(delayed(self._graph_term)(int(i)) for i in chosen)
         for i, sums in zip(chosen, found, strict=True):
             squares[i] += _squares(sums)

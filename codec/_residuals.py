@@ -34,7 +34,7 @@ METRIC_ISOTROPIC = 0.1  # share of the identity in a learned metric
 LIGHT_KURTOSIS = 6.0  # columns of more are drawn in towards normal scores
 SCALE_LIMIT = 3.0  # log noise scales stay within +- this
 SMOOTHER_PENALTY = 100.0  # of the functions that products of residuals are compared with, over the fit's own
-PENALTY_FACTORS = (1000.0, 100.0, 30.0, 10.0, 3.0, 1.0)  # of logistic regression, over the penalty of least squares
+PENALTY_FACTORS = ((30.0, 10.0, 3.0, 1.0), (100.0, 1000.0))  # of logistic regression, over the penalty of least squares
 LEAST_SHRINKAGE = 0.01  # functions that least squares keeps less of are left out there
 LOGISTIC_ROWS = 5000  # and rows beyond these
 NEWTON_STEPS = 20
@@ -328,16 +328,18 @@ def logistic_ridge(functions: FloatArray, penalty: FloatArray, member: BoolArray
     if n > LOGISTIC_ROWS:
         rows = np.random.default_rng(0).choice(n, LOGISTIC_ROWS, replace=False)
     seen, target = design[rows], member[rows]
-    weights = np.zeros(design.shape[1])
-    least, best = np.inf, weights
-    for factor in PENALTY_FACTORS:
-        ridge = np.append(factor * penalty, 1e-6) * (len(seen) / n)  # the intercept is free
-        used = ridge <= (0.25 / LEAST_SHRINKAGE) * (len(seen) / n)
-        weights = np.where(used, weights, 0.0)
-        weights[used], deviance = _newton(seen[:, used], target, ridge[used], weights[used])
-        if deviance >= least:
+    least, best, reached = np.inf, np.zeros(design.shape[1]), 0.0
+    for factors in PENALTY_FACTORS:  # down as long as that helps; up if it does not help at all
+        for factor in factors:
+            ridge = np.append(factor * penalty, 1e-6) * (len(seen) / n)  # the intercept is free
+            used = ridge <= (0.25 / LEAST_SHRINKAGE) * (len(seen) / n)
+            weights = np.where(used, best, 0.0)
+            weights[used], deviance = _newton(seen[:, used], target, ridge[used], weights[used])
+            if deviance >= least:
+                break
+            least, best, reached = deviance, weights, factor
+        if reached != factors[0]:
             break
-        least, best = deviance, weights.copy()
     return np.clip(expit(design @ best), 0.5 / n, 1.0 - 0.5 / n)
 
 

@@ -186,6 +186,14 @@ class Values:
         weight = (n_features or n_candidates) / n_candidates
         return float(weight * (1 + int(self.reached(place).sum())) / n_values)
 
+    def beside(self, others: Values) -> Values:
+        """These and other candidates with as many copies."""
+        return Values(
+            self.candidates + others.candidates,
+            np.concatenate([self.values, others.values]),
+            np.concatenate([self.distance, others.distance]),
+        )
+
     def reached(self, place: int) -> BoolArray:
         """Which copies of which candidates reach this one's observed value."""
         bound = self.values[place, 0]
@@ -334,9 +342,7 @@ class _Panel:
         rows = self._rows[i]
         anchor = replace(rows, standard=rows.standard.astype(np.float64))
         rng = np.random.default_rng(0)  # breaks ties in graphs, and there is none
-        made = self._setting.omnibus(
-            self._features.part([self._candidates[i]]), anchor, None, rng, self._functions
-        )
+        made = self._setting.omnibus(self._features.part([self._candidates[i]]), anchor, None, rng, self._functions)
         if made.n_entries * len(self._candidates) <= KEPT_ENTRIES:
             self._omnibus[i] = made
         return made

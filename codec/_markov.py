@@ -13,9 +13,10 @@
    they have stood out from all others already. Steps 3 and 4 are repeated until nothing enters.
 
 The copies of other candidates, with which step 2 finds out what chance could reach, are made only where
-the feature's own copies leave the decision open. Above 5,000 rows a feature that stands 30 standard deviations
-above its own copies stays without them. Above 20,000 rows all candidates of step 3 are ranked on 20,000
-rows, and the first ten are tested on all rows.
+the feature's own copies leave the decision open. From 1,000 rows on a feature that stands 20 standard deviations
+above its own copies stays without them. Above 20,000 rows step 2 begins on 20,000 rows, at the level .2; all
+candidates of step 3 are ranked on these rows, and the first ten are tested on all rows; copies of others come from
+these rows, too.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ FAR_ROWS = 1_000  # ... from so many rows on
 SHORTLIST = 10  # candidates that are tested on all rows of large data, ranked on RANKING_ROWS
 RANKING_ROWS = 20_000
 RANKING_RESAMPLES = 19
+LAX_LEVEL = 0.2  # at which listed features must pass on these rows
 SCREEN_FEATURES = 12  # listed at most, unless asked for more
 ROWS_PER_MEMBER = 15  # fewer rows for each member than this leave nothing to smooth with
 MAX_ROUNDS = 3  # of growing and shrinking
@@ -88,7 +90,7 @@ class Calibrated:
         self._n_resamples = max(usual, int(np.ceil(2.0 / level)) - 1)
 
     def member(self, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
-        step = Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
+        step = self.step(given)
         return self._judge(step, feature, given, among)
 
     def _judge(self, step: Step, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
@@ -97,16 +99,30 @@ class Calibrated:
         weight = len(among) / (len(chosen) + 1)
 
         def hopeless(first: Values) -> bool:
-            return weight * (1 + first.reached(0).sum()) > self._level * (self._n_resamples + 1)
+            return bool(weight * (1 + first.reached(0).sum()) > self._level * (self._n_resamples + 1))
 
+        values = own = step.values([feature], self._n_resamples, hopeless, self._far)
         for n_others in (0, FEW_OTHERS, len(chosen)):
-            far = np.inf if n_others else self._far
-            values = step.values([feature, *chosen[:n_others]], self._n_resamples, hopeless, far)
+            if n_others:
+                values = self._with_others(step, own, chosen[:n_others], given, hopeless)
             # The number expected by chance if no copy of the others still to come reached the feature.
             least = len(values.candidates) / (len(chosen) + 1) * values.expected_false(0, len(among))
             if n_others >= len(chosen) or least > self._level or values.distance[0] >= self._far:
                 break
         return Verdict(values.statistic(0), values.pvalue(0), least)
+
+    def _with_others(
+        self, step: Step, own: Values, others: Sequence[int], given: Sequence[int], hopeless: Callable[[Values], bool]
+    ) -> Values:
+        """Values of a feature and of others; the latter on some rows of large data: chance knows no number of rows."""
+        if self._y.n_rows <= LARGE_ROWS:
+            return step.values([*own.candidates, *others], self._n_resamples, hopeless)
+        found = self.on_some_rows(self._level).step(given).values(others, self._n_resamples)
+        return own.beside(found)
+
+    def step(self, given: Sequence[int]) -> Step:
+        """Everything about y given some features."""
+        return Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
 
     def _others(self, feature: int, given: Sequence[int], among: Sequence[int]) -> list[int]:
         """As many random other candidates as make the resolution half of alpha."""
@@ -119,27 +135,30 @@ class Calibrated:
     def best(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
         if self._y.n_rows > LARGE_ROWS and len(candidates) > SHORTLIST:
             return self._best_of_many(candidates, given, advance)
-        step = Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
-
+        step = self.step(given)
 
         def hopeless(first: Values) -> bool:
-            return first.reached(first.best).any(axis=0).sum() > self._level * (self._n_resamples + 1)
+            return bool(first.reached(first.best).any(axis=0).sum() > self._level * (self._n_resamples + 1))
 
         values = step.values(candidates, self._n_resamples, hopeless, self._far, advance)
         place = values.best
         verdict = Verdict(values.statistic(place), values.pvalue(place), values.family_pvalue(place))
         return _Best(candidates[place], verdict)
 
+    def on_some_rows(self, level: float) -> Calibrated:
+        """The same for random rows of large data, always the same ones."""
+        rng = np.random.default_rng(self._seed)
+        rows = np.sort(rng.choice(self._y.n_rows, RANKING_ROWS, replace=False))
+        return Calibrated(self._y.take(rows), self._features.take(rows), level, self._seed, self._n_jobs)
+
     def _best_of_many(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
         """Large data: candidates are ranked on some rows; the best of the first ones is judged among all, as a member.
 
         Looking at y to make the list is what the screen does, too; the verdict allows for it in the same way.
         """
-        rows = np.sort(np.random.default_rng(self._seed).choice(self._y.n_rows, RANKING_ROWS, replace=False))
-        few = Step(self._y.take(rows), self._features.take(rows), sorted(given), self._seed, self._n_jobs)
-        ranked = few.values(candidates, RANKING_RESAMPLES, advance=advance)
+        ranked = self.on_some_rows(self._level).step(given).values(candidates, RANKING_RESAMPLES, advance=advance)
         first = np.argsort(-ranked.distance, kind="stable")[:SHORTLIST]
-        step = Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
+        step = self.step(given)
         values = step.values([candidates[i] for i in first], self._n_resamples, far=self._far)
         feature = values.candidates[values.best]
         return _Best(feature, self._judge(step, feature, given, candidates))
@@ -288,6 +307,8 @@ class _Search:
     def run(self, screen_seed: int) -> Found:
         if self.options.screen and len(self.pool) > 1:
             self.screen(screen_seed)
+            if isinstance(self.judge, Calibrated) and self.y.n_rows > LARGE_ROWS:
+                self.thin(self.judge.on_some_rows(LAX_LEVEL))
             self.shrink()
         for _ in range(MAX_ROUNDS):
             n_before = len(self.members)
@@ -312,6 +333,20 @@ class _Search:
             self.note("screened", one.feature, (), Verdict(one.importance, np.nan, np.nan), len(self.pool), one.reason)
         self.members = [one.feature for one in listed]
         self.entered = {one.feature for one in listed if one.stands_out}
+
+    def thin(self, lax: Judge) -> None:
+        """Large data: what the screen listed is tested on some rows first, at a level that only clear cases miss."""
+        with self.show(f"shrink: {len(self.members)} on {RANKING_ROWS:,} rows") as advance:
+            share = 1.0 / len(self.members)
+            for v in self.members[::-1]:
+                others = [u for u in [*self.always, *self.members] if u != v]
+                verdict = lax.member(v, others, [v])
+                self.n_tests += 1
+                if verdict.pvalue > LAX_LEVEL:
+                    self.members.remove(v)
+                    self.entered.discard(v)
+                    self.note("removed", v, others, verdict, 1, f"on {RANKING_ROWS:,} rows: p {verdict.pvalue:.3g}")
+                advance(share)
 
     def shrink(self) -> None:
         """Test members from the last on, given all others, until a whole round removes none."""

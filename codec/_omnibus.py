@@ -201,7 +201,8 @@ class Omnibus:
     @property
     def n_entries(self) -> int:
         """Numbers that it holds."""
-        return 2 * self._anchor.size + self._features.size + sum(f.size for group in self._functions for f in group)
+        products = sum(int(f.size) for group in self._functions for f in group)
+        return 2 * int(self._anchor.size) + int(self._features.size) + products
 
     def values(self, moving: Moving) -> FloatArray:
         """The terms for each resampled row, (terms, b)."""

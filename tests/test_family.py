@@ -112,14 +112,19 @@ def test_chunks_of_many_candidates_change_nothing():
 def test_hopeless_steps_are_given_up_and_others_never():
     rng = np.random.default_rng(4)
     gave_up = 0
+
+    def hopeless(first):
+        assert grid(first).shape[1] == 40
+        return first.reached(first.best).any(axis=0).sum() > 10
+
     for seed in range(10):
         X, y = rng.standard_normal((60, 4)), rng.standard_normal(60)
-        found = Step(read_table(y, "y"), features(X), (), seed).values(range(4), 199, give_up=10.0)
+        found = Step(read_table(y, "y"), features(X), (), seed).values(range(4), 199, hopeless)
         n_values = grid(found).shape[1]
         assert n_values in {40, 200}
         gave_up += n_values == 40
         assert (n_values == 200) or 40 * found.family_pvalue(found.best) - 1 > 10
-        clear = Step(read_table(X[:, 1], "y"), features(X), (), seed).values(range(4), 199, give_up=10.0)
+        clear = Step(read_table(X[:, 1], "y"), features(X), (), seed).values(range(4), 199, hopeless)
         assert grid(clear).shape == (4, 200)
         assert clear.family_pvalue(1) == 1 / 200
     assert gave_up > 0

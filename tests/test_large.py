@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codec import MarkovBlanketSelector, _family, _markov, _omnibus
+from codec import MarkovBlanketSelector, _family, _inference_kernels, _markov, _omnibus
 from codec._family import Step, single_columns
 from codec._markov import Calibrated
 from codec._validation import read_table
@@ -39,8 +39,9 @@ def test_deciding_early_decides_the_same(feature, global_random_seed, monkeypatc
     step = Step(read_table(y, "y"), single_columns(read_table(X, "X")), [7], 0)
     values = step.values([feature, *chosen], 199)
     assert (verdict.adjusted <= 0.05) == (values.expected_false(0, 30) <= 0.05)
-    assert verdict.adjusted <= values.expected_false(0, 30)
-    assert verdict.pvalue == values.pvalue(0)
+    if verdict.adjusted <= 0.05:
+        assert verdict.adjusted == values.expected_false(0, 30)
+        assert verdict.pvalue == values.pvalue(0)
 
 
 def test_hopeless_members_cost_one_candidate(monkeypatch):
@@ -56,10 +57,73 @@ def test_hopeless_members_cost_one_candidate(monkeypatch):
     assert asked == [1, 1, 3, 6]
 
 
+def test_hopeless_members_see_the_first_copies_only(monkeypatch):
+    X, y = product(120, 30, np.random.default_rng(0))
+    copies = []
+    original = Step.values
+    monkeypatch.setattr(Step, "values", lambda self, *a, **k: copies.append(original(self, *a, **k)) or copies[-1])
+    calibrated = judge(X, y)
+    assert calibrated.member(9, [0, 3, 5], [9]).adjusted > 0.05
+    assert calibrated.member(5, [0], [5]).adjusted <= 0.05
+    assert [found.values.shape[1] for found in copies] == [40, 200]
+
+
+def test_members_far_out_get_no_graph(monkeypatch):
+    X, y = product(1200, 6, np.random.default_rng(0))
+    built = []
+    original = _family.residual_graph
+    monkeypatch.setattr(_family, "residual_graph", lambda *a: built.append(1) or original(*a))
+    assert judge(X, y).member(4, [0], [4]).adjusted > 0.0
+    assert built
+    built.clear()
+    verdict = judge(X, X[:, 4] + 0.1 * y).member(4, [0], range(6))
+    assert not built
+    assert verdict.pvalue == 1 / 200
+
+
+def test_a_condition_of_many_columns_gets_no_graph(monkeypatch):
+    X, y = product(100, 12, np.random.default_rng(0))
+    monkeypatch.setattr(_family, "residual_graph", lambda *_: pytest.fail("a graph was built"))
+    assert judge(X, y).member(11, range(1, 9), [11]).adjusted > 0.0
+
+
 def test_distance_is_counted_in_standard_deviations_of_the_copies():
     terms = np.array([[5.0, 1.0, 3.0, 1.0, 3.0], [1.0, 2.0, 2.0, 2.0, 2.0], [0.0, 1.0, 3.0, 1.0, 3.0]])
     assert _family._distance(terms) == 3.0
     assert _family._distance(terms[1:2]) == 0.0
+
+
+@pytest.mark.parametrize("n", [30, 130, 700])
+def test_all_distances_find_the_same_rows_as_a_tree(n, monkeypatch):
+    points = np.random.default_rng(n).standard_normal((n, 7))
+    points[::9, :3] = 0.0
+    brute, tree = [], []
+    for found, columns in ((brute, 6), (tree, 99)):
+        monkeypatch.setattr(_omnibus, "BRUTE_COLUMNS", columns)
+        found.extend(set(rows) for rows in _omnibus.nearest_rows(points, 20, np.random.default_rng(0)).tolist())
+    assert brute == tree
+    assert all(i in rows and len(rows) == 21 for i, rows in enumerate(brute))
+
+
+def test_the_smallest_columns_by_sorting():
+    rng = np.random.default_rng(3)
+    distances = np.concatenate(
+        [rng.standard_normal((5, 1000)), np.sort(rng.integers(0, 9, (5, 1000)), axis=1)[:, ::-1]]
+    )
+    near = np.empty((10, 30), np.int64)
+    for kernel in (_inference_kernels.smallest_columns, _inference_kernels.smallest_columns.py_func):
+        kernel(distances, 30, near)
+        found = np.sort(np.take_along_axis(distances, near, axis=1), axis=1)
+        np.testing.assert_array_equal(found, np.sort(distances, axis=1)[:, :30])
+        assert all(len(set(row)) == 30 for row in near.tolist())
+
+
+def test_what_is_listed_is_tested_on_some_rows_first(large):
+    X, y = product(1500, 40, np.random.default_rng(2))
+    path = MarkovBlanketSelector(random_state=0).fit(X, y).path_.to_frame()
+    thinned = path[path["reason"].str.startswith("on 300 rows")]
+    assert (thinned["action"] == "removed").all()
+    assert (thinned["pvalue"] > 0.2).all()
 
 
 def test_near_rows_are_the_nearest_of_a_block(monkeypatch):

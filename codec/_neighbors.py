@@ -25,6 +25,7 @@ from codec._validation import BoolArray, FloatArray, IntArray, Table
 MIN_TASKS = 8  # tasks of a step at least: even load on a few workers
 LOOKED_AT = 0.5  # share of the rows that tell the best candidate of lists from the others
 WORTH_COPYING = 0.75  # candidates left: a smaller share of a block is copied into a new one
+EXTRA = 20  # candidates that cost as much as what all of them share
 SMALL = 1e5  # rows times candidates of a step that are not worth sharing: some milliseconds
 WORTH_RUNS = 10_000  # rows whose search is cut into runs
 ROWS_PER_TASK = 4e6  # rows times candidates of a task: a fraction of a second
@@ -96,10 +97,10 @@ class Response(Sent):
 
 def make_response(values: FloatArray, *, nominal: bool) -> Response:
     """Ranks (or class counts) of a response, rows in ascending order."""
-    _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
-    order = np.argsort(codes, kind="stable")
-    codes = codes[order].astype(np.int64)
-    counts = counts.astype(np.int64)
+    order = np.argsort(values, kind="stable")
+    ascending = values[order]
+    codes = np.concatenate([[0], np.cumsum(ascending[1:] != ascending[:-1])]).astype(np.int64)
+    counts = np.bincount(codes).astype(np.int64)
     n = values.size
     if nominal:
         weight = counts[codes]
@@ -194,10 +195,14 @@ def _tell(advance: Callable[[float], None] | None, share: float, part: float) ->
         advance(share * part)
 
 
+def _nobody(_part: float) -> None:
+    """Progress that is not told: of what nobody expected."""
+
+
 def _run(step: Step, tasks: list[Task], tell: Callable[[float], None], part: float = 1.0) -> tuple[IntArray, IntArray]:
     """Whole and part of the sums of all tasks, which do a part of what there is to do for the candidates."""
     sums = np.zeros((2, step.points.columns.shape[0]), np.int64)
-    small = part * step.response.n * len(step.candidates) < SMALL or len(tasks) == 1
+    small = part * step.response.n * (len(step.candidates) + EXTRA) < SMALL or len(tasks) == 1
     alone = (function(*arguments, **options) for function, arguments, options in tasks)
     for candidates, whole, fraction in alone if small else in_order(tasks, step.n_jobs):
         sums[0, candidates] += whole
@@ -492,7 +497,7 @@ def _fill(
 
 def _n_runs(n_rows: int, n_candidates: int, k: int) -> int:
     """Runs of rows: enough for all workers, each a fraction of a second (Ctrl-C is heard between)."""
-    return int(min(-(-n_rows // _kernels.LEAF), max(MIN_TASKS, n_rows * (n_candidates + 20) * k / ROWS_PER_TASK)))
+    return int(min(-(-n_rows // _kernels.LEAF), max(MIN_TASKS, n_rows * (n_candidates + EXTRA) * k / ROWS_PER_TASK)))
 
 
 def _run_of_rows(selected: Selected, block: Block, rows: IntArray) -> Sums:
@@ -524,7 +529,7 @@ def _race(step: Step, best: int, tell: Callable[[float], None]) -> dict[int, int
 
     def alone(j: int) -> int:
         this = replace(step, candidates=[j])
-        whole, part = _run(this, _PLANS[choose_path(step.points, n, step.base, [j], step.k)](this), tell, 0.0)
+        whole, part = _run(this, _PLANS[choose_path(step.points, n, step.base, [j], step.k)](this), _nobody)
         return _scaled(whole, part, one)[0]
 
     expected = _step_kernels.expected_losses(selected.label, selected.weight, selected.nominal)

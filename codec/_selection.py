@@ -354,7 +354,7 @@ def foci(
         ties=ties,
         chunks=chunks,
     )
-    return select_features(read_table(X, "X"), read_response(y, nominal_y), options, as_generator(rng))
+    return select_features(read_table(X, "X", n_jobs=n_jobs), read_response(y, nominal_y), options, as_generator(rng))
 
 
 def lfoci(
@@ -417,7 +417,7 @@ def lfoci(
         noise=check_positive(noise, "noise"),
         chunks=chunks,
     )
-    return select_features(read_table(X, "X"), read_response(y, nominal_y), options, as_generator(rng))
+    return select_features(read_table(X, "X", n_jobs=n_jobs), read_response(y, nominal_y), options, as_generator(rng))
 
 
 @dataclass(frozen=True)

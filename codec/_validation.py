@@ -14,8 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from joblib import delayed
 from numpy.typing import NDArray
 from scipy import sparse
+
+from codec._parallel import in_threads
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -23,7 +26,8 @@ BoolArray = NDArray[np.bool_]
 Rng = int | np.random.SeedSequence | np.random.Generator | None
 
 MIN_ROWS = 3
-ROWS_AT_ONCE = 512  # of an array that is turned into columns
+ROWS_AT_ONCE = 512  # at least, of an array that is turned into columns
+VALUES_AT_ONCE = 2**17
 SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
 
 
@@ -57,7 +61,7 @@ class Table:
 
 
 # --------------------------------------------------------------------------- reading one argument
-def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Table:
+def read_table(data: Any, argument: str, *, text_is_nominal: bool = False, n_jobs: int | None = None) -> Table:
     """Bring an array, list, Series or frame (pandas or polars) to the normal form.
 
     Parameters
@@ -68,6 +72,8 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Ta
         The argument's name, for messages.
     text_is_nominal : bool, default False
         Read text as categories (responses); otherwise text is a ``TypeError``.
+    n_jobs : int, optional
+        Threads that turn the rows of an array into columns.
     """
     if data is None:
         raise ValueError(f"{argument} is None; pass an array or a data frame.")
@@ -87,7 +93,7 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Ta
         array = _as_array(data, argument)
         prefix = "x" if argument == "X" else argument
         if array.dtype.kind in "biuf":
-            columns = _columns_of(array)
+            columns = _columns_of(array, check_jobs(n_jobs))
             names = tuple(f"{prefix}{k}" for k in range(array.shape[1]))
             return Table(columns, np.zeros(len(names), dtype=np.bool_), names, argument)
         labels = [f"{prefix}{k}" for k in range(array.shape[1])]
@@ -101,12 +107,17 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False) -> Ta
     return Table(columns + 0.0, nominal, tuple(labels), argument)  # + 0.0: -0.0 becomes 0.0
 
 
-def _columns_of(array: NDArray[Any]) -> FloatArray:
-    """The columns of an array one after the other, some rows at a time, which caches hold; -0.0 becomes 0.0."""
+def _columns_of(array: NDArray[Any], n_jobs: int | None) -> FloatArray:
+    """The columns of an array one after the other, some rows at a time, which caches hold."""
     columns = np.empty(array.shape[::-1])
-    for a in range(0, array.shape[0], ROWS_AT_ONCE):
-        np.add(array[a : a + ROWS_AT_ONCE].T, 0.0, out=columns[:, a : a + ROWS_AT_ONCE])
+    size = max(ROWS_AT_ONCE, VALUES_AT_ONCE // len(columns))
+    runs = (slice(a, a + size) for a in range(0, len(array), size))
+    in_threads([delayed(_turn)(array[run], columns[:, run]) for run in runs], n_jobs)
     return columns
+
+
+def _turn(rows: NDArray[Any], out: FloatArray) -> None:
+    np.add(rows.T, 0.0, out=out)  # -0.0 becomes 0.0
 
 
 def _from_polars(data: Any) -> pd.DataFrame | pd.Series[Any]:

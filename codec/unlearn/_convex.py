@@ -25,7 +25,6 @@ MAX_ROTATED = 6_000  # the eigenvectors of a larger second moment cost more than
 MAX_BLOCKS_BYTES = 2**30
 SMALL = 1_000  # parameters up to here: the dense inverse is kept in float64
 NEGLIGIBLE = 1e-12  # share of the largest eigenvalue below which a direction is left out; its size is kept
-FLAT = 0.3  # share of the weight decay below which a direction's second moment is left out of the dense inverse
 LEADING = 0.2  # share of a sample's largest curvature below which its others stay in the Hessian
 MOST_LOST = 0.9  # share of the Hessian, along some direction, that a downdate may take
 UNIT_ROUNDOFF = 2.0**-53
@@ -202,9 +201,9 @@ class SoftmaxProblem:
         C, P = self.contrasts, at.probabilities
         return np.asarray(((C[:, i] * C[:, j]) @ P - (C[:, i] @ P) * (C[:, j] @ P)) * self.retained)
 
-    def hessian(self, at: Point, dtype: Any, r: int) -> FloatArray:
-        """Lower blocks of the Hessian in the first r directions, (c r, c r) in Fortran's order; no upper ones."""
-        c, rows = self.shape[0], self.rows[:, :r].astype(dtype)
+    def hessian(self, at: Point, dtype: Any) -> FloatArray:
+        """Lower blocks of the Hessian, (c r, c r) in Fortran's order; what is above is not filled."""
+        (c, r), rows = self.shape, self.rows.astype(dtype, copy=False)
         H = np.zeros((c * r, c * r), dtype=dtype, order="F")
         for i in range(c):
             for j in range(i + 1):
@@ -212,11 +211,6 @@ class SoftmaxProblem:
                 H[i * r : (i + 1) * r, j * r : (j + 1) * r] = (rows * weights[:, None]).T @ rows
         H[np.diag_indices(c * r)] += dtype(self.weight_decay)
         return H
-
-    def diagonal(self, at: Point, r: int) -> FloatArray:
-        """Diagonal of the Hessian in all but the first r directions, (c, d - r)."""
-        weights = np.stack([self._weights(at, i, i) for i in range(self.shape[0])])
-        return np.asarray(weights @ self.rows[:, r:] ** 2 / self.n_retained + self.weight_decay)
 
     def class_blocks(self, at: Point) -> FloatArray:
         """Diagonal blocks of the Hessian, (c, r, r)."""
@@ -260,28 +254,14 @@ class Solver(Protocol):
 
 @dataclass(frozen=True)
 class FrozenInverse:
-    """Inverse of the Hessian at one point, for every later gradient.
-
-    Dense in the leading directions. In those whose second moment is well below the weight decay, where the Hessian is
-    nearly that, its diagonal.
-
-    Attributes
-    ----------
-    inverse : ndarray of shape (c r, c r)
-        Of the Hessian in the first r directions; only its lower half is read.
-    rest : ndarray of shape (c, d - r)
-        Diagonal of the Hessian in the others.
-    """
+    """Dense inverse of the Hessian at one point, for every later gradient; only its lower half is read."""
 
     inverse: NDArray[Any]
-    rest: FloatArray
 
     @classmethod
     def made(cls, problem: SoftmaxProblem, at: Point) -> Self:
         small = math.prod(problem.shape) <= SMALL
-        curved = problem.span.second_moments > FLAT * problem.weight_decay  # descending, in a basis
-        r = problem.shape[1] if small or problem.span.basis is None else max(1, int(curved.sum()))
-        H = problem.hessian(at, np.float64 if small else np.float32, r)
+        H = problem.hessian(at, np.float64 if small else np.float32)
         potrf, potri = (lapack.dpotrf, lapack.dpotri) if small else (lapack.spotrf, lapack.spotri)
         factor, failed = potrf(H, lower=1, overwrite_a=1, clean=0)
         if failed:
@@ -289,36 +269,24 @@ class FrozenInverse:
                 f"weight_decay = {problem.weight_decay:.3g} is below the rounding of the Hessian, whose inverse "
                 "cannot be formed; scale the columns of X, raise weight_decay or pass solver='cg'."
             )
-        return cls(potri(factor, lower=1, overwrite_c=1)[0], problem.diagonal(at, r))
+        return cls(potri(factor, lower=1, overwrite_c=1)[0])
 
     def __call__(self, g: FloatArray) -> FloatArray:
         symv = blas.dsymv if self.inverse.dtype == np.float64 else blas.ssymv
-        leading, rest = self._parts(g)
-        scale = _scale(leading)
-        flat = symv(scale, self.inverse, (leading / scale).astype(self.inverse.dtype), lower=1)
-        return self._whole(flat, rest)
+        scale = _scale(g)
+        flat = symv(scale, self.inverse, (g / scale).ravel().astype(self.inverse.dtype), lower=1)
+        return np.asarray(flat, dtype=np.float64).reshape(g.shape)
 
     def of_all(self, vectors: Sequence[FloatArray]) -> list[FloatArray]:
         """The same for several, two in one pass over the matrix."""
         found = []
         for a, b in zip(vectors[::2], vectors[1::2], strict=False):
-            parts = [self._parts(a), self._parts(b)]
-            scales = [_scale(leading) for leading, _ in parts]
-            x = np.stack([leading / scale for (leading, _), scale in zip(parts, scales, strict=True)])
-            x = x.astype(self.inverse.dtype)
+            scales = np.array([_scale(a), _scale(b)])
+            x = (np.stack([a.ravel(), b.ravel()]) / scales[:, None]).astype(self.inverse.dtype)
             y = np.zeros_like(x)
             two_products(self.inverse.T, x, y)  # Fortran's lower half is the upper half of the rows
-            pairs = zip(y.astype(np.float64), scales, parts, strict=True)
-            found += [self._whole(flat * scale, rest) for flat, scale, (_, rest) in pairs]
+            found += [part.reshape(a.shape) for part in y.astype(np.float64) * scales[:, None]]
         return found if len(found) == len(vectors) else [*found, self(vectors[-1])]
-
-    def _parts(self, g: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The leading directions of a gradient (c, d), flat, and the solution in the others."""
-        r = g.shape[1] - self.rest.shape[1]
-        return g[:, :r].ravel(), g[:, r:] / self.rest
-
-    def _whole(self, flat: FloatArray, rest: FloatArray) -> FloatArray:
-        return np.hstack([flat.reshape(len(rest), -1).astype(np.float64), rest])
 
 
 def _scale(g: FloatArray) -> float:
@@ -365,11 +333,11 @@ class Downdated:
         """H^-1 g, and Y^T; the first time with one another."""
         if self.images is not None:
             return self.inverse(g), self.images
-        h, *images = self.inverse.of_all([g, *(lost.reshape(g.shape) for lost in self.lost)])
+        h, *images = self.inverse.of_all([g.ravel(), *self.lost])
         self.images = np.reshape(images, self.lost.shape)
         if np.linalg.norm(self.lost @ self.images.T, 2) > MOST_LOST:
             self.lost, self.images = self.lost[:0], self.images[:0]
-        return h, self.images
+        return h.reshape(g.shape), self.images
 
 
 def _leading(values: FloatArray) -> IntArray:

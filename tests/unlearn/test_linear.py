@@ -210,27 +210,12 @@ def test_products_two_at_a_time_read_one_half(n, dtype):
     H = rng.normal(size=(n, n))
     H = (H + H.T).astype(dtype)
     half = np.asfortranarray(np.where(np.tri(n, dtype=bool), H, np.nan))  # what is above is not read
-    vectors = [rng.normal(size=(1, n)) * 10.0**e for e in (0, -60, 3)]
+    vectors = [rng.normal(size=n) * 10.0**e for e in (0, -60, 3)]
     for count in (1, 2, 3):
-        found = FrozenInverse(half, np.empty((1, 0))).of_all(vectors[:count])
+        found = FrozenInverse(half).of_all(vectors[:count])
         assert len(found) == count
         for v, product in zip(vectors, found, strict=False):
-            np.testing.assert_allclose(product[0], H @ v[0], rtol=0, atol=1e4 * np.finfo(dtype).eps * np.abs(v).max())
-
-
-def test_directions_in_which_the_rows_hardly_vary_are_solved_by_themselves():
-    """Against the Hessian by differences of the gradient: as good as dense but for a small share of the weight decay."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(700, 600)) * np.repeat([1.0, 0.01], [20, 580])
-    problem = SoftmaxProblem(X, rng.integers(3, size=700), 3, 0.05)
-    at = problem.point(0.1 * rng.normal(size=problem.shape))
-    found = FrozenInverse.made(problem, at)
-    assert len(found.inverse) == 2 * 20  # the variance of the others is .0001
-    g = rng.normal(size=problem.shape)
-    for solution in (found(g), found.of_all([g, g])[1]):
-        h = 1e-4
-        product = (problem.point(at.V + h * solution).gradient - problem.point(at.V - h * solution).gradient) / (2 * h)
-        assert np.linalg.norm(product - g) < 0.05 * np.linalg.norm(g)
+            np.testing.assert_allclose(product, H @ v, rtol=0, atol=1e4 * np.finfo(dtype).eps * np.abs(v).max())
 
 
 def test_nothing_of_a_forgotten_row_is_kept():

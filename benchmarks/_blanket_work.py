@@ -274,6 +274,7 @@ TABLES: dict[str, Callable[[Path], tuple[Any, Any]]] = {
     "communities": _communities,
     "spambase": _spambase,
     "polish 1year": lambda folder: _polish(folder, "polish_1year"),
+    "polish 5year": lambda folder: _polish(folder, "polish_5year"),
     "madelon": lambda folder: _npz(folder, "madelon"),
     "ALLAML": lambda folder: _npz(folder, "ALLAML"),
     "lymphoma": lambda folder: _npz(folder, "lymphoma"),

@@ -233,7 +233,7 @@ class Step:
         self._setting = Setting(y, condition, strata, np.random.default_rng(setting_seed))
         self._null = self._setting.null()
         self._entries = 8 * y.n_rows * len(self._setting.columns)
-        self._copies: list[Moving] = []
+        self._copies: dict[int, list[Moving]] = {}  # by the number of them
 
     def values(
         self,
@@ -260,15 +260,16 @@ class Step:
         panel = _Panel(self._setting, self._features, candidates, self._graph_seed, self._n_jobs)
         panel.add(self._null.observed())
         draws = np.random.default_rng(self._draw_seed)
+        kept = self._copies.setdefault(n_resamples, [])
         keep = n_resamples * self._entries <= KEPT_ENTRIES
         first = min(FIRST_LOOK, n_resamples)
         sizes = [*block_sizes(first, self._entries), *block_sizes(n_resamples - first, self._entries)]
         done, graphs = 0, True
         for i, size in enumerate(sizes):
             seed = int(draws.integers(2**63))
-            copies = self._copies[i] if i < len(self._copies) else self._null.draw(size, seed)
-            if keep and i == len(self._copies):
-                self._copies.append(copies)
+            copies = kept[i] if i < len(kept) else self._null.draw(size, seed)
+            if keep and i == len(kept):
+                kept.append(copies)
             panel.add(copies)
             done += size
             if advance is not None:

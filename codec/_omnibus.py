@@ -68,7 +68,8 @@ def near_in_blocks(points: FloatArray, k: int, rng: np.random.Generator) -> IntA
     Residuals need near rows to be exchanged or compared with, not the nearest ones; the search grows faster than n,
     and in many columns no row is near.
     """
-    n_blocks = -(-len(points) // (BLOCK_ROWS if points.shape[1] < BRUTE_COLUMNS else BRUTE_BLOCK_ROWS))
+    size = max(BLOCK_ROWS if points.shape[1] < BRUTE_COLUMNS else BRUTE_BLOCK_ROWS, 2 * k + 2)
+    n_blocks = -(-len(points) // size)
     if n_blocks == 1:
         return nearest_rows(points, k, rng)
     near = np.empty((len(points), k + 1), dtype=np.int64)

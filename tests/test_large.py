@@ -138,6 +138,19 @@ def test_near_rows_are_the_nearest_of_a_block(monkeypatch):
             assert near[i].tolist() == order[:5].tolist()
 
 
+def test_blocks_hold_all_the_neighbours_asked_for(monkeypatch):
+    monkeypatch.setattr(_omnibus, "BRUTE_BLOCK_ROWS", 10)
+    near = _omnibus.near_in_blocks(np.random.default_rng(5).standard_normal((101, 7)), 30, np.random.default_rng(0))
+    assert all(len(set(rows)) == 31 for rows in near.tolist())
+
+
+def test_fewer_copies_after_more_are_those_of_a_new_step():
+    X, y = product(80, 6, np.random.default_rng(0))
+    steps = [Step(read_table(y, "y"), single_columns(read_table(X, "X")), [0], 3) for _ in range(2)]
+    steps[0].values([1, 2], 99)
+    np.testing.assert_array_equal(steps[0].values([1, 2], 19).values, steps[1].values([1, 2], 19).values)
+
+
 def test_the_blanket_is_found_and_far_members_are_not_compared(large, global_random_seed, monkeypatch):
     X, y = product(1500, 40, np.random.default_rng(global_random_seed))
     asked = []

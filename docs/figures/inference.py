@@ -1,6 +1,6 @@
-"""Write the tables of the page on tests from the results of `bench_ci.py`.
+"""Write the tables of the page on tests from the results of `bench_ci.py` and `bench_intervals.py`.
 
-``make figures`` runs this. It measures nothing: every number is in ``benchmarks/results/bench_ci.json``.
+``make figures`` runs this. It measures nothing: every number is in ``benchmarks/results``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1]
-RESULT = DOCS.parent / "benchmarks" / "results" / "bench_ci.json"
+RESULTS = DOCS.parent / "benchmarks" / "results"
 NAMES = {"codec": "codec", "kci": "KCI", "rcit": "RCIT", "gcm": "GCM", "fisher-z": "Fisher z"}
 PEERS = ("codec", "kci", "rcit", "gcm")
 COLUMNS = (1, 3, 5, 10)
@@ -97,6 +97,19 @@ def uniformity_table(report):
     return table(["Null hypothesis", "at .05", "at .01", "two-sided", "too small", "ties at random"], rows)
 
 
+def uniformity_line(report):
+    """Whether the smallest of the tests of uniformity says anything, by Holm's correction."""
+    found = []
+    for parts, where in ((("level", "network"), "without the two hard situations"), (("hard",), "in these")):
+        tests = [
+            c["methods"]["codec"]["uniformity, ties at random"] for c in report["cells"].values() if c["part"] in parts
+        ]
+        least = min(tests)
+        corrected = number(min(1.0, least * len(tests)), 2)
+        found.append(f"the smallest of the {len(tests)} {where} is {least:.2g} ({corrected} after Holm's correction)")
+    return f"With ties at random, {'; '.join(found)}.\n"
+
+
 def worst_line(report):
     """How many cells there are, and the extremes."""
     nulls = [c for c in report["cells"].values() if c["part"] in {"level", "network"}]
@@ -131,13 +144,44 @@ TABLES = {
     "network": network_line,
     "worst": worst_line,
     "uniformity": uniformity_table,
+    "uniform": uniformity_line,
     "power": power_table,
     "cpu": cpu_table,
     "machine": machine_line,
 }
 
+INTERVALS = {
+    "line": "z + noise",
+    "wave": "sin 4z + noise",
+    "spread": "\\|z\\| + (.2 + \\|z\\|) noise",
+    "product": "z₁ z₂ + noise",
+    "five values": "five values of z, + noise",
+    "given one": "x + z + noise, given x",
+    "counts": "Poisson counts, given x",
+}
+
+
+def interval_table(report):
+    """Coverage of 95 % intervals, with the mean width, by model and size."""
+    rows = {}
+    for key, cell in report["parts"].items():
+        if key.startswith("T/"):
+            continue
+        size = ("fewest", "more", "most")[[500, 1000, 2000, 100, 400, 1600].index(cell["n"]) % 3]
+        row = rows.setdefault((cell["method"], cell["model"]), {"T": cell["T"]})
+        row[size] = f"{number(cell['coverage'])} ({cell['width']:.2g})"
+    lines = [
+        [INTERVALS[model], number(row["T"], 2), method, *(row.get(size, "–") for size in ("fewest", "more", "most"))]  # noqa: RUF001
+        for (method, model), row in sorted(rows.items(), key=lambda item: item[0][0])
+    ]
+    head = ["y", "T", "Method", "n = 500, m out of n 100", "1,000, 400", "2,000, 1,600"]
+    return table(head, lines)
+
+
 if __name__ == "__main__":
-    stored = json.loads(RESULT.read_text())
+    stored = json.loads((RESULTS / "bench_ci.json").read_text())
     for name, write in TABLES.items():
         (DOCS / "tables" / f"inference_{name}.inc").write_text(write(stored))
+    intervals = json.loads((RESULTS / "bench_intervals.json").read_text())
+    (DOCS / "tables" / "inference_intervals.inc").write_text(interval_table(intervals))
     print("wrote the tables of the tests")

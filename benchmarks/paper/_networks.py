@@ -17,9 +17,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codec.unlearn import Problem, Unlearner
+from codec.unlearn import Problem, Unlearner, find_units
 from codec.unlearn._products import Products
 from codec.unlearn._requests import others
+from codec.unlearn._search import default_budget
 from codec.unlearn._training import Pass, Recipe, loss_of, train
 from codec.unlearn.evaluate import evaluate
 
@@ -215,6 +216,11 @@ def fit(
     passes = [Pass(others(list(without), work.n), loss_of(work), recipe.batch_size, in_whole_order=True)]
     train(work, recipe, lambda _: passes, seed)
     return work.model
+
+
+def few_units(model: nn.Module) -> int:
+    """What the default changes for one sample; for a large request it may change every unit."""
+    return default_budget(find_units(model).n_units)
 
 
 def loaded(model: nn.Module, state: Any) -> nn.Module:

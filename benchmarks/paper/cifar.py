@@ -85,7 +85,7 @@ def all_layers(model: nn.Module, data: _networks.Data, gone: Sequence[int], look
     """One request for all of the samples, on the units of all layers that L-FOCI chooses."""
     unlearner = Unlearner(
         model, "cross_entropy", (data.x, data.y), weight_decay=DECAY, damping=WHOLE_DAMPING, captured=False, tolerance=0.3,
-        batch_size=250, random_state=0,
+        max_units=_networks.few_units(model), batch_size=250, random_state=0,
     )  # fmt: skip
     start = time.process_time()
     deletion = unlearner.forget(list(gone))

@@ -134,7 +134,8 @@ def experiment(
     batches = [queue[i : i + size] for i in range(0, len(queue), size)]
     model = trained()
     problem = Problem(model, "cross_entropy", (data.x, data.y), weight_decay=DECAY)
-    settings = {"weight_decay": DECAY, "captured": False, "random_state": seed}
+    few = _networks.few_units(model)
+    settings = {"weight_decay": DECAY, "captured": False, "max_units": few, "random_state": seed}
     ways = {"ours, L-FOCI": "lfoci", "ours, gradient norm": "gradient_norm", "ours, all units": "all"}
 
     def ours(selector: str) -> list[Row]:

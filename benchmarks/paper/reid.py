@@ -231,7 +231,8 @@ class Experiment:
 
         def ours(selector: str, damping: float | str = "auto") -> nn.Module:
             options = {"weight_decay": DECAY, "damping": damping, "captured": False, "random_state": self.seed}
-            unlearner = Unlearner(model, loss, (self.x, self.who), selector=selector, **options)
+            few = _networks.few_units(model)
+            unlearner = Unlearner(model, loss, (self.x, self.who), selector=selector, max_units=few, **options)
             unlearner.forget(self.gone)
             return unlearner.model
 

@@ -169,7 +169,8 @@ def class_removal(texts: Texts, make: Callable[[int], nn.Module], recipe: Recipe
 
     def ours(selector: str) -> nn.Module:
         options = {"weight_decay": DECAY, "captured": False, "random_state": seed}
-        unlearner = Unlearner(model, "cross_entropy", (x, y), selector=selector, **options)
+        few = _networks.few_units(model)
+        unlearner = Unlearner(model, "cross_entropy", (x, y), selector=selector, max_units=few, **options)
         unlearner.forget(gone)
         return unlearner.model
 

@@ -28,6 +28,7 @@ SELECTORS = (
     "lfoci", "lfoci-pooled", "first-pick", "gradient_norm", "kfac_greedy", "greedy_decrement", "random", "all",
 )  # fmt: skip
 LEAST_BUDGET = 20  # units that are changed by default, or the root of their number
+GROWTH = 40  # share of the units that a request may change by default, over its share of the samples
 SCREEN = 1.25  # candidates that the screen lets through, for each unit that L-FOCI may choose
 FEW = 512  # rows up to which all pairs are looked at
 NOISE = 1e-3  # of L-FOCI, relative to a unit's deviation; where values tie
@@ -99,9 +100,12 @@ Screen = int | Literal["auto"] | None
 ScreenBy = Literal["auto", "gradient_norm", "kfac_greedy"]
 
 
-def default_budget(n_units: int) -> int:
-    """Units that are changed unless the caller says: 20, or the root of their number."""
-    return min(n_units, max(LEAST_BUDGET, math.isqrt(n_units)))
+def default_budget(n_units: int, share: float = 0.0) -> int:
+    """Units that are changed unless the caller says: 20, or the root of their number; more of a large request.
+
+    One sample is carried by few units, a class by all: from 2.5 % of the samples on every unit may change.
+    """
+    return min(n_units, max(LEAST_BUDGET, math.isqrt(n_units), math.ceil(GROWTH * share * n_units)))
 
 
 def search(
@@ -109,6 +113,7 @@ def search(
     *,
     selector: Selector = "lfoci",
     max_units: int | None = None,
+    share: float = 0.0,
     scope: Scope = "layer",
     screen: Screen = "auto",
     screen_by: ScreenBy = "auto",
@@ -130,7 +135,10 @@ def search(
         largest. 'kfac_greedy': joint selection on the decrement of the K-FAC model, then exchanges that
         raise the exact one. 'greedy_decrement': joint selection on the exact one. 'random', 'all'.
     max_units : int, optional
-        Most units. Default: 20, or the root of their number if that is more.
+        Most units. Default: 20, or the root of their number if that is more; of a request of more samples in
+        proportion, and all of them without a choice from 2.5 % of the samples on.
+    share : float, default 0
+        Of the samples in the request.
     scope : {'layer', 'all'}, default 'layer'
         One pool for each layer, or one for all; of 'lfoci' alone.
     screen : 'auto', int or None, default 'auto'
@@ -167,9 +175,11 @@ def search(
     n = evidence.units.n_units
     _check(selector, scope, screen, screen_by, max_units, n_neighbors, n)
     draws = np.random.default_rng() if generator is None else generator
-    budget = min(n, max_units) if max_units is not None else default_budget(n)
+    budget = min(n, max_units) if max_units is not None else default_budget(n, share)
     if callable(selector):
         return _of_user(evidence, selector, budget)
+    if max_units is None and GROWTH * share >= 1.0 and selector not in {"lfoci-pooled", "first-pick"}:
+        return _ranking(evidence, torch.arange(n), evidence.gradient_norms, f"{selector}: all, for so large a request")
     settings = Settings(n_neighbors, noise, find, n_jobs, draws)
     if selector == "lfoci":
         return _screened(evidence, budget, scope, screen, screen_by, settings)

@@ -65,7 +65,8 @@ class Unlearner:
     n_perturbations : int, default 300
         Perturbed copies in all.
     max_units : int, optional
-        Most units of a request. Default: 20, or the root of their number if that is more.
+        Most units of a request. Default: 20, or the root of their number if that is more; of many samples more, and
+        from 2.5 % of the data on all.
     screen : 'auto', int or None, default 'auto'
         Candidates that 'lfoci' chooses from; None: all units.
     n_neighbors : int, default 10
@@ -363,17 +364,9 @@ class Unlearner:
         inputs, targets = self.problem.fetch(list(ids))
         kept = others([*self.forgotten, *ids], self.problem.n)
         recorded = partial(
-            record,
-            self.problem,
-            self.units,
-            inputs,
-            targets,
-            perturb=self.perturb,
-            n_perturbations=self.n_perturbations,
-            params=self._history.weights,
-            reference=kept,
-            generator=draws,
-        )
+            record, self.problem, self.units, inputs, targets, perturb=self.perturb, n_perturbations=self.n_perturbations,
+            params=self._history.weights, reference=kept, generator=draws,
+        )  # fmt: skip
         kfac = partial(prepared.kfac_greedy, self.units, everything.scatter(b), kept)
         evidence = Evidence(
             self.units,
@@ -387,6 +380,7 @@ class Unlearner:
             evidence,
             selector=self.selector,
             max_units=self.max_units,
+            share=len(ids) / self.problem.n,
             scope=self.scope,
             screen=self.screen,
             n_neighbors=self.n_neighbors,

@@ -1,6 +1,6 @@
 """Every selector and every baseline on the same networks and requests, beside retrained ones, ranked.
 
-    python benchmarks/bench_evaluate.py                  # half an hour; resumes; benchmarks/results/bench_evaluate.json
+    python benchmarks/bench_evaluate.py                  # half an hour; resumes; benchmarks/results/bench_evaluate_*.json
     python benchmarks/bench_evaluate.py --quick          # the digits of scikit-learn, seconds; writes nothing
     python benchmarks/bench_evaluate.py --only mnist     # one set
     python benchmarks/bench_evaluate.py --show           # what is stored, ranked
@@ -44,7 +44,7 @@ from codec.unlearn._training import Recipe
 from codec.unlearn._update import pull
 from codec.unlearn.evaluate import evaluate, split
 
-RESULT = _harness.RESULTS / "bench_evaluate.json"
+SETS = ("mnist", "cifar")
 PACKAGES = ("codec", "torch", "numpy", "scipy", "scikit-learn")
 DECAY = 5e-4
 CLASS = 9  # the class that goes
@@ -251,29 +251,38 @@ def show(parts: dict[str, list[Row]]) -> None:
             print(f"{row['model']:34}" + "".join(f"{cell:>18}" for cell in cells))
 
 
+def result_of(name: str) -> Path:
+    """Where the results of a set are kept."""
+    return _harness.RESULTS / f"bench_evaluate_{name}.json"
+
+
 def main() -> None:
     """Measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=_harness.ROOT.parent / "shared" / "data")
     parser.add_argument("--quick", action="store_true", help="small data, seconds; writes nothing")
-    parser.add_argument("--only", choices=("mnist", "cifar"))
+    parser.add_argument("--only", choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those that are reported")
     parser.add_argument("--show", action="store_true", help="print what is stored")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--output", type=Path, help="instead of benchmarks/results/bench_evaluate_SET.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    wanted = [name for name in SETS if options.only in {None, name}]
     if options.show:
-        show(json.loads(options.output.read_text())["parts"])
+        for name in wanted:
+            show(json.loads((options.output or result_of(name)).read_text())["parts"])
         return
-    keep = _harness.Kept(None if options.quick else options.output, {"quick": options.quick})
-    for name, setting in settings(options.data, options.quick).items():
-        for seed in (options.seeds or setting.seeds) if options.only in {None, name} else ():
+    for name in wanted:
+        setting = settings(options.data, options.quick)[name]
+        output = options.output or result_of(name)
+        keep = _harness.Kept(None if options.quick else output, {"quick": options.quick})
+        for seed in options.seeds or setting.seeds:
             case = cache(partial(Case, setting, seed))  # trained only if something is missing
             for request in requests(setting.many)[: 2 if options.quick and name == "cifar" else None]:
                 keep(f"{name}/{seed}/{request}", lambda case=case, request=request: case().rows(request))
-    show(keep.parts)
-    if not options.quick:
-        _harness.write_json({"environment": _harness.environment(PACKAGES)} | keep.content(), options.output)
+        show(keep.parts)
+        if not options.quick:
+            _harness.write_json({"environment": _harness.environment(PACKAGES)} | keep.content(), output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write the tables and draw the figure of every way to forget, from the results of `bench_evaluate.py`.
 
-``make figures`` runs this. It measures nothing: every number is in ``benchmarks/results/bench_evaluate.json``.
+``make figures`` runs this. It measures nothing: every number is in ``benchmarks/results/bench_evaluate_*.json``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 
 import bench_evaluate as bench  # noqa: E402
 
-RESULT = bench.RESULT
 SUMMARY = DOCS / "tables" / "comparison.inc"
 DETAILS = DOCS / "tables" / "comparison_details.inc"
 PICTURE = DOCS / "_static" / "comparison.png"
@@ -95,11 +94,11 @@ def ahead(parts, name):
     lines = []
     for request, rows in tables_of(parts, name).items():
         order = [row["model"] for row in rows if row["model"] not in {"original", "retrained"}]
-        places = {method: order.index(method) for method in (DEFAULT, BEST)}
+        places = {method: order.index(method) for method in (DEFAULT, BEST) if method in order}
         others = [method for method in order if method not in OURS]
         before = {m: [o for o in others if order.index(o) < place] for m, place in places.items()}
-        said = [f"*{request}*: all units {_place(order, BEST)}, the default {_place(order, DEFAULT)}"]
-        said += [f"ahead of {words}: {', '.join(map(shown, before[m])) or 'no baseline'}" for m, words in WORDS.items()]
+        said = [f"*{request}*: " + ", ".join(f"{WORDS[m]} {_place(order, m)}" for m in places)]
+        said += [f"ahead of {WORDS[m]}: {', '.join(map(shown, before[m])) or 'no baseline'}" for m in places]
         lines.append(f"* {'; '.join(said)}.")
     return "\n".join(lines) + "\n"
 
@@ -145,13 +144,23 @@ def details(parts):
     return "\n".join(found)
 
 
-def whole(report):
+def stored():
+    """The results of every set."""
+    return {name: json.loads(bench.result_of(name).read_text()) for name in bench.SETS}
+
+
+def parts_of(reports):
+    return {key: rows for report in reports.values() for key, rows in report["parts"].items()}
+
+
+def whole(reports):
     """Everything that the guide includes."""
-    parts, e = report["parts"], report["environment"]
-    names = dict.fromkeys(name for name, _ in bench.requests_of(parts))
-    versions = f"{e['cpu']}, one thread; torch {e['packages']['torch']}"
-    pieces = [f"{summary(parts, name)}\n{ahead(parts, name)}" for name in names]
-    return "\n".join([*pieces, *(of_class(parts, name) for name in names), f"Measured {e['date']} on {versions}.\n"])
+    parts, lines = parts_of(reports), []
+    for name, report in reports.items():
+        e = report["environment"]
+        lines.append(f"{TITLES[name]}: {e['date']}, {e['cpu']}, one thread; torch {e['packages']['torch']}.")
+    pieces = [f"{summary(parts, name)}\n{ahead(parts, name)}" for name in reports]
+    return "\n".join([*pieces, *(of_class(parts, name) for name in reports), "Measured: " + " ".join(lines) + "\n"])
 
 
 # ---------------------------------------------------------------------- figure
@@ -187,8 +196,8 @@ def figure(parts):
 
 
 if __name__ == "__main__":
-    stored = json.loads(RESULT.read_text())
-    SUMMARY.write_text(whole(stored))
-    DETAILS.write_text(details(stored["parts"]))
-    figure(stored["parts"]).savefig(PICTURE, dpi=120)
+    reports = stored()
+    SUMMARY.write_text(whole(reports))
+    DETAILS.write_text(details(parts_of(reports)))
+    figure(parts_of(reports)).savefig(PICTURE, dpi=120)
     print("wrote comparison.inc, comparison_details.inc and comparison.png")

@@ -26,6 +26,7 @@ from codec._validation import (
 ANALYTIC_ROWS = 500
 BOOTSTRAP_SAMPLES = 400
 BOOTSTRAP_MIN_ROWS = 100
+BOOTSTRAP_ROWS = 400
 BOOTSTRAP_MAX_COLUMNS = 2  # beyond, the bias of nearest neighbours is as large as the interval
 
 
@@ -61,7 +62,7 @@ def codec_interval(
         ``'analytic'``: the variance estimator of Lin and Han for one continuous z, no ``given``, around
         the coefficient of the right neighbour (Chatterjee's). ``'bootstrap'``: m out of n rows without
         replacement, m = floor(n^(2/3)), for at most two columns of z and ``given`` together and at
-        least 100 rows. ``'auto'`` takes the first that applies.
+        least 100 rows; below 400 it warns that it is too wide. ``'auto'`` takes the first that applies.
     nominal_y, nan_policy : see :func:`codec.codec`
     rng : None, int, SeedSequence or Generator, default None
         Draws the subsamples.
@@ -131,6 +132,7 @@ def interval_of_tables(
         center, spread = right_neighbor(y.columns[0], z.columns[0])
     else:
         center, spread = subsampled(y, z, given, rng)
+        _warn_wide(y.n_rows)
     # The variance is an estimate with a relative error near sqrt(24 / n): n / 12 degrees of freedom.
     half = float(student.ppf(0.5 + confidence_level / 2.0, y.n_rows / 12.0)) * spread
     return ConfidenceInterval(max(center - half, -1.0), min(center + half, 1.0))
@@ -141,6 +143,16 @@ def _warn_small(n: int) -> None:
         warnings.warn(
             f"{n} rows: the analytic interval covers less than it says below {ANALYTIC_ROWS} rows "
             "(near .89 instead of .95 at 200).",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_wide(n: int) -> None:
+    if n < BOOTSTRAP_ROWS:
+        warnings.warn(
+            f"{n} rows: the bootstrap interval is wider than it need be below {BOOTSTRAP_ROWS} rows (it covers .96 to "
+            ".99 instead of .95 at 100).",
             UserWarning,
             stacklevel=4,
         )

@@ -589,6 +589,9 @@ def test_small_samples_and_intervals():
         codec_interval(rng.normal(size=100), rng.normal(size=100))
     with pytest.raises(ValueError, match="at least 100"):
         codec_interval(rng.normal(size=50), rng.normal(size=(50, 2)))
+    with pytest.warns(UserWarning, match="wider than it need be"):
+        low, high = codec_interval(rng.normal(size=200), rng.normal(size=(200, 2)), rng=0)
+    assert -1 <= low < high <= 1
 
 
 # --------------------------------------------------------------------------- many hypotheses

@@ -307,7 +307,7 @@ class _Search:
     def run(self, screen_seed: int) -> Found:
         if self.options.screen and len(self.pool) > 1:
             self.screen(screen_seed)
-            if isinstance(self.judge, Calibrated) and self.y.n_rows > LARGE_ROWS:
+            if self.members and isinstance(self.judge, Calibrated) and self.y.n_rows > LARGE_ROWS:
                 self.thin(self.judge.on_some_rows(LAX_LEVEL))
             self.shrink()
         for _ in range(MAX_ROUNDS):

@@ -167,6 +167,13 @@ def test_what_the_screen_misses_enters_from_the_ranking(large):
     assert sorted(selector.blanket_) == [5, 9]
 
 
+def test_large_data_of_which_the_screen_lists_nothing(large, monkeypatch):
+    monkeypatch.setattr(_markov, "list_features", lambda *_: [])
+    X = np.random.default_rng(0).standard_normal((420, 4))
+    found = MarkovBlanketSelector(random_state=0).fit(X, X[:, 2] ** 3)
+    assert found.blanket_.tolist() == [2]  # what is left to the growing
+
+
 @pytest.mark.slow
 def test_noise_is_not_selected_in_large_data(large):
     hits = 0

@@ -256,6 +256,7 @@ def test_a_few_thousand_rows(geometry):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a path that is forced takes 20 s a step where all of 20,000 rows tie
 @pytest.mark.parametrize("geometry", sorted(GEOMETRIES))
 @pytest.mark.parametrize("response", sorted(RESPONSES))
 @pytest.mark.parametrize("n", [5000, 20_000])

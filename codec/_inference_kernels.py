@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from codec._jit import compiled
-from codec._tree_kernels import lay_out, random_bits, search, search_space
+from codec._tree_kernels import lay_out, random_bits, search, search_space, split_at
 
 
 # ------------------------------------------------------------------------ random numbers
@@ -283,33 +283,6 @@ def regular_sums(near, value):
 
 # ------------------------------------------------------------------------ the nearest of many rows
 @compiled
-def smallest_first(values, places, n, k):
-    """Bring the k smallest of the first ``n`` values and their places to the front; returns the k-th (quickselect)."""
-    low, high = 0, n - 1
-    while low < high:
-        a, b, c = values[low], values[(low + high) >> 1], values[high]
-        pivot = max(min(a, b), min(max(a, b), c))
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                places[i], places[j] = places[j], places[i]
-                i += 1
-                j -= 1
-        if k - 1 <= j:
-            high = j
-        elif k - 1 >= i:
-            low = i
-        else:
-            break
-    return values[k - 1]
-
-
-@compiled
 def smallest_columns(distances, k, near):
     """The columns of the k smallest numbers of every row, in no order, into ``near``.
 
@@ -335,8 +308,9 @@ def smallest_columns(distances, k, near):
                 places[kept] = j
                 kept += row[j] < bound
             if kept >= 4 * k:
-                bound = smallest_first(values, places, kept, k)
+                split_at(values, places, 0, kept, k - 1)
+                bound = values[k - 1]
                 kept = k
         if kept > k:
-            smallest_first(values, places, kept, k)
+            split_at(values, places, 0, kept, k - 1)
         near[i] = places[:k]

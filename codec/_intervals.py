@@ -128,34 +128,21 @@ def interval_of_tables(
     if method == "analytic" and reason:
         raise ValueError(f"the analytic interval needs {reason}; use method='bootstrap'.")
     if method != "bootstrap" and not reason:
-        _warn_small(y.n_rows)
+        fault = "the analytic interval covers less than it says (.90 to .96 instead of .95 at 200)"
+        _warn_below(ANALYTIC_ROWS, y.n_rows, fault)
         center, spread = right_neighbor(y.columns[0], z.columns[0])
     else:
         center, spread = subsampled(y, z, given, rng)
-        _warn_wide(y.n_rows)
+        fault = "the bootstrap interval is wider than it need be (it covers .96 to .99 instead of .95 at 100)"
+        _warn_below(BOOTSTRAP_ROWS, y.n_rows, fault)
     # The variance is an estimate with a relative error near sqrt(24 / n): n / 12 degrees of freedom.
     half = float(student.ppf(0.5 + confidence_level / 2.0, y.n_rows / 12.0)) * spread
     return ConfidenceInterval(max(center - half, -1.0), min(center + half, 1.0))
 
 
-def _warn_small(n: int) -> None:
-    if n < ANALYTIC_ROWS:
-        warnings.warn(
-            f"{n} rows: the analytic interval covers less than it says below {ANALYTIC_ROWS} rows "
-            "(near .89 instead of .95 at 200).",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def _warn_wide(n: int) -> None:
-    if n < BOOTSTRAP_ROWS:
-        warnings.warn(
-            f"{n} rows: the bootstrap interval is wider than it need be below {BOOTSTRAP_ROWS} rows (it covers .96 to "
-            ".99 instead of .95 at 100).",
-            UserWarning,
-            stacklevel=4,
-        )
+def _warn_below(least: int, n: int, fault: str) -> None:
+    if n < least:
+        warnings.warn(f"{n} rows: {fault} below {least} rows.", UserWarning, stacklevel=4)
 
 
 def _analytic_obstacle(y: Table, z: Table, given: Table | None) -> str:

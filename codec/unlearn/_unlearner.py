@@ -179,23 +179,11 @@ class Unlearner:
     ) -> None:
         check_option(update, "update", METHODS)
         check_solver(solver, curvature, update)
-        if n_steps < 1 or (n_steps > 1 and not (update == "gradient" and convex)):
-            raise ValueError(f"n_steps is {n_steps}; it must be 1, or more with update='gradient' and convex=True.")
-        if convex and weight_decay <= 0.0:
-            raise ValueError("convex=True needs weight_decay above 0: no bound holds without strong convexity.")
-        if not 0.0 < budget < 1.0:
-            raise ValueError(f"budget is {budget}; it must lie between 0 and 1.")
+        _check_steps(n_steps, update == "gradient" and convex, convex, weight_decay, budget)
         self.problem = Problem(
-            model,
-            loss,
-            train_data,
-            weight_decay=weight_decay,
-            output=output,
-            target_key=target_key,
-            device=device,
-            batch_size=batch_size,
-            group=group,
-        )
+            model, loss, train_data, weight_decay=weight_decay, output=output, target_key=target_key, device=device,
+            batch_size=batch_size, group=group,
+        )  # fmt: skip
         self.problem.team.check_seed(random_state)
         self.units = units if isinstance(units, Units) else find_units(self.problem.model)
         self.selector, self.scope, self.perturb, self.max_units = selector, scope, perturb, max_units
@@ -591,3 +579,13 @@ class Unlearner:
     def _at_anchor(self) -> Tensor:
         """Samples that the starting point still has."""
         return others(ids_of(self._history.before_anchor), self.problem.n)
+
+
+def _check_steps(n_steps: int, several: bool, convex: bool, weight_decay: float, budget: float) -> None:
+    """Refuse steps that no update takes, a certificate that nothing proves, and an anchor that never moves."""
+    if n_steps < 1 or (n_steps > 1 and not several):
+        raise ValueError(f"n_steps is {n_steps}; it must be 1, or more with update='gradient' and convex=True.")
+    if convex and weight_decay <= 0.0:
+        raise ValueError("convex=True needs weight_decay above 0: no bound holds without strong convexity.")
+    if not 0.0 < budget < 1.0:
+        raise ValueError(f"budget is {budget}; it must lie between 0 and 1.")

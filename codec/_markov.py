@@ -24,6 +24,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -147,9 +148,14 @@ class Calibrated:
 
     def on_some_rows(self, level: float) -> Calibrated:
         """The same for random rows of large data, always the same ones."""
+        return Calibrated(*self._some_rows, level, self._seed, self._n_jobs)
+
+    @cached_property
+    def _some_rows(self) -> tuple[Table, Features]:
+        """Copied once: every member of large data asks for them."""
         rng = np.random.default_rng(self._seed)
         rows = np.sort(rng.choice(self._y.n_rows, RANKING_ROWS, replace=False))
-        return Calibrated(self._y.take(rows), self._features.take(rows), level, self._seed, self._n_jobs)
+        return self._y.take(rows), self._features.take(rows)
 
     def _best_of_many(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
         """Large data: candidates are ranked on some rows; the best of the first ones is judged among all, as a member.

@@ -452,6 +452,22 @@ def test_smoother_finds_one_direction_in_many(n):
     assert np.allclose(again, residuals.standard, atol=1e-8)
 
 
+@pytest.mark.parametrize("noise", ["normal", "t3", "uniform"])
+def test_noise_scale_is_found_whatever_the_unit(noise):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(1500, 2))
+    log_scale = 0.8 * np.sin(1.5 * x[:, 0])
+    draws = {"normal": rng.normal(size=1500), "t3": rng.standard_t(3, 1500), "uniform": rng.uniform(-1, 1, 1500)}
+    column = np.tanh(x[:, 1]) + 0.5 * np.exp(log_scale) * draws[noise]
+    smoother = Smoother(embed(table(x)), rng)
+    found = Residuals(smoother.branch(), column[None, :])
+    error = np.log(found.scale[0]) - log_scale
+    assert np.std(error) < 0.2  # 0.57 of a constant scale
+    large = Residuals(smoother.branch(), 1e9 * column[None, :])
+    assert np.allclose(large.scale, found.scale, rtol=1e-6)
+    assert np.allclose(large.standard, 1e9 * found.standard, rtol=1e-6, atol=1.0)
+
+
 @pytest.mark.parametrize("case", ["smooth", "rare", "separable"])
 def test_logistic_ridge_minimises_its_loss(case, monkeypatch):
     """scipy's BFGS finds no better weights for one factor; a separable class does not diverge."""

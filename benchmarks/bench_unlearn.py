@@ -54,9 +54,8 @@ def cells(folder: Path, quick: bool) -> Iterator[Cell]:
         for name in work.NETWORKS:
             yield Cell("requests", name, seed, partial(work.requests, folder, quick, name, seed))
         yield Cell("sequence", "784-100-10", seed, partial(work.sequence, folder, quick, "784-100-10", seed))
-        for decay in (0.01,) if quick else (0.01, work.DECAY):
-            run = partial(work.captured, folder, quick, decay, seed)
-            yield Cell("captured", f"weight decay {decay:g}", seed, run)
+        for name in list(work.CAPTURED)[: 1 if quick else None]:
+            yield Cell("captured", name, seed, partial(work.captured, folder, quick, name, seed))
     yield Cell("selection", "L-FOCI", SEEDS[0], partial(selection.selection, folder, quick, SEEDS[0]))
     for name in () if quick else work.TRAININGS:
         yield Cell("damping", name, SEEDS[0], partial(work.damping, folder, quick, name, SEEDS[0]))
@@ -134,16 +133,17 @@ def sequence_targets(stored: dict[str, Any]) -> Iterator[Row]:
 
 def captured_targets(stored: dict[str, Any]) -> Iterator[Row]:
     """Share of the decrement in twenty units; random and hardest samples together."""
-    for decay, default, joint in ((0.01, 0.62, 0.70), (work.DECAY, 0.44, 0.53)):
-        found = medians(stored, "captured", f"weight decay {decay:g}")
+    for case, network in work.CAPTURED.items():
+        default, joint = (0.62, 0.70) if network.decay == 0.01 else (0.44, 0.53)
+        found = medians(stored, "captured", case)
         for model, low in (("lfoci", default), ("kfac_greedy", joint)):
             rows = [row for (_, name), row in found.items() if name == model]
             if rows:
                 seeds, share = rows[0]["seeds"], float(np.mean([row["captured"] for row in rows]))
-                yield judged(f"weight decay {decay:g}: captured by {model}", share, low, None, seeds)
+                yield judged(f"{case}: captured by {model}", share, low, None, seeds)
                 cpu = float(np.mean([row["select_cpu_s"] for row in rows]))
                 high = 0.06 if model == "lfoci" else None
-                yield judged(f"weight decay {decay:g}: CPU s to select, {model}", cpu, None, high, seeds)
+                yield judged(f"{case}: CPU s to select, {model}", cpu, None, high, seeds)
 
 
 def summary(stored: dict[str, Any]) -> list[Row]:

@@ -112,7 +112,12 @@ def minimise(model: nn.Module, x: Tensor, y: Tensor, decay: float) -> None:
     """Full-batch L-BFGS on the loss with weight decay."""
     leaves = list(model.parameters())
     optimizer = torch.optim.LBFGS(
-        leaves, max_iter=400, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=1e-6, tolerance_change=1e-14
+        leaves,
+        max_iter=400,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-6,
+        tolerance_change=1e-14,
     )
 
     def closure() -> Tensor:

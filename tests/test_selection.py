@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import re
 import sys
 
 import joblib
@@ -17,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import codec
-from codec import SelectionPath, _forward, _selection, foci, lfoci
+from codec import _forward, _selection, foci, lfoci
 
 CLOSE = {"rtol": 0, "atol": 1e-12}
 
@@ -29,13 +28,6 @@ def assert_same_path(path, exact):
     # None: nothing was left to explain before the step
     conditional = [math.nan if t is None else float(t) for t in exact.conditional]
     np.testing.assert_allclose(path.conditional, conditional, rtol=1e-12, atol=1e-11)
-
-
-def assert_identical(a, b):
-    """Assert that two paths agree in every bit, the clock apart."""
-    for field in dataclasses.fields(SelectionPath):
-        if field.name != "seconds":
-            np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name))
 
 
 def table(kind, n, p, rng):
@@ -266,7 +258,7 @@ def test_row_order_is_irrelevant(kind, standardize, n_neighbors, seed):
     y = response("counts", X, rng)
     order = rng.permutation(40)
     call = {"stop": False, "standardize": standardize, "n_neighbors": n_neighbors}
-    assert_identical(foci(X[order], y[order], **call), foci(X, y, **call))
+    reference.assert_identical(foci(X[order], y[order], **call), foci(X, y, **call))
 
 
 def test_random_ties_follow_the_seed(global_random_seed):
@@ -275,9 +267,9 @@ def test_random_ties_follow_the_seed(global_random_seed):
     y = response("noisy", X, rng)
     call = {"ties": "random", "stop": False}
     first = foci(X, y, rng=3, **call)
-    assert_identical(first, foci(X, y, rng=3, **call))
-    assert_identical(first, foci(X, y, rng=np.random.default_rng(3), **call))
-    assert_identical(first, foci(X, y, rng=3, n_jobs=2, **call))
+    reference.assert_identical(first, foci(X, y, rng=3, **call))
+    reference.assert_identical(first, foci(X, y, rng=np.random.default_rng(3), **call))
+    reference.assert_identical(first, foci(X, y, rng=3, n_jobs=2, **call))
     others = [tuple(foci(X, y, rng=seed, **call).cumulative) for seed in range(5)]
     assert len(set(others)) > 1
 
@@ -298,7 +290,7 @@ def test_standardize_is_what_it_says(global_random_seed):
     paths = {}
     for how, table in by_hand.items():
         paths[how] = foci(X, y, standardize=how, stop=False)
-        assert_identical(paths[how], foci(table, y, standardize=None, stop=False))
+        reference.assert_identical(paths[how], foci(table, y, standardize=None, stop=False))
     assert foci(X, y, stop=False).order.tolist() == paths["scale"].order.tolist()
     distinct = {tuple(path.cumulative) for path in paths.values()}
     assert len(distinct) == 4
@@ -312,7 +304,7 @@ def test_two_level_category_weighs_like_its_indicator(standardize):
     y = X.a * np.where(flag, 1, -1) + 0.1 * rng.normal(size=100)
     text = X.assign(f=pd.Categorical(np.where(flag, "yes", "no")))
     call = {"standardize": standardize, "stop": False}
-    assert_identical(foci(text, y, **call), foci(X.assign(f=flag), y, **call))
+    reference.assert_identical(foci(text, y, **call), foci(X.assign(f=flag), y, **call))
 
 
 # -------------------------------------------------------------------- stopping, limits
@@ -390,7 +382,7 @@ def test_names(example):
     assert list(array.names) == [f"x{j}" for j in array.order]
     assert array.order.tolist() == path.order.tolist()
     polars = foci(pl.DataFrame(dict(X.items())), pl.Series(y), stop=False)
-    assert_identical(polars, path)
+    reference.assert_identical(polars, path)
     assert all(isinstance(name, str) for name in path.names)
 
 
@@ -398,11 +390,11 @@ def test_include_by_name_and_index(example):
     X, y = example
     by_name = foci(X, y, include=["e", "a"], stop=False)
     by_index = foci(X, y, include=[3, 0], stop=False)
-    assert_identical(by_name, by_index)
+    reference.assert_identical(by_name, by_index)
     assert set(by_name.include) == {"a", "e"}
     assert sorted(by_name.order.tolist()) == [1, 2]
     assert foci(X, y).include == ()
-    assert_identical(foci(X, y, include=[]), foci(X, y))
+    reference.assert_identical(foci(X, y, include=[]), foci(X, y))
     # The base counts: T of the first step is T given the included columns.
     raw = foci(X, y, include=[0], stop=False, standardize=None)
     first = X.iloc[:, raw.order[0]]
@@ -475,7 +467,7 @@ def test_verbose(bars, example, capfd, monkeypatch):
     if not bars:
         monkeypatch.setitem(sys.modules, "tqdm.auto", None)  # as where tqdm is not installed
     loud = foci(X, y, verbose=True)
-    assert_identical(loud, quiet)
+    reference.assert_identical(loud, quiet)
     out, err = capfd.readouterr()
     assert out == ""
     # a bar or a line for each step, the last of which found nothing to add
@@ -550,7 +542,7 @@ def test_same_bits_for_any_n_jobs(select, n_jobs, mixed):
     X, y = small(mixed)
     call = {"rng": 5, "stop": False, "max_features": 4, "n_neighbors": 3}
     alone = select(X, y, **call)
-    assert_identical(select(X, y, n_jobs=n_jobs, **call), alone)
+    reference.assert_identical(select(X, y, n_jobs=n_jobs, **call), alone)
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky", "sequential"])
@@ -560,7 +552,7 @@ def test_same_bits_for_joblib_backends(select, backend, mixed):
     call = {"rng": 5, "stop": False, "max_features": 3}
     alone = select(X, y, **call)
     with joblib.parallel_config(backend=backend, n_jobs=2):
-        assert_identical(select(X, y, **call), alone)
+        reference.assert_identical(select(X, y, **call), alone)
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="the kernels run as Python")
@@ -570,7 +562,7 @@ def test_same_bits_when_loky_sends_memmaps(mixed):
     call = {"max_features": 2}
     alone = foci(X, y, **call)
     with joblib.parallel_config(backend="loky", n_jobs=2):
-        assert_identical(foci(X, y, **call), alone)
+        reference.assert_identical(foci(X, y, **call), alone)
 
 
 def test_same_bits_on_dask(mixed):
@@ -587,115 +579,7 @@ def test_same_bits_on_dask(mixed):
         for select in (foci, lfoci):
             alone = select(X, y, **call)
             with joblib.parallel_config(backend="dask"):
-                assert_identical(select(X, y, **call), alone)
-
-
-# ---------------------------------------------------------------------- chunks of rows
-
-
-def chunk_table(n=900):
-    rng = np.random.default_rng(21)
-    X = pd.DataFrame(rng.normal(size=(n, 8)), columns=[f"g{k}" for k in range(8)])
-    X["levels"] = pd.Categorical(rng.choice(list("uvw"), n))
-    return X, X.g1 * X.g4 + X.g6 + (X.levels == "u") + 0.1 * rng.normal(size=n)
-
-
-@pytest.mark.parametrize("select", [foci, lfoci])
-@pytest.mark.parametrize("ties", ["average", "random"])
-def test_one_chunk_is_the_plain_selection(select, ties):
-    X, y = chunk_table()
-    call = {"rng": 3, "stop": False, "max_features": 4}
-    if select is foci:
-        call["ties"] = ties
-    assert_identical(select(X, y, chunks=1, **call), select(X, y, **call))
-    assert_identical(select(X, y, chunks=None, **call), select(X, y, **call))
-
-
-@pytest.mark.parametrize("include", [None, ["g3", "levels"]])
-@pytest.mark.parametrize("chunks", [2, 5])
-def test_chunks_by_hand(chunks, include):
-    # Disjoint random rows, a selection on each with the weights of the whole table, the union, all rows.
-    X, y = chunk_table()
-    call = {"standardize": None, "n_neighbors": 3, "include": include}
-    path = foci(X, y, chunks=chunks, rng=5, **call)
-    rows = np.array_split(np.random.default_rng(5).permutation(len(X)), chunks)
-    assert sum(r.size for r in rows) == len(X)
-    picks = [foci(X.iloc[np.sort(r)], y.iloc[np.sort(r)], **call).names for r in rows]
-    union = set().union(*picks)
-    kept = [name for name in X.columns if name in union or name in (include or [])]
-    plain = foci(X[kept], y, **call)
-    assert path.names == plain.names
-    np.testing.assert_array_equal(path.cumulative, plain.cumulative)
-    np.testing.assert_array_equal(path.conditional, plain.conditional)
-    assert [X.columns[j] for j in path.order] == list(path.names)
-    assert path.include == tuple(include or ())
-    assert path.n_features == X.shape[1]
-    assert path.n_samples == len(X)
-    free = X.shape[1] - len(include or [])
-    assert path.stopped.endswith(f"Candidates were the {len(union)} of {free} that {chunks} chunks of the rows picked.")
-
-
-def test_chunks_that_pick_everything_give_the_plain_path():
-    X, y = chunk_table()
-    for standardize in ("scale", "rank"):
-        call = {"stop": False, "standardize": standardize}
-        path, plain = foci(X, y, chunks=3, rng=0, **call), foci(X, y, **call)
-        assert path.order.tolist() == plain.order.tolist()
-        np.testing.assert_array_equal(path.cumulative, plain.cumulative)
-
-
-def test_chunks_follow_the_seed_and_no_worker():
-    X, y = chunk_table()
-    for select, options in ((foci, {}), (foci, {"ties": "random"}), (lfoci, {})):
-        call = {"chunks": 4, "rng": 7, "stop": False, "max_features": 3, **options}
-        alone = select(X, y, **call)
-        for n_jobs in (2, -1):
-            assert_identical(select(X, y, n_jobs=n_jobs, **call), alone)
-        with joblib.parallel_config(backend="loky", n_jobs=2):
-            assert_identical(select(X, y, **call), alone)
-
-
-def test_chunks_of_several_responses():
-    X, y = chunk_table(150)
-    X = X[["g0", "g1", "g6", "levels"]]
-    Y = np.column_stack([y, X.g0 + X.g1])
-    path = foci(X, Y, chunks=2, rng=0, stop=False)
-    np.testing.assert_array_equal(path.cumulative, foci(X, Y, stop=False).cumulative)
-
-
-def test_chunks_where_a_column_is_constant():
-    # A rare flag is constant in most chunks; the scale is that of the whole table.
-    X, y = chunk_table()
-    X["rare"] = np.arange(len(X)) < 2
-    assert "g6" in foci(X, y, chunks=6, rng=0).names
-
-
-def test_chunks_that_cannot_be():
-    X, y = chunk_table(60)
-    for chunks, error in ((0, ValueError), (21, ValueError), (1.5, TypeError), ("two", TypeError)):
-        with pytest.raises(error, match="chunks is"):
-            foci(X, y, chunks=chunks)
-    with pytest.raises(ValueError, match="between 1 and 5"):
-        foci(X, y, chunks=6, n_neighbors=10)
-    with pytest.raises(ValueError, match="y is constant in a chunk of 20 rows; pass a smaller number of chunks"):
-        foci(X, np.arange(60) == 7, chunks=3)
-
-
-def test_chunks_that_find_nothing():
-    # A constant column, which no chunk picks; one that may look useful in a chunk, but not in the end.
-    y = np.tile([0.0, 1.0], 30)
-    for column, n_picked in ((np.zeros(60), "0"), (np.arange(60.0), "[01]")):
-        path = foci(column[:, None], y, chunks=2, rng=0, standardize=None)
-        assert len(path) == 0
-        assert re.search(f"Candidates were the {n_picked} of 1 that 2 chunks", path.stopped)
-
-
-def test_chunks_show_their_progress(capfd):
-    X, y = chunk_table(200)
-    foci(X, y, chunks=2, rng=0, verbose=True)
-    err = capfd.readouterr().err
-    assert "foci on 2 chunks of rows" in err
-    assert "foci step 1" in err
+                reference.assert_identical(select(X, y, **call), alone)
 
 
 # ------------------------------------------------------------------------------ lfoci
@@ -715,8 +599,8 @@ def test_lfoci_follows_the_seed():
     X = table("lattice", 80, 4, rng)
     y = response("counts", X, rng)
     first = lfoci(X, y, stop=False, rng=1)
-    assert_identical(first, lfoci(X, y, stop=False, rng=1))
-    assert_identical(first, lfoci(X, y, stop=False, rng=np.random.SeedSequence(1)))
+    reference.assert_identical(first, lfoci(X, y, stop=False, rng=1))
+    reference.assert_identical(first, lfoci(X, y, stop=False, rng=np.random.SeedSequence(1)))
     values = {tuple(lfoci(X, y, stop=False, rng=k).cumulative) for k in range(4)}
     assert len(values) == 4
 
@@ -730,7 +614,7 @@ def test_lfoci_finds_discrete_features(global_random_seed):
     # Every column in another unit: noise follows the column's sd
     units = 2.0 ** np.array([3, -5, 0, 9, -20, 4])
     again = lfoci(X * units, y, rng=global_random_seed, n_neighbors=5)
-    assert_identical(path, again)
+    reference.assert_identical(path, again)
 
 
 # ---------------------------------------------------------------------------- nominal y

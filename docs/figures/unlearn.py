@@ -69,7 +69,7 @@ def sequence_table(report):
 def captured_table(report):
     """Captured decrement of twenty units."""
     found = rows_of(report, "captured")
-    names = sorted(dict.fromkeys(name for name, _ in found), reverse=True)
+    names = sorted(dict.fromkeys(name for name, _ in found))
     lines = []
     for selector in SELECTORS:
         rows = {name: [row for n, row in found if (n, row["model"]) == (name, selector)] for name in names}

@@ -1,0 +1,66 @@
+"""Classical tests with our result, and our test inside other packages."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import chi2_contingency
+
+from codec import CITest, fisher_z, g_test, register_causal_learn
+
+
+def test_fisher_z_is_the_published_formula():
+    rng = np.random.default_rng(0)
+    y, z = rng.normal(size=(2, 50))
+    r = np.corrcoef(y, z)[0, 1]
+    assert fisher_z(y, z).statistic == pytest.approx(np.sqrt(47) * np.arctanh(r))
+    with pytest.raises(ValueError, match="linear function"):
+        fisher_z(y, y + z, y + 2 * z - z)
+    with pytest.raises(ValueError, match="one numeric column"):
+        fisher_z(pd.Categorical(list("ab") * 25), z)
+
+
+def test_g_test_is_scipys():
+    rng = np.random.default_rng(0)
+    y, z = rng.integers(0, 3, (2, 200))
+    found = chi2_contingency(pd.crosstab(y, z), correction=False, lambda_="log-likelihood")
+    result = g_test(y, z, method="asymptotic")
+    assert (result.statistic, result.pvalue) == pytest.approx((found.statistic, found.pvalue))
+    assert g_test(y, z, rng=0).pvalue == pytest.approx(found.pvalue, abs=0.05)
+    x = np.arange(200) // 2
+    assert "rows per cell" in g_test(y, z, x, method="asymptotic").notes[0]
+    with pytest.raises(ValueError, match="nothing to permute"):
+        g_test(y, z, np.arange(200))
+
+
+def test_causal_learn_runs_pc_with_the_test():
+    pytest.importorskip("causallearn", reason="causal-learn is not installed")
+    from causallearn.search.ConstraintBased.PC import pc
+    from causallearn.utils.cit import CIT
+
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=250)
+    b = a**2 + 0.4 * rng.normal(size=250)
+    c = np.sin(b) + 0.4 * rng.normal(size=250)
+    data = np.column_stack([a, b, c])
+    register_causal_learn("codec-test", n_resamples=99)
+    assert CIT(data, "codec-test")(0, 2, [1]) > 0.01
+    graph = pc(data, 0.05, "codec-test", show_progress=False).G.graph
+    assert np.array_equal(graph != 0, np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], dtype=bool))
+    x = rng.normal(size=(100, 4))
+    assert CIT(x, "fisherz")(0, 1, [2, 3]) == pytest.approx(fisher_z(x[:, 0], x[:, 1], x[:, 2:]).pvalue)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pgmpy_runs_pc_with_the_test():
+    discovery = pytest.importorskip("pgmpy.causal_discovery", reason="pgmpy is not installed")
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=250)
+    b = a**2 + 0.4 * rng.normal(size=250)
+    data = pd.DataFrame({"a": a, "b": b, "c": np.sin(b) + 0.4 * rng.normal(size=250)})
+    test = CITest(data, n_resamples=199)
+    found = discovery.PC(ci_test=test, significance_level=0.05, show_progress=False).fit(data)
+    edges = {frozenset(edge) for edge in found.causal_graph_.edges()}
+    assert edges == {frozenset("ab"), frozenset("bc")}
+    assert test("a", "b") == test("b", "a")
+    with pytest.raises(TypeError, match="DataFrame"):
+        CITest(data.to_numpy())

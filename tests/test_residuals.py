@@ -1,0 +1,114 @@
+"""What X explains: smoothing, noise scales, class probabilities, heavy tails."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from codec import codec_test
+from codec._residuals import Residuals, Smoother, embed, logistic_ridge
+from codec._validation import read_table
+
+
+@pytest.mark.parametrize("n", [150, 1500])
+def test_smoother_finds_one_direction_in_many(n):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 8))
+    signal = np.sin(1.5 * x @ np.full(8, 8**-0.5))
+    residuals = Residuals(Smoother(embed(read_table(x, "given")), rng), (signal + 0.2 * rng.normal(size=n))[None, :])
+    assert np.corrcoef(residuals.location[0], signal)[0, 1] > (0.85 if n == 150 else 0.98)
+    again = residuals.of((residuals.location + residuals.scale * residuals.standard)[:, None, :])[:, 0]
+    assert np.allclose(again, residuals.standard, atol=1e-8)
+
+
+@pytest.mark.parametrize("noise", ["normal", "t3", "uniform"])
+def test_noise_scale_is_found_whatever_the_unit(noise):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(1500, 2))
+    log_scale = 0.8 * np.sin(1.5 * x[:, 0])
+    draws = {"normal": rng.normal(size=1500), "t3": rng.standard_t(3, 1500), "uniform": rng.uniform(-1, 1, 1500)}
+    column = np.tanh(x[:, 1]) + 0.5 * np.exp(log_scale) * draws[noise]
+    smoother = Smoother(embed(read_table(x, "given")), rng)
+    found = Residuals(smoother.branch(), column[None, :])
+    error = np.log(found.scale[0]) - log_scale
+    assert np.std(error) < 0.2  # 0.57 of a constant scale
+    large = Residuals(smoother.branch(), 1e9 * column[None, :])
+    assert np.allclose(large.scale, found.scale, rtol=1e-6)
+    assert np.allclose(large.standard, 1e9 * found.standard, rtol=1e-6, atol=1.0)
+
+
+@pytest.mark.parametrize("case", ["smooth", "rare", "separable"])
+def test_logistic_ridge_minimises_its_loss(case, monkeypatch):
+    """scipy's BFGS finds no better weights for one factor; a separable class does not diverge."""
+    rng = np.random.default_rng(0)
+    functions = np.linalg.qr(rng.normal(size=(300, 6)))[0]
+    penalty = np.geomspace(0.01, 1.0, 6)
+    logits = {"smooth": 20.0, "rare": 40.0, "separable": 1000.0}[case] * functions[:, 0] - 3.0 * (case == "rare")
+    member = rng.random(300) < expit(logits)
+    monkeypatch.setattr("codec._residuals.PENALTY_FACTORS", ((1.0,),))
+    design = np.column_stack([functions, np.full(300, 300**-0.5)])
+
+    def loss(w):
+        return np.logaddexp(0.0, np.where(member, -1.0, 1.0) * (design @ w)).sum() + 0.5 * penalty @ w[:6] ** 2
+
+    best = minimize(loss, np.zeros(7), options={"gtol": 1e-6}).x
+    chance = logistic_ridge(functions, penalty, member)
+    assert np.allclose(chance, np.clip(expit(design @ best), 0.5 / 300, 1.0 - 0.5 / 300), atol=0.01)
+
+
+def test_probabilities_of_a_rare_class_are_calibrated():
+    """In tenths by fitted probability as many members as the probabilities say."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 2))
+    chance = expit(3.0 * x[:, 0] - 5.0)
+    y = (rng.random(20_000) < chance).astype(float)
+    columns = embed(read_table(y, "given")).T.copy()
+    fit = Smoother(embed(read_table(x, "given")), rng).fit(columns, undersmoothing=1.0)
+    fitted = fit.chances(0, y == 1.0)
+    for rows in np.array_split(np.argsort(fitted), 10):
+        spread = 4.0 * np.sqrt(fitted[rows].sum()) + 2.0
+        assert abs(fitted[rows].sum() - y[rows].sum()) < spread + 0.2 * y[rows].sum()
+    assert np.mean((fitted - chance) ** 2) < 0.1 * chance.var()
+
+
+def test_rare_class_shows():
+    """A class of 8 % whose chance depends on |z|: ranks of its residuals hardly tell it from the others."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(20):
+        x, z, e = rng.normal(size=(3, 400))
+        y = np.abs(z) + 0.5 * x + 0.3 * e
+        hits += codec_test(y > np.quantile(y, 0.92), z, x, n_resamples=99, rng=seed).pvalue <= 0.05
+    assert hits >= 18
+
+
+def test_embedding_gives_categories_the_distance_of_numbers():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"c": pd.Categorical(rng.choice(list("abc"), 200)), "v": rng.normal(size=200), "k": 1.0})
+    points = embed(read_table(frame, "given"))
+    assert points.shape == (200, 4)
+    for block in (points[:, :3], points[:, 3:]):
+        gaps = ((block[:, None, :] - block[None, :, :]) ** 2).sum(axis=-1)
+        assert gaps.mean() == pytest.approx(2.0)
+
+
+def test_embedding_draws_heavy_tails_in_and_leaves_others_alone():
+    rng = np.random.default_rng(0)
+    light = rng.normal(size=500)
+    heavy = np.append(light[:499], 1e6)
+    points = embed(read_table(np.column_stack([light, heavy, light > 1.9, np.exp(3.0 * light)]), "given"))
+    assert np.allclose(points[:, 0], (light - light.mean()) / light.std())
+    assert np.median(np.abs(points[:499, 1] - points[:499, 0])) < 0.1
+    assert points[:, 1].max() == points[499, 1] < 4.0
+    assert np.unique(points[:, 2]).size == 2
+    assert (np.diff(points[np.argsort(light), 3]) > 0.0).all()
+    assert np.allclose(points.std(axis=0), 1.0)
+
+
+def test_two_categories_are_one_column():
+    flags = np.arange(60) % 3 == 0
+    points = embed(read_table(pd.DataFrame({"c": pd.Categorical(np.where(flags, "u", "v"))}), "given"))
+    expected = (flags - flags.mean()) / flags.std()
+    assert points.shape == (60, 1)
+    assert np.allclose(np.abs(points[:, 0]), np.abs(expected))

@@ -54,7 +54,7 @@ def test_every_selector_and_every_baseline_is_there(bench, case):
     from codec.unlearn._search import SELECTORS
 
     methods = set(case.methods())
-    assert {bench.DEFAULT, bench.CLOSER, *(bench.NAMES[selector] for selector in SELECTORS)} <= methods
+    assert {bench.DEFAULT, *(bench.NAMES[selector] for selector in SELECTORS)} <= methods
     assert set(baselines.__all__) - {"Recipe", "retrain"} <= methods  # retrained: by `baselines.retrain`
 
 

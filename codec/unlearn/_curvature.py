@@ -23,6 +23,7 @@ from codec.unlearn._kfac import (
     layer_rows,
 )
 from codec.unlearn._linearisation import Linearisation, Restricted, restrict
+from codec.unlearn._newton import ROUGH, follow
 from codec.unlearn._problem import Batch, Problem
 from codec.unlearn._products import GAUSS_NEWTON, Products, Tensors, output_curvature
 from codec.unlearn._slices import Slices
@@ -287,21 +288,58 @@ class Curvature:
             found = solve_cg(self.product, b, damping, x0=x0, tol=tol, max_iter=max_iter, preconditioner=inverse)
         return self._with_check(found, b)
 
+    def minimise(
+        self,
+        b: Tensor,
+        damping: float = 0.0,
+        *,
+        x0: Tensor | None = None,
+        tol: float = 1e-2,
+        max_iter: int = 100,
+        method: str = "auto",
+    ) -> Solution:
+        """Where the linearised model's objective, less ``b`` times the change, is least.
+
+        That of the retained samples, with ``damping / 2 ||x||^2``; outputs are linear in the change, the loss is
+        taken as it is. The first Newton step is the answer of `solve`, which is kept where it answers ``b``
+        (`follow`), and where no linearisation fits.
+        """
+        first, r = self.solve(b, damping, x0=x0, tol=tol, max_iter=max_iter, method=method), self._restricted
+        if r is None or self.kind not in {"ggn", "fisher"}:
+            return first
+        start, mu = r.encode(first.x), first.damping
+        least = self.problem.weight_decay + mu
+
+        def more(x: Tensor, rest: Tensor) -> Solution:
+            return self._solve_coordinates(r.moved(x), rest, mu, None, ROUGH, max_iter)
+
+        def inner(one: Tensor, other: Tensor) -> float:
+            return float(one @ r.precondition(other, max(least, self._floor)))
+
+        found = follow(replace(first, x=start), r.encode(b), lambda x: r.force(x) + least * x, more, inner, tol)
+        return replace(found, x=first.x + r.decode(found.x - start)) if found.steps > 1 else first
+
     def _solve_restricted(
         self, r: Restricted, b: Tensor, damping: float, x0: Tensor | None, tol: float, max_iter: int
     ) -> Solution:
+        guess = None if x0 is None else r.encode(x0)
+        found = self._solve_coordinates(r, r.encode(b), damping, guess, tol, max_iter)
+        least = max(self.problem.weight_decay + found.damping, self._floor)
+        return replace(found, x=r.decode(found.x) + r.outside(b, least))
+
+    def _solve_coordinates(
+        self, r: Restricted, b: Tensor, damping: float, x0: Tensor | None, tol: float, max_iter: int
+    ) -> Solution:
         decay = self.problem.weight_decay
-        found = solve_cg(
+        return solve_cg(
             lambda x: r.product(x) + decay * x,
-            r.encode(b),
+            b,
             damping,
-            x0=None if x0 is None else r.encode(x0),
+            x0=x0,
             tol=tol,
             max_iter=max_iter,
             preconditioner=lambda mu: lambda x: r.precondition(x, max(decay + mu, self._floor)),
         )
-        x = r.decode(found.x) + r.outside(b, max(decay + found.damping, self._floor))
-        return replace(found, x=x)
 
     def _solve_factors(self, b: Tensor, damping: float) -> Solution:
         least = self.problem.weight_decay + damping

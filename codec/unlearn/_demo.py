@@ -16,6 +16,7 @@ EPOCHS = 60
 BATCH = 100
 TRAIN = 1400  # of the 1,797 digits; the others are the test set
 FORGOTTEN = 10
+CHANGED = 20  # of 42 units
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -75,7 +76,8 @@ def demonstrate() -> tuple[Deletion, pd.DataFrame, dict[str, float]]:
     with torch.no_grad():
         losses = nn.functional.cross_entropy(model(X[:TRAIN]), y[:TRAIN], reduction="none")
     ids = losses.argsort(descending=True)[:FORGOTTEN]
-    unlearner = Unlearner(model, "cross_entropy", (X[:TRAIN], y[:TRAIN]), weight_decay=WEIGHT_DECAY, random_state=0)
+    data = X[:TRAIN], y[:TRAIN]
+    unlearner = Unlearner(model, "cross_entropy", data, weight_decay=WEIGHT_DECAY, max_units=CHANGED, random_state=0)
     start = time.process_time()
     deletion = unlearner.forget(ids)
     middle = time.process_time()

@@ -7,7 +7,8 @@ so nothing is computed anew between requests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import cast
 
 import torch
@@ -31,7 +32,7 @@ from codec.unlearn._kfac import (
     without,
 )
 from codec.unlearn._problem import Problem
-from codec.unlearn._products import output_curvature
+from codec.unlearn._products import output_curvature, output_slope
 from codec.unlearn._slices import Slices
 
 MOST_OUTPUTS = 128
@@ -97,7 +98,7 @@ class Linearisation:
         for layer in self.layers:
             if isinstance(layer, Linear) and layer.weight in self.bases:
                 layer.basis = self.bases[layer.weight][0]
-        self.chunks, self.curvature = self._keep(mine)
+        self.chunks, self.outputs, self.curvature = self._keep(mine)
         self._taken: tuple[list[int], list[Factor]] = ([], [])
 
     # ------------------------------------------------------------------------ set-up
@@ -125,9 +126,9 @@ class Linearisation:
                 f"its layers' inputs take about {need / 2**20:.0f} MiB, more than {max_bytes / 2**20:.0f}"
             )
 
-    def _keep(self, ids: Tensor) -> tuple[list[list[Derivative]], list[Tensor]]:
-        """The stages' derivatives, and the output curvature, of each batch of the samples."""
-        chunks, curvature = [], []
+    def _keep(self, ids: Tensor) -> tuple[list[list[Derivative]], list[tuple[Tensor, Tensor]], list[Tensor]]:
+        """The stages' derivatives, outputs with targets, and the output curvature, of each batch of the samples."""
+        chunks, outputs, curvature = [], [], []
         with torch.no_grad():
             for batch in self.problem.batches(ids):
                 x, derivatives = batch.inputs, []
@@ -135,18 +136,19 @@ class Linearisation:
                     derivatives.append(stage.derivative(x))
                     x = stage.run(x)
                 chunks.append(derivatives)
+                outputs.append((x, batch.targets))
                 curvature.append(output_curvature(self.problem, self.kind, x, batch.targets))
-        return chunks, curvature
+        return chunks, outputs, curvature
 
     # ------------------------------------------------------------------------ requests
-    def curvature_without(self, forgotten: Tensor) -> list[Tensor]:
-        """The output curvature with the rows of the forgotten samples zero."""
+    def without_rows(self, chunks: list[Tensor], forgotten: Tensor) -> list[Tensor]:
+        """Something of every kept sample, with the rows of the forgotten samples zero."""
         places = self.place[forgotten]
         places = places[places >= 0]
         if not len(places):
-            return self.curvature
+            return chunks
         found, start = [], 0
-        for chunk in self.curvature:
+        for chunk in chunks:
             here = places[(places >= start) & (places < start + len(chunk))] - start
             found.append(chunk.index_fill(0, here.to(chunk.device), 0.0) if len(here) else chunk)
             start += len(chunk)
@@ -186,11 +188,18 @@ class Linearisation:
         self, changes: Sequence[Tensor | None], rows: Sequence[LayerRows | None], curvature: Sequence[Tensor]
     ) -> list[Tensor | None]:
         """Sum over the kept samples of ``J^T C J`` times changes of the layers' rows."""
+        pushed = zip(curvature, self.tangents(changes, rows), strict=True)
+        return self.pulled((torch.bmm(c, t[:, :, None])[:, :, 0] for c, t in pushed), rows)
+
+    def tangents(self, changes: Sequence[Tensor | None], rows: Sequence[LayerRows | None]) -> Iterator[Tensor]:
+        """``J`` times changes of the layers' rows, for each batch of the kept samples."""
+        return (self._tangent(changes, rows, derivatives) for derivatives in self.chunks)
+
+    def pulled(self, cotangents: Iterable[Tensor], rows: Sequence[LayerRows | None]) -> list[Tensor | None]:
+        """Sum over the kept samples of ``J^T`` times cotangents of their outputs, by layer."""
         totals: list[Tensor | None] = [None] * len(self.layers)
-        for derivatives, c in zip(self.chunks, curvature, strict=True):
-            tangent = self._tangent(changes, rows, derivatives)
-            pulled = torch.bmm(c, tangent[:, :, None])[:, :, 0]
-            for i, part in self._gradients(pulled, rows, derivatives).items():
+        for derivatives, q in zip(self.chunks, cotangents, strict=True):
+            for i, part in self._gradients(q, rows, derivatives).items():
                 before = totals[i]
                 totals[i] = part if before is None else before + part
         self.problem.team.add([total for total in totals if total is not None])
@@ -240,7 +249,7 @@ class Restricted:
     ) -> None:
         self.whole, self.slices, self.rows, self.n = whole, slices, rows, n
         self.forgotten = forgotten
-        self.curvature = whole.curvature_without(forgotten)
+        self.curvature = whole.without_rows(whole.curvature, forgotten)
         self.bases = [
             layer.basis if isinstance(layer, Linear) and which is not None else None
             for layer, which in zip(whole.layers, rows, strict=True)
@@ -268,10 +277,38 @@ class Restricted:
 
     def product(self, x: Tensor) -> Tensor:
         """Mean curvature over the retained samples times coordinates."""
+        return self._mean(self.whole.product(self._changes(x), self.rows, self.curvature))
+
+    def force(self, x: Tensor) -> Tensor:
+        """What the retained samples' mean gradient gains along coordinates, outputs taken for linear, the loss as it is.
+
+        ``1/n sum J^T [l'(f + J x) - l'(f)]``; its derivative at 0 is `product`.
+        """
+        whole = self.whole
+        gained = [
+            output_slope(whole.problem, f + t, y) - output_slope(whole.problem, f, y)
+            for (f, y), t in zip(whole.outputs, whole.tangents(self._changes(x), self.rows), strict=True)
+        ]
+        return self._mean(whole.pulled(whole.without_rows(gained, self.forgotten), self.rows))
+
+    def moved(self, x: Tensor) -> Restricted:
+        """The same with the loss's output curvature at ``f + J x``: its product is the derivative of `force` there."""
+        whole, found = self.whole, copy(self)
+        curvature = [
+            output_curvature(whole.problem, whole.kind, f + t, y)
+            for (f, y), t in zip(whole.outputs, whole.tangents(self._changes(x), self.rows), strict=True)
+        ]
+        found.curvature = whole.without_rows(curvature, self.forgotten)
+        return found
+
+    def _changes(self, x: Tensor) -> list[Tensor | None]:
+        """The matrix of every layer, None where it stays as it is."""
         matrices = iter(self.split(x))
-        changes = [None if which is None else next(matrices) for which in self.rows]
-        found = self.whole.product(changes, self.rows, self.curvature)
-        return torch.cat([m.reshape(-1) for m in found if m is not None]) / self.n
+        return [None if which is None else next(matrices) for which in self.rows]
+
+    def _mean(self, sums: Sequence[Tensor | None]) -> Tensor:
+        """Coordinates of sums over samples, over the retained samples."""
+        return torch.cat([m.reshape(-1) for m in sums if m is not None]) / self.n
 
     def _touched(self) -> list[tuple[LayerRows, Tensor | None]]:
         return [(w, q) for w, q in zip(self.rows, self.bases, strict=True) if w is not None]

@@ -226,12 +226,12 @@ def output_product(problem: Problem, kind: str, outputs: Tensor, targets: Tensor
     if kind == "ggn":
         return _loss_hessian_product(problem, outputs, targets, tangent)
     if kind == "empirical_fisher":
-        score = _score(problem, outputs.detach(), targets).detach()
+        score = output_slope(problem, outputs.detach(), targets).detach()
         return score * _inner(score, tangent)
     classes = _classes(problem, outputs, targets)
     total = torch.zeros_like(outputs)
     for label, probability in enumerate(classes.unbind(1)):
-        score = _score(problem, outputs.detach(), torch.full_like(targets, label)).detach()
+        score = output_slope(problem, outputs.detach(), torch.full_like(targets, label)).detach()
         total += _column(probability, outputs) * score * _inner(score, tangent)
     return total
 
@@ -249,7 +249,7 @@ def output_curvature(problem: Problem, kind: str, outputs: Tensor, targets: Tens
 
 def _loss_hessian_product(problem: Problem, outputs: Tensor, targets: Tensor, tangent: Tensor) -> Tensor:
     def slope(o: Tensor) -> Tensor:
-        return _score(problem, o, targets)
+        return output_slope(problem, o, targets)
 
     try:
         return forward_derivative(slope, (outputs,), (tangent,))[1]
@@ -262,7 +262,8 @@ def _loss_hessian_product(problem: Problem, outputs: Tensor, targets: Tensor, ta
         return found
 
 
-def _score(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:
+def output_slope(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Gradient of every sample's loss in its outputs."""
     score: Tensor = grad(lambda x: problem.losses(x, targets).sum())(outputs)
     return score
 

@@ -28,7 +28,7 @@ SELECTORS = (
     "lfoci", "lfoci-pooled", "first-pick", "gradient_norm", "kfac_greedy", "greedy_decrement", "random", "all",
 )  # fmt: skip
 LEAST_BUDGET = 20  # units that are changed by default, or the root of their number
-GROWTH = 40  # share of the units that a request may change by default, over its share of the samples
+GROWTH = 200  # share of the units that a request may change by default, over its share of the samples
 SCREEN = 1.25  # candidates that the screen lets through, for each unit that L-FOCI may choose
 FEW = 512  # rows up to which all pairs are looked at
 NOISE = 1e-3  # of L-FOCI, relative to a unit's deviation; where values tie
@@ -103,7 +103,8 @@ ScreenBy = Literal["auto", "gradient_norm", "kfac_greedy"]
 def default_budget(n_units: int, share: float = 0.0) -> int:
     """Units that are changed unless the caller says: 20, or the root of their number; more of a large request.
 
-    One sample is carried by few units, a class by all: from 2.5 % of the samples on every unit may change.
+    One sample is carried by few units, a class by all: from half a percent of the samples on every unit may
+    change.
     """
     return min(n_units, max(LEAST_BUDGET, math.isqrt(n_units), math.ceil(GROWTH * share * n_units)))
 
@@ -136,7 +137,7 @@ def search(
         raise the exact one. 'greedy_decrement': joint selection on the exact one. 'random', 'all'.
     max_units : int, optional
         Most units. Default: 20, or the root of their number if that is more; of a request of more samples in
-        proportion, and all of them without a choice from 2.5 % of the samples on.
+        proportion, and all of them without a choice from half a percent of the samples on.
     share : float, default 0
         Of the samples in the request.
     scope : {'layer', 'all'}, default 'layer'

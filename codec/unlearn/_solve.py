@@ -34,6 +34,8 @@ class Solution:
         Whether the tolerance was reached.
     subsample_error : float
         ``||(H - H_sub) x|| / ||b||`` where H is estimated on a subsample; else 0.
+    steps : int
+        Newton steps; more than one where H was not constant on the way (`Curvature.minimise`).
     """
 
     x: Tensor
@@ -44,6 +46,7 @@ class Solution:
     method: str = "cg"
     converged: bool = True
     subsample_error: float = 0.0
+    steps: int = 1
 
 
 def solve_cg(

@@ -66,7 +66,7 @@ class Unlearner:
         Perturbed copies in all.
     max_units : int, optional
         Most units of a request. Default: 20, or the root of their number if that is more; of many samples more, and
-        from 2.5 % of the data on all.
+        from half a percent of the data on all.
     screen : 'auto', int or None, default 'auto'
         Candidates that 'lfoci' chooses from; None: all units.
     n_neighbors : int, default 10
@@ -95,7 +95,8 @@ class Unlearner:
     captured : bool, default True
         Whether deletions report the captured decrement, which takes two further solutions.
     tolerance : float, default 0.2
-        Of conjugate gradients, relative to what the request adds; it starts at the solution of the one before.
+        Of conjugate gradients, relative to what the request adds; it starts at the solution of the one before. Also
+        the share of the gradient that a step may miss before further ones follow.
     budget : float, default 0.05
         Share of the samples that may be forgotten before the model is anchored anew where it stands.
     ledger : path, optional
@@ -120,9 +121,10 @@ class Unlearner:
     Notes
     -----
     With the difference gradient [1]_ the model moves by ``-(H_R + mu I)^-1 [grad F_R - grad F_S]``, which is
-    nothing when nothing is forgotten, and the same whatever the order of the requests. For networks no bound is
-    known: the result is empirical, to be measured beside a retrained model. Deleting a few random samples moves
-    a network less than training it again from another seed does.
+    nothing when nothing is forgotten, and the same whatever the order of the requests. Where a whole class goes that
+    step stops too early, and further ones follow on the model linearised at the same point, with the loss as it is.
+    For networks no bound is known: the result is empirical, to be measured beside a retrained model. Deleting a few
+    random samples moves a network less than training it again from another seed does.
 
     References
     ----------

@@ -351,6 +351,8 @@ class _Work:
             reasons.append(f"more than the allowed rise of {max_rise:.0%}")
         if scores is not None and fallen:
             reasons.append(f"guard {scores[0]:.4g} -> {scores[1]:.4g}, more than the allowed drop of {max_drop:.4g}")
+        if found.steps > 1:
+            reasons.append(f"{found.steps} Newton steps on the linearised model")
         if found.negative_curvature < 0.0:
             reasons.append(
                 f"negative curvature {found.negative_curvature:.3g} met, damping raised to {found.damping:.3g}"
@@ -399,7 +401,8 @@ def _direction(
         return Solution(b / least, 0, 0.0, mu, method="ascent")
     if method == "paper_step":
         return Solution(_rank_one(work, b, least), 0, 0.0, mu, method="secant")
-    return operator.solve(b, mu, x0=x0, tol=tol, max_iter=max_iter, method=solver)
+    solve = operator.minimise if method == "difference" else operator.solve
+    return solve(b, mu, x0=x0, tol=tol, max_iter=max_iter, method=solver)
 
 
 def _rank_one(work: _Work, b: Tensor, damping: float) -> Tensor:

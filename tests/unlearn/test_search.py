@@ -274,8 +274,8 @@ def test_simple_selectors():
     assert default_budget(12) == 12
     assert default_budget(110) == 20
     assert default_budget(26560) == 162
-    assert default_budget(110, 0.005) == 22
-    assert default_budget(110, 0.025) == default_budget(110, 0.5) == 110
+    assert default_budget(110, 0.002) == 44
+    assert default_budget(110, 0.005) == default_budget(110, 0.5) == 110
 
 
 @pytest.mark.parametrize(

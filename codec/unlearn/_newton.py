@@ -21,6 +21,7 @@ CLOSE = 0.05  # residual at which further steps end, relative to the right side'
 STEPS = 30
 HALVINGS = 4
 
+Further = Callable[[Tensor, Tensor], Solution]
 Inner = Callable[[Tensor, Tensor], float]
 
 
@@ -28,7 +29,7 @@ def follow(
     first: Solution,
     b: Tensor,
     force: Product,
-    solve: Callable[[Tensor, Tensor], Solution],
+    further: Further,
     inner: Inner,
     tol: float,
 ) -> Solution:
@@ -44,8 +45,8 @@ def follow(
     b : Tensor, (size,)
     force : callable
         Gradient of a convex function, zero at 0.
-    solve : callable(x, right side)
-        ``H(x)^-1`` times the right side.
+    further : callable(x, right side)
+        About ``H(x)^-1`` times the right side.
     inner : callable
         Product of two residuals, in which conjugate gradients are preconditioned.
     tol : float
@@ -68,7 +69,7 @@ def follow(
         left = (inner(rest, rest) / whole) ** 0.5
         if left <= min(tol, CLOSE) or count == STEPS:
             break
-        step = solve(x, rest)
+        step = further(x, rest)
         iterations += step.iterations
     return replace(first, x=x, iterations=iterations, residual=left, steps=count)
 

@@ -79,7 +79,11 @@ def network(n=60, decay=0.01):
 
 
 def test_difference_step_solves_its_system_and_is_not_gradient_ascent():
-    problem = network()
+    """With a loss that is quadratic in the outputs; others may take further steps (test_newton)."""
+    known = network()
+    x, y = known.fetch(torch.arange(60))
+    targets = torch.nn.functional.one_hot(y, 2).double()
+    problem = Problem(known.model, "mse", (x, targets), weight_decay=0.01)
     params, slices = problem.parameters(), Slices(find_units(problem.model))
     gone, kept = torch.arange(5), torch.arange(5, 60)
     curvature = Curvature(problem, params, kept, slices)

@@ -113,9 +113,9 @@ def _place(order, method):
 def of_class(parts, name):
     """What the removal of a class does not reach."""
     rows = {row["model"]: row for row in tables_of(parts, name)["one class"]}
-    ours, retrained = rows[BEST], rows["retrained"]
+    ours, retrained = rows[DEFAULT], rows["retrained"]
     return (
-        f"{TITLES[name]}: with all units the loss of the class rises from {value(rows['original'], 'forget_loss'):.2g} to "
+        f"{TITLES[name]}: by default the loss of the class rises from {value(rows['original'], 'forget_loss'):.2g} to "
         f"{value(ours, 'forget_loss'):.2g}, the retrained networks have {value(retrained, 'forget_loss'):.2g}; "
         f"{value(ours, 'forget_accuracy'):.0%} of its training samples are still recognised, by the retrained networks "
         f"{value(retrained, 'forget_accuracy'):.0%}.\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 from functools import cached_property
 
@@ -24,7 +23,7 @@ from codec.unlearn._kfac import (
     layer_rows,
 )
 from codec.unlearn._linearisation import Linearisation, Restricted, restrict
-from codec.unlearn._newton import ROUGH, Further, Inner, follow
+from codec.unlearn._newton import ROUGH, follow
 from codec.unlearn._problem import Batch, Problem
 from codec.unlearn._products import GAUSS_NEWTON, Products, Tensors, output_curvature
 from codec.unlearn._slices import Slices
@@ -302,43 +301,23 @@ class Curvature:
         """Where the linearised model's objective, less ``b`` times the change, is least.
 
         That of the retained samples, with ``damping / 2 ||x||^2``; outputs are linear in the change, the loss is
-        taken as it is. The first Newton step is the answer of `solve`, which is kept where it answers ``b`` (`follow`),
-        and where the curvature is not that of the loss in the outputs or is estimated on a subsample.
+        taken as it is. The first Newton step is the answer of `solve`, which is kept where it answers ``b``
+        (`follow`), and where no linearisation fits.
         """
         first, r = self.solve(b, damping, x0=x0, tol=tol, max_iter=max_iter, method=method), self._restricted
-        if self.subsample is not None or self.kind not in {"ggn", "fisher"}:
+        if r is None or self.kind not in {"ggn", "fisher"}:
             return first
-        if r is None:
-            return follow(first, b, *self._on_outputs(first.damping, max_iter), tol)
-        start = r.encode(first.x)
-        found = follow(replace(first, x=start), r.encode(b), *self._on_chain(r, first.damping, max_iter), tol)
-        return replace(found, x=first.x + r.decode(found.x - start)) if found.steps > 1 else first
+        start, mu = r.encode(first.x), first.damping
+        least = self.problem.weight_decay + mu
 
-    def _on_outputs(self, damping: float, max_iter: int) -> tuple[Product, Further, Inner]:
-        """Force, further steps and inner product by automatic differentiation."""
-        slices, least = self.slices, self.problem.weight_decay + damping
-
-        def force(x: Tensor) -> Tensor:
-            return slices.gather(self.products.mean_force(self._ids, slices.scatter(x))) + least * x
-
-        def further(x: Tensor, rest: Tensor) -> Solution:
-            there = copy(self)
-            there.products = self.products.moved(slices.scatter(x))
-            return solve_cg(there.product, rest, damping, tol=ROUGH, max_iter=max_iter)
-
-        return force, further, lambda one, other: float(one @ other)
-
-    def _on_chain(self, r: Restricted, damping: float, max_iter: int) -> tuple[Product, Further, Inner]:
-        """The same in the coordinates of a linearised chain, in K-FAC's norm."""
-        least = self.problem.weight_decay + damping
-
-        def further(x: Tensor, rest: Tensor) -> Solution:
-            return self._solve_coordinates(r.moved(x), rest, damping, None, ROUGH, max_iter)
+        def more(x: Tensor, rest: Tensor) -> Solution:
+            return self._solve_coordinates(r.moved(x), rest, mu, None, ROUGH, max_iter)
 
         def inner(one: Tensor, other: Tensor) -> float:
             return float(one @ r.precondition(other, max(least, self._floor)))
 
-        return lambda x: r.force(x) + least * x, further, inner
+        found = follow(replace(first, x=start), r.encode(b), lambda x: r.force(x) + least * x, more, inner, tol)
+        return replace(found, x=first.x + r.decode(found.x - start)) if found.steps > 1 else first
 
     def _solve_restricted(
         self, r: Restricted, b: Tensor, damping: float, x0: Tensor | None, tol: float, max_iter: int

@@ -21,7 +21,6 @@ CLOSE = 0.05  # residual at which further steps end, relative to the right side'
 STEPS = 30
 HALVINGS = 4
 
-Further = Callable[[Tensor, Tensor], Solution]
 Inner = Callable[[Tensor, Tensor], float]
 
 
@@ -29,7 +28,7 @@ def follow(
     first: Solution,
     b: Tensor,
     force: Product,
-    further: Further,
+    solve: Callable[[Tensor, Tensor], Solution],
     inner: Inner,
     tol: float,
 ) -> Solution:
@@ -45,8 +44,8 @@ def follow(
     b : Tensor, (size,)
     force : callable
         Gradient of a convex function, zero at 0.
-    further : callable(x, right side)
-        About ``H(x)^-1`` times the right side.
+    solve : callable(x, right side)
+        ``H(x)^-1`` times the right side.
     inner : callable
         Product of two residuals, in which conjugate gradients are preconditioned.
     tol : float
@@ -69,7 +68,7 @@ def follow(
         left = (inner(rest, rest) / whole) ** 0.5
         if left <= min(tol, CLOSE) or count == STEPS:
             break
-        step = further(x, rest)
+        step = solve(x, rest)
         iterations += step.iterations
     return replace(first, x=x, iterations=iterations, residual=left, steps=count)
 

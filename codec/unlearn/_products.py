@@ -11,7 +11,6 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from typing import Any
 
 import torch
@@ -102,7 +101,6 @@ class Products:
         self.problem = problem
         self.params = {name: value.detach() for name, value in params.items()}
         self.names = tuple(self.params if names is None else names)
-        self._shift: Mapping[str, Tensor] | None = None
         # torch has no forward-mode rule for some layers (LSTM); the first failure settles it.
         self.forward_mode = True
 
@@ -172,8 +170,7 @@ class Products:
         with twice_differentiable():
             leaves = self._leaves()
             outputs, tangent = self._jvp(leaves, v, batch)
-            place = outputs.detach() if self._shift is None else self.linearised(batch, self._shift)
-            pulled = output_product(self.problem, kind, place, batch.targets, tangent)
+            pulled = output_product(self.problem, kind, outputs.detach(), batch.targets, tangent)
             found = torch.autograd.grad(outputs, list(leaves.values()), pulled, materialize_grads=True)
         return dict(zip(self.names, found, strict=True))
 
@@ -184,28 +181,6 @@ class Products:
     def mean_product(self, ids: Tensor, v: Mapping[str, Tensor], kind: str) -> Tensors:
         """Mean over the samples of the product of one kind of curvature."""
         return self._mean(lambda batch: self.product(batch, v, kind), ids)
-
-    def moved(self, shift: Mapping[str, Tensor]) -> Products:
-        """The same derivatives of the outputs, with the loss's curvature at the outputs `linearised` along a shift."""
-        found = copy(self)
-        found._shift = shift
-        return found
-
-    def mean_force(self, ids: Tensor, v: Mapping[str, Tensor]) -> Tensors:
-        """What the mean gradient gains along v, outputs taken for linear, the loss as it is: `moved`'s integral."""
-
-        def of_batch(batch: Batch) -> Tensors:
-            with twice_differentiable():
-                leaves = self._leaves()
-                outputs, tangent = self._jvp(leaves, v, batch)
-                here = outputs.detach()
-                slopes = [output_slope(self.problem, at, batch.targets) for at in (here, here + tangent)]
-                found = torch.autograd.grad(
-                    outputs, list(leaves.values()), slopes[1] - slopes[0], materialize_grads=True
-                )
-            return dict(zip(self.names, found, strict=True))
-
-        return self._mean(of_batch, ids)
 
     def linearised(self, batch: Batch, v: Mapping[str, Tensor]) -> Tensor:
         """Outputs of the model linearised at the point, when its parameters change by v."""

@@ -171,7 +171,7 @@ def reach(last: dict[str, Row]) -> Note:
         f"The identity is recognised on {ours['identity']:.0%} of its test images, the others on {ours['residual']:.1%} "
         f"(retrained {retrained['identity']:.0%} and {retrained['residual']:.1%}). The loss of its training images rises to "
         f"{ours['forget loss']:.1f} where the retrained network, which has never seen them, has {retrained['forget loss']:.1f}: "
-        "one damped step unlearns the answer, not all that made it certain."
+        "damped steps unlearn the answer, not all that made it certain."
     )
 
 

@@ -454,6 +454,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     def _read(self, X: Any, y: Any) -> tuple[Table, Table]:
         """Both arguments in normal form; the attributes of the scikit-learn contract are set."""
         check_flag(self.allow_nan, "allow_nan")
+        if X is None:
+            raise ValueError("X is None; pass a table of shape (n_samples, n_features).")
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         if hasattr(X, "dtypes"):  # a frame: its categories would be lost in an array

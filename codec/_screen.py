@@ -111,7 +111,7 @@ def _tree_importance(
 
     blocks = [features.part([v]).columns for v in candidates]
     shadows = [block[:, rng.permutation(y.n_rows)] for block in blocks]
-    design = np.concatenate([*blocks, *shadows]).T
+    design = _unit_range(np.concatenate([*blocks, *shadows])).T
     classes = len(y.names) == 1 and bool(y.nominal[0])
     model = (ExtraTreesClassifier if classes else ExtraTreesRegressor)(
         TREES,
@@ -125,6 +125,13 @@ def _tree_importance(
     starts = np.concatenate([[0], np.cumsum([len(block) for block in (*blocks, *shadows)])[:-1]])
     both = np.add.reduceat(importance, starts)
     return both[: len(candidates)], float(both[len(candidates) :].max())
+
+
+def _unit_range(rows: FloatArray) -> FloatArray:
+    """Every row from 0 to 1: scikit-learn's trees hold numbers in single precision, and cut each feature's range."""
+    low = rows.min(axis=1, keepdims=True)
+    width = rows.max(axis=1, keepdims=True) - low
+    return np.asarray((rows - low) / np.where(width > 0.0, width, 1.0))
 
 
 # --------------------------------------------------------------------------- the regression

@@ -550,6 +550,8 @@ def test_wrong_data_are_named(product):
         fit(X, np.ones(150))
     with pytest.raises(ValueError, match="y is None"):
         fit(X, None)
+    with pytest.raises(ValueError, match="X is None"):
+        fit(None, y)
     bad = X.copy()
     bad[3, 2] = np.inf
     for allow_nan in (False, True):
@@ -557,6 +559,14 @@ def test_wrong_data_are_named(product):
             fit(bad, y, allow_nan=allow_nan)
     with pytest.raises(ValueError, match=r"samples|rows"):
         fit(X, y[:-1])
+
+
+def test_columns_beyond_single_precision_are_read(product):
+    X, y = product
+    scaled = X.copy()
+    scaled[:, 1] *= 1e150
+    scaled[:, 2] *= 1e-40
+    assert chosen(scaled, y) == chosen(X, y) == [1, 4]
 
 
 def test_inputs_are_not_modified(table):

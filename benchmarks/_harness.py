@@ -142,9 +142,20 @@ def median(runs: Sequence[dict[str, Any]], key: str) -> float:
 
 # ---------------------------------------------------------------------- results
 def write_json(report: dict[str, Any], path: Path) -> None:
-    """Write a report with a final newline."""
+    """Write a report, every innermost row on a line of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path.write_text(_laid_out(report) + "\n")
+
+
+def _laid_out(value: Any, indent: str = "") -> str:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    if not any(isinstance(part, dict | list | tuple) for part in parts):
+        return json.dumps(value)
+    names = [f"{json.dumps(str(key))}: " for key in value] if isinstance(value, dict) else [""] * len(value)
+    inner = indent + "  "
+    lines = ",\n".join(f"{inner}{name}{_laid_out(part, inner)}" for name, part in zip(names, parts, strict=True))
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{start}\n{lines}\n{indent}{end}"
 
 
 # ---------------------------------------------------------------------- long runs

@@ -3,17 +3,14 @@
 import sys
 
 import joblib
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from interpreters import compiled_only
 
 import codec
 from codec import _neighbors, foci
-
-compiled_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="the kernels run as Python")
-linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals and limits as on Linux")
 
 
 # ------------------------------------------------------------------- the slow truth

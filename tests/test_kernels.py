@@ -4,22 +4,18 @@ import contextlib
 import copy
 import inspect
 import math
-import os
-import subprocess
 import sys
-import textwrap
 from collections import defaultdict
 from fractions import Fraction
 
-import numba
 import numpy as np
 import pytest
 import reference_impl as reference
+from interpreters import assert_no_matrix_of_all_pairs, compiled_only, linux_only, run_python
 
 from codec import _kernels, _neighbors, _validation, codec, foci
 
 LARGE = 3_000_000
-compiled_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="the kernels run as Python")
 
 
 MODULES = [
@@ -291,19 +287,6 @@ def test_shares_of_tied_neighbors_at_three_million_rows():
 # ------------------------------------------------------------------ fresh interpreters
 
 
-def run_python(code, **environment):
-    """Run a script in a fresh interpreter and return its output."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_import_is_light():
     heavy = {"torch", "matplotlib", "statsmodels", "polars", "pyarrow.parquet", "distributed", "tqdm", "IPython"}
     loaded = set(run_python("import codec, sys; print(*sys.modules, sep='\\n')").split())
@@ -357,14 +340,11 @@ def test_one_normal_form_reaches_the_kernels():
 
 
 @compiled_only
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space is limited by RLIMIT_AS")
+@linux_only
 @pytest.mark.parametrize("n_columns", [1, 3, 16])
 def test_no_matrix_of_all_pairs(n_columns):
     # 12,000 rows: one n x n matrix of doubles would be 1.15 GB; 400 MB are allowed.
-    code = f"""
-        import resource
-        from pathlib import Path
-        import numpy as np
+    setup = f"""
         from codec import codec, foci
         rng = np.random.default_rng(0)
         X = rng.normal(size=(12_000, {n_columns}))
@@ -374,16 +354,5 @@ def test_no_matrix_of_all_pairs(n_columns):
             codec(y, X, n_neighbors=5)
             codec(np.round(y), np.round(X), given=X[:, :1])
             foci(X[:, :3], y, max_features=1)
-
-        work(X[:200], y[:200])  # compile or load the kernels
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + 400 * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        try:
-            np.ones((12_000, 12_000))
-        except MemoryError:
-            print("limited")
-        work(X, y)
-        print("done")
     """
-    assert run_python(code).split() == ["limited", "done"]
+    assert_no_matrix_of_all_pairs(setup, 400)

@@ -3,45 +3,23 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
-import numba
 import pytest
+from interpreters import assert_no_matrix_of_all_pairs, compiled_only, linux_only, start_python
 
 import codec
 
-compiled_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="the kernels run as Python")
-linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals and limits as on Linux")
-
 
 # ------------------------------------------------------------------- fresh interpreters
-def start_python(code, **options):
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-    return subprocess.Popen([sys.executable, "-W", "error", "-c", textwrap.dedent(code)], **options)
-
-
-def run_python(code, **environment):
-    """Run a script in a fresh interpreter; its output."""
-    with start_python(code, env={**os.environ, **environment}) as process:
-        out, err = process.communicate(timeout=280)
-    assert process.returncode == 0, err
-    return out
-
-
 @compiled_only
 @linux_only
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 10])
 def test_no_matrix_of_all_pairs_in_a_step(k):
     # One n x n matrix of doubles at n = 20,000 would be 3.2 GB; 600 MB are allowed.
-    code = f"""
-        import resource
-        from pathlib import Path
-        import numpy as np
+    setup = f"""
         from codec import foci
         rng = np.random.default_rng(0)
         X = rng.normal(size=(20_000, 40))
@@ -50,19 +28,8 @@ def test_no_matrix_of_all_pairs_in_a_step(k):
         def work(X, y):
             for kind in (X, np.round(X)):
                 foci(kind, y, stop=False, max_features=5, n_neighbors={k})
-
-        work(X[:500], y[:500])  # compile or load the kernels
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + 600 * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        try:
-            np.ones((20_000, 20_000))
-        except MemoryError:
-            print("limited")
-        work(X, y)
-        print("done")
     """
-    assert run_python(code).split() == ["limited", "done"]
+    assert_no_matrix_of_all_pairs(setup, 600)
 
 
 LONG_SELECTION = """

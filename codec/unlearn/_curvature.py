@@ -288,23 +288,14 @@ class Curvature:
             found = solve_cg(self.product, b, damping, x0=x0, tol=tol, max_iter=max_iter, preconditioner=inverse)
         return self._with_check(found, b)
 
-    def minimise(
-        self,
-        b: Tensor,
-        damping: float = 0.0,
-        *,
-        x0: Tensor | None = None,
-        tol: float = 1e-2,
-        max_iter: int = 100,
-        method: str = "auto",
-    ) -> Solution:
-        """Where the linearised model's objective, less ``b`` times the change, is least.
+    def minimise(self, first: Solution, b: Tensor, *, tol: float, max_iter: int) -> Solution:
+        """Go on from what `solve` answers for ``b`` to where the linearised model's objective less ``b^T x`` is least.
 
-        That of the retained samples, with ``damping / 2 ||x||^2``; outputs are linear in the change, the loss is
-        taken as it is. The first Newton step is the answer of `solve`, which is kept where it answers ``b``
-        (`follow`), and where no linearisation fits.
+        The objective is that of the retained samples, with the solution's damping; outputs are linear in the change,
+        the loss is taken as it is. The first solution is kept where it answers ``b`` (`follow`), and where no
+        linearisation fits.
         """
-        first, r = self.solve(b, damping, x0=x0, tol=tol, max_iter=max_iter, method=method), self._restricted
+        r = self._restricted
         if r is None or self.kind not in {"ggn", "fisher"}:
             return first
         start, mu = r.encode(first.x), first.damping

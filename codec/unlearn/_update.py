@@ -401,8 +401,8 @@ def _direction(
         return Solution(b / least, 0, 0.0, mu, method="ascent")
     if method == "paper_step":
         return Solution(_rank_one(work, b, least), 0, 0.0, mu, method="secant")
-    solve = operator.minimise if method == "difference" else operator.solve
-    return solve(b, mu, x0=x0, tol=tol, max_iter=max_iter, method=solver)
+    first = operator.solve(b, mu, x0=x0, tol=tol, max_iter=max_iter, method=solver)
+    return operator.minimise(first, b, tol=tol, max_iter=max_iter) if method == "difference" else first
 
 
 def _rank_one(work: _Work, b: Tensor, damping: float) -> Tensor:

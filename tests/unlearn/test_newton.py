@@ -131,7 +131,8 @@ def test_the_force_is_the_gradient_of_the_linearised_models_loss(every):
     bend = torch.autograd.functional.hvp(loss, x, v)[1]
     torch.testing.assert_close(r.decode(r.moved(r.encode(x)).product(r.encode(v))), bend)
     b = torch.randn(slices.size, dtype=torch.float64)
-    found = curvature.minimise(b, 0.01, tol=1e-8, max_iter=500)
+    to_the_end = {"tol": 1e-8, "max_iter": 500}
+    found = curvature.minimise(curvature.solve(b, 0.01, **to_the_end), b, **to_the_end)
     least = torch.autograd.functional.jacobian(loss, found.x) - zero + 0.06 * found.x
     assert float((least - b).norm()) <= 1e-6 * float(b.norm())
     assert found.steps > 1

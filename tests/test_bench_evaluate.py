@@ -64,10 +64,11 @@ def without_times(rows):
 
 def test_a_request_has_a_row_for_everybody_and_repeats_bit_for_bit(bench, case):
     rows = case.rows("one class")
-    assert [row["model"] for row in rows] == ["original", *case.methods(), "retrained"]
+    assert [row["model"] for row in rows] == ["original", "another seed", *case.methods(), "retrained"]
     by_name = {row["model"]: row for row in rows}
     assert all(set(bench.METRICS) < set(row) for row in rows)
     assert by_name["retrained"]["forget_accuracy"] == 0.0  # it has never seen the class
+    assert by_name["another seed"]["forget_loss"] != by_name["original"]["forget_loss"]
     assert by_name["original"]["cpu_s"] == 0.0 < by_name["retrained"]["cpu_s"]
     assert without_times(case.rows("one class")) == without_times(rows)
 
@@ -114,6 +115,8 @@ def test_ranking_by_hand(bench):
     assert found["a"]["gap"] == pytest.approx((0.3, 0.1))  # standard error: 0.2 / sqrt(2) / sqrt(2)
     assert found["a"]["auc_off"] == pytest.approx(((0.1 + 0.3) / 2, 0.1))
     assert found["a"]["test_off"] == pytest.approx(((0.1 + 0.0) / 2, 0.05))
+    own = [row("a", 0.2, 0.6), row("retrained", 0.01) | {"auc_off": 0.3}]  # of one retrained network off the others
+    assert [r["auc_off"] for r in bench.differences(own)] == pytest.approx([0.1, 0.3])
     assert found["c"]["gap"] is found["c"]["auc_off"] is None
     assert (found["a"]["seeds"], found["a"]["cpu_s"]) == (2, (1.0, 0.0))
     assert bench.requests_of(PARTS) == [("mnist", "1 hardest"), ("mnist", "one class"), ("cifar", "1 hardest")]

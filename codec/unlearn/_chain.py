@@ -281,7 +281,7 @@ class ConvAt:
         bias = full[:, -1].contiguous() if self.layer.bias else None
         weight = (full[:, :-1] if self.layer.bias else full).reshape(self.layer.w.shape)
         found = functional.conv2d(self.inputs, weight, bias, **self.layer.settings)
-        return found if t is None else t + found
+        return found if t is None else found.add_(t)
 
     def gradient(self, q: Tensor, rows: Tensor | None) -> Tensor:
         matrix = self._backward(q, 1)[1].flatten(1)
@@ -330,8 +330,8 @@ class NormAt:
         full = self.layer.full(change, rows)
         found = self.inputs * _channels(full[:, 0], self.inputs)
         if self.layer.bias:
-            found = found + _channels(full[:, 1], self.inputs)
-        return found if t is None else t + found
+            found += _channels(full[:, 1], self.inputs)
+        return found if t is None else found.add_(t)
 
     def gradient(self, q: Tensor, rows: Tensor | None) -> Tensor:
         axes = [0, *range(2, q.dim())]

@@ -68,8 +68,7 @@ def list_table(header, rows, title=""):
 
 def shown(name):
     """Ours in bold, baselines as code."""
-    plain = name in {"original", "retrained"}
-    return f"**{name}**" if name in OURS else name if plain else f"`{name}`"
+    return f"**{name}**" if name in OURS else name if name in bench.REFERENCES else f"`{name}`"
 
 
 def summary(parts, name):
@@ -93,7 +92,7 @@ def ahead(parts, name):
     """For every request, which baselines are nearer to the retrained networks than ours."""
     lines = []
     for request, rows in tables_of(parts, name).items():
-        order = [row["model"] for row in rows if row["model"] not in {"original", "retrained"}]
+        order = [row["model"] for row in rows if row["model"] not in bench.REFERENCES]
         places = {method: order.index(method) for method in (DEFAULT, BEST) if method in order}
         others = [method for method in order if method not in OURS]
         before = {m: [o for o in others if order.index(o) < place] for m, place in places.items()}

@@ -170,8 +170,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     others. Listed features are tested given the others on the list, the least important first: those of the
     regression, which has allowed for the number of features, at the level ``alpha``, the others against what chance
     could reach among **all** features. Then the best of the other features is
-    added as long as it stands out from all of them under the same copies of y, and at last every
-    member is tested again. y and features are compared after what the condition explains of them is
+    added as long as it stands out from all of them under the same copies of y. Where y is a number, so are features that
+    a Gaussian process [4]_ needs beside the members, after Bonferroni's correction. At last every member is tested
+    again. y and features are compared after what the condition explains of them is
     taken out; the terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all
     features are categories or hold at most 10 whole numbers go to a search for discrete data instead:
     stratified permutation tests find the features that may be near y, and networks learned on bootstrap samples
@@ -200,6 +201,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
        and shrinking).
     .. [3] P. Geurts, D. Ernst, L. Wehenkel, "Extremely randomized trees", Machine Learning 63, 2006,
        :doi:`10.1007/s10994-006-6226-1`.
+    .. [4] C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", MIT Press, 2006, section 5.1
+       (automatic relevance determination).
 
     Examples
     --------

@@ -9,8 +9,11 @@
    in the tests. The last one is tested without a condition.
 3. **Grow.** All other features are tested given the members (:mod:`codec._family`); the best enters if the
    family-wise p-value is at most .8 alpha (alpha without a screen).
-4. **Shrink again.** Every member is tested given the others, those that entered in step 3 at the level alpha:
-   they have stood out from all others already. Steps 3 and 4 are repeated until nothing enters.
+4. **Look once more** (:mod:`codec._relevance`). Features that a Gaussian process needs beside the members enter, too;
+   the p-value allows for the number of features. There is no such look without members, if y has classes (the
+   process has the same noise everywhere), or above 1,000 rows, where it was found to gain nothing.
+5. **Shrink again.** Every member is tested given the others, those that entered in step 3 or 4 at the level alpha:
+   they have stood out from all others already. Steps 3 to 5 are repeated until the members stay the same.
 
 The copies of other candidates, with which step 2 finds out what chance could reach, are made only where
 the feature's own copies leave the decision open. From 1,000 rows on a feature that stands 20 standard deviations
@@ -34,6 +37,8 @@ from codec._decisions import Action, Decision, Found
 from codec._family import Features, Step, Values
 from codec._forward import Show, interruptible
 from codec._plans import single_thread
+from codec._relevance import needed_outside
+from codec._residuals import two_valued
 from codec._screen import REGRESSION_SHARE, list_features
 from codec._validation import FloatArray, Table, constant_columns
 
@@ -49,7 +54,8 @@ RANKING_RESAMPLES = 19
 LAX_LEVEL = 0.2  # at which listed features must pass on these rows
 SCREEN_FEATURES = 12  # listed at most, unless asked for more
 ROWS_PER_MEMBER = 15  # fewer rows for each member than this leave nothing to smooth with
-MAX_ROUNDS = 3  # of growing and shrinking
+LOOK_ROWS = 1_000  # more let the tests see all that a Gaussian process does
+MAX_ROUNDS = 4  # of growing and shrinking
 
 CITestFunction = Callable[..., Any]
 
@@ -309,6 +315,10 @@ class _Search:
         if self.options.max_features is not None:
             self.limit = min(self.limit, self.options.max_features)
         self.known: dict[tuple[int, frozenset[int], int], Verdict] = {}
+        self.needed: set[int] = set()  # by the last look at all others; tested after all others when shrinking
+        self.looked: set[frozenset[int]] = set()
+        classes = self.y.nominal | two_valued(self.y.columns)
+        self.may_look = self.options.test is None and self.y.n_rows <= LOOK_ROWS and not classes.any()
 
     def run(self, screen_seed: int) -> Found:
         if self.options.screen and len(self.pool) > 1:
@@ -317,12 +327,11 @@ class _Search:
                 self.thin(self.judge.on_some_rows(LAX_LEVEL))
             self.shrink()
         for _ in range(MAX_ROUNDS):
-            n_before = len(self.members)
+            before = set(self.members)
             self.grow()
-            grew = len(self.members) > n_before
-            if grew or n_before:
-                self.shrink()
-            if not grew:
+            self.look()
+            self.shrink()
+            if set(self.members) == before:
                 break
         return self.finish()
 
@@ -358,9 +367,10 @@ class _Search:
         """Test members from the last on, given all others, until a whole round removes none."""
         while self.members:
             removed = False
+            order = [v for v in self.members if v in self.needed] + [v for v in self.members if v not in self.needed]
             with self.show(f"shrink: {len(self.members)} members") as advance:
                 share = 1.0 / len(self.members)
-                for v in self.members[::-1]:
+                for v in order[::-1]:
                     removed |= not self.stays(v)
                     advance(share)
             if not removed:
@@ -409,11 +419,34 @@ class _Search:
             self.entered.add(best.feature)
         self.stop(-1, self.members, Verdict(np.nan, np.nan, np.nan), 0, f"the limit of {self.limit} members is reached")
 
+    def look(self) -> None:
+        """Add what a Gaussian process needs beside the members, once for the same members."""
+        given = [*self.always, *self.members]
+        candidates = [v for v in self.pool if v not in self.members]
+        room = self.limit - len(self.members)
+        known = frozenset(given)
+        if not (self.may_look and self.members and candidates and room > 0) or known in self.looked:
+            return
+        self.looked.add(known)
+        with self.show(f"look once more: {len(candidates)} candidates, {len(given)} members"):
+            found = needed_outside(self.y, self.features, given, candidates, self.options.alpha)[:room]
+        self.n_tests += len(candidates)
+        for one in found:
+            verdict = Verdict(one.gain, one.pvalue, one.pvalue * len(candidates))
+            self.note("entered", one.feature, given, verdict, len(candidates), "a Gaussian process needs it")
+        if not found:
+            nothing = Verdict(np.nan, np.nan, np.nan)
+            self.stop(-1, given, nothing, len(candidates), "a Gaussian process needs no other feature")
+        new = [one.feature for one in found]
+        self.members += new
+        self.entered.update(new)
+        self.needed.update(new)
+
     def stop(self, v: int, given: Sequence[int], verdict: Verdict, n: int, reason: str) -> None:
         self.note("stopped", v, given, verdict, n, reason)
 
     def note(self, action: Action, v: int, given: Sequence[int], verdict: Verdict, n: int, reason: str) -> None:
-        pvalue = min(1.0, verdict.adjusted) if action in {"entered", "stopped"} else verdict.pvalue
+        pvalue = float(np.minimum(1.0, verdict.adjusted)) if action in {"entered", "stopped"} else verdict.pvalue
         self.decisions.append(Decision(action, v, tuple(given), verdict.statistic, pvalue, n, reason))
 
     def finish(self) -> Found:

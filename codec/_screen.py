@@ -165,9 +165,9 @@ def _chosen(
     y: Table, features: Features, candidates: Sequence[int], given: Sequence[int], alpha: float, n_chosen: int
 ) -> list[int]:
     """The best features in a regression on as many as the rows allow, those that correlate most with y."""
-    targets = np.concatenate(_expand(y))
+    targets = np.concatenate(expand(y))
     agreement = [
-        max(np.abs(rows @ targets.T).max(initial=0.0) for rows in _expand(features.part([v]))) for v in candidates
+        max(np.abs(rows @ targets.T).max(initial=0.0) for rows in expand(features.part([v]))) for v in candidates
     ]
     first = [candidates[i] for i in np.argsort(-np.array(agreement), kind="stable")[:REGRESSED]]
     pvalues = _Surface(y, features, [*given, *first]).explain(alpha)[len(given) :]
@@ -180,12 +180,12 @@ class _Surface:
     def __init__(self, y: Table, features: Features, ordered: Sequence[int]) -> None:
         blocks, room = [], int(TERMS_PER_ROW * y.n_rows)
         for v in ordered:
-            blocks.append(_expand(features.part([v])))
+            blocks.append(expand(features.part([v])))
             room -= sum(len(rows) for rows in blocks[-1])
             if room < 0:
                 blocks.pop()
                 break
-        targets = np.concatenate(_expand(y))
+        targets = np.concatenate(expand(y))
         self._targets = targets[np.ptp(targets, axis=1) > 0.0]
         nothing = np.empty((0, y.n_rows))
         self._simple = np.concatenate([nothing, *(scores for scores, _ in blocks)])
@@ -250,7 +250,7 @@ class _Surface:
         return found
 
 
-def _expand(table: Table) -> tuple[FloatArray, FloatArray]:
+def expand(table: Table) -> tuple[FloatArray, FloatArray]:
     """Normal scores and indicators of classes; and squared scores."""
     scores, squares = [np.empty((0, table.n_rows))], [np.empty((0, table.n_rows))]
     for j, nominal in enumerate(table.nominal):

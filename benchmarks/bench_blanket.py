@@ -81,7 +81,7 @@ def pure_noise(p: int, runs: int, methods: Sequence[str]) -> Row:
 
 def simulated_rows() -> Iterator[Row]:
     """Cheap and most wanted first."""
-    yield networks("n = 500", 500, {"f1": 0.85, "minus forest": 0.12})
+    yield networks("n = 500", 500, {"f1": 0.85, "minus forest": 0.12}, runs=120)
     for model in ("linear", "additive", "product", "logarithm", "power", "square"):
         yield Row("models", model, 20, lambda i, m=model: work.model_task(SEED + i, m), target={"f1": 0.95})
     yield Row("bullseye", "radii", 20, lambda i: work.bullseye_task(SEED + i, None), target={"f1": 0.95})

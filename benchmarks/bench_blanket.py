@@ -59,14 +59,14 @@ class Row:
         return min(self.runs, self.least.get(method, self.runs))
 
 
-def networks(name: str, n: int, target: dict[str, float], runs: int = 40, **options: Any) -> Row:
+def networks(name: str, n: int, target: dict[str, float], runs: int = 120, **options: Any) -> Row:
     """Two targets of each network."""
     part = "networks" if not options.get("nominal") else "mixed"
 
     def draw(i: int) -> Task:
         return work.network_task(SEED + i // 2, n, i % 2, **options)
 
-    methods, least = ("codec", *PEERS), {}
+    methods, least = ("codec", *PEERS), {"boruta": 40}
     if name == "n = 500":
         methods, least = (*methods, "PyImpetus"), {"PyImpetus": 20}
     return Row(part, name, runs, draw, methods, target, least)
@@ -81,13 +81,13 @@ def pure_noise(p: int, runs: int, methods: Sequence[str]) -> Row:
 
 def simulated_rows() -> Iterator[Row]:
     """Cheap and most wanted first."""
-    yield networks("n = 500", 500, {"f1": 0.85, "minus forest": 0.12}, runs=120)
+    yield networks("n = 500", 500, {"f1": 0.85, "minus forest": 0.12})
     for model in ("linear", "additive", "product", "logarithm", "power", "square"):
         yield Row("models", model, 20, lambda i, m=model: work.model_task(SEED + i, m), target={"f1": 0.95})
     yield Row("bullseye", "radii", 20, lambda i: work.bullseye_task(SEED + i, None), target={"f1": 0.95})
     yield Row("bullseye", "points in the plane", 20, lambda i: work.bullseye_task(SEED + i, 2), target={"f1": 0.95})
     yield Row("modular", "y = x1 + x2 mod 1", 20, lambda i: work.modular_task(SEED + i))
-    yield networks("20 nodes, 40 % nominal", 500, {"f1": 0.83, "minus best peer": 0.10}, nodes=20, nominal=0.4)
+    yield networks("20 nodes, 40 % nominal", 500, {"f1": 0.83, "minus best peer": 0.10}, 40, nodes=20, nominal=0.4)
     for p in (10, 100, 1000):
         yield pure_noise(p, 400, ("codec", "codec, no screen", "foci", "forest"))
 

@@ -23,7 +23,7 @@ from codec.unlearn._kfac import (
     layer_rows,
 )
 from codec.unlearn._linearisation import Linearisation, Restricted, restrict
-from codec.unlearn._newton import follow
+from codec.unlearn._newton import ROUGH, follow
 from codec.unlearn._problem import Batch, Problem
 from codec.unlearn._products import GAUSS_NEWTON, Products, Tensors, output_curvature
 from codec.unlearn._slices import Slices
@@ -301,8 +301,8 @@ class Curvature:
         start, mu = r.encode(first.x), first.damping
         least = self.problem.weight_decay + mu
 
-        def more(x: Tensor, rest: Tensor, rough: float) -> Solution:
-            return self._solve_coordinates(r.moved(x), rest, mu, None, rough, max_iter)
+        def more(x: Tensor, rest: Tensor) -> Solution:
+            return self._solve_coordinates(r.moved(x), rest, mu, None, ROUGH, max_iter)
 
         def inner(one: Tensor, other: Tensor) -> float:
             return float(one @ r.precondition(other, max(least, self._floor)))

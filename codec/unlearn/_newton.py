@@ -16,9 +16,8 @@ from torch import Tensor
 
 from codec.unlearn._solve import Product, Solution
 
-ROUGH = 0.5  # tolerance of each further step, or what is enough to end there
+ROUGH = 0.5  # tolerance of each further step
 CLOSE = 0.05  # residual at which further steps end, relative to the right side's
-ENOUGH = 0.9  # of that residual: what a last step solves for
 STEPS = 30
 HALVINGS = 4
 
@@ -29,7 +28,7 @@ def follow(
     first: Solution,
     b: Tensor,
     force: Product,
-    solve: Callable[[Tensor, Tensor, float], Solution],
+    solve: Callable[[Tensor, Tensor], Solution],
     inner: Inner,
     tol: float,
 ) -> Solution:
@@ -45,7 +44,7 @@ def follow(
     b : Tensor, (size,)
     force : callable
         Gradient of a convex function, zero at 0.
-    solve : callable(x, right side, tolerance)
+    solve : callable(x, right side)
         ``H(x)^-1`` times the right side.
     inner : callable
         Product of two residuals, in which conjugate gradients are preconditioned.
@@ -57,7 +56,7 @@ def follow(
     Solution
         ``steps`` tells how many there were.
     """
-    whole, goal = inner(b, b), min(tol, CLOSE)
+    whole = inner(b, b)
     if abs(inner(b, b - force(first.x))) <= tol * whole:
         return first
     x, rest, step, iterations = torch.zeros_like(b), b, first, first.iterations
@@ -67,9 +66,9 @@ def follow(
             return replace(first, x=x, iterations=iterations, steps=count - 1) if count > 1 else first
         x, rest = found
         left = (inner(rest, rest) / whole) ** 0.5
-        if left <= goal or count == STEPS:
+        if left <= min(tol, CLOSE) or count == STEPS:
             break
-        step = solve(x, rest, max(ROUGH, ENOUGH * goal / left))
+        step = solve(x, rest)
         iterations += step.iterations
     return replace(first, x=x, iterations=iterations, residual=left, steps=count)
 

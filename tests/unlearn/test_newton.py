@@ -10,7 +10,7 @@ from torch.func import functional_call, jvp
 from codec.unlearn import Unlearner
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._demo import TRAIN, WEIGHT_DECAY, digits, train
-from codec.unlearn._newton import CLOSE, ENOUGH, ROUGH, follow
+from codec.unlearn._newton import follow
 from codec.unlearn._problem import Problem
 from codec.unlearn._slices import Slices
 from codec.unlearn._solve import Solution
@@ -64,7 +64,7 @@ def left_by(step_options, blobs):
 
 
 def test_a_class_leaves_a_softmax_regression_where_retraining_without_it_ends(blobs):
-    assert left_by({"linearised": True, "tol": 1e-7}, blobs) <= 1e-6
+    assert left_by({"linearised": True, "tol": 1e-6}, blobs) <= 1e-6
     assert left_by({"linearised": False, "tol": 1e-6}, blobs) > 0.1  # the quadratic model alone stops on the way
 
 
@@ -97,8 +97,7 @@ def test_a_network_that_loses_a_class_no_longer_names_it(seed):
     assert not bool((again == 7).any())
     assert named <= 0.1  # one Gauss-Newton step leaves .8 of them
     right, right_again = ((guess == new_y).double().mean() for guess in (found, again))
-    error = math.sqrt(2 * 0.01 / len(new_y))  # of the difference
-    assert abs(float(right - right_again)) <= 3.0 * error
+    assert abs(float(right - right_again)) <= 0.015  # three standard errors of the difference: 3 sqrt(2 .01 / 397)
 
 
 def linear_model(n=12, classes=3):
@@ -151,7 +150,7 @@ def dot(one, other):
 def newton_on(b, tol):
     right = torch.tensor([b], dtype=torch.float64)
 
-    def solve(x, rest, _=0.0):
+    def solve(x, rest):
         return Solution(rest / (1.0 / (1.0 + (x - 2.0).square()) + 0.1), 1, 0.0, 0.0)
 
     first = solve(torch.zeros(1, dtype=torch.float64), right)
@@ -164,21 +163,6 @@ def test_steps_that_overshoot_are_halved():
     assert float(first.x) > 4.0
     assert float(found.x) == pytest.approx(2.0, abs=1e-5)
     assert found.steps > 1
-
-
-def test_the_last_step_solves_for_no_more_than_is_missing():
-    asked = []
-
-    def solve(x, rest, tol):
-        asked.append((float(rest / right), tol))
-        return Solution(tol * rest / (1.0 / (1.0 + (x - 2.0).square()) + 0.1), 1, 0.0, 0.0)
-
-    right = torch.tensor([math.atan(2.0) + 0.2], dtype=torch.float64)
-    found = follow(solve(0.0 * right, right, 0.1), right, atan_force, solve, dot, 0.1)
-    assert found.residual <= CLOSE
-    assert asked[1:]
-    for left, tol in asked[1:]:
-        assert tol == pytest.approx(max(ROUGH, ENOUGH * CLOSE / abs(left)))
 
 
 def test_a_first_step_that_answers_the_right_side_is_kept():

@@ -97,7 +97,7 @@ def test_a_network_that_loses_a_class_no_longer_names_it(seed):
     assert not bool((again == 7).any())
     assert named <= 0.1  # one Gauss-Newton step leaves .8 of them
     right, right_again = ((guess == new_y).double().mean() for guess in (found, again))
-    assert abs(float(right - right_again)) <= 0.015  # three standard errors of the difference: 3 sqrt(2 .01 / 397)
+    assert abs(float(right - right_again)) <= 0.015  # two standard errors of the difference, sqrt(2 .01 / 397) each
 
 
 def linear_model(n=12, classes=3):

@@ -374,6 +374,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_parts(csv, tmp_path, monkeypa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.csv", "out.csv"]
 
 
+@pytest.fixture
+def control_c():
+    """SIGINT raises, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("control_c")
 def test_control_c_is_one_line_and_status_130(csv, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(MarkovBlanketSelector, "fit", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     output = tmp_path / "out.csv"

@@ -72,7 +72,7 @@ def selections_table(reports):
     """Sizes, times, losses and agreement: all attributes, those that all methods have, other levels of noise."""
     summary = reports["attributes"]["summary"]
     same, own = summary["same attributes"], summary["selections"]
-    lines = [selections_line("auto", own["auto"])]
+    lines = [] if same.get("auto") == own["auto"] else [selections_line("auto", own["auto"])]
     lines += [selections_line(method, s) for method, s in same.items()]
     lines += [selections_line(method, s) for method, s in own.items() if method != "auto" and method not in same]
     head = ["method", "attributes", "columns", "CPU seconds: mean (least, most)", "loss above all columns", "agreement"]

@@ -70,6 +70,9 @@ class Verdict:
     adjusted: float
 
 
+NO_TEST = Verdict(np.nan, np.nan, np.nan)
+
+
 class Judge(Protocol):
     """Decides about one member, or among many candidates."""
 
@@ -405,7 +408,7 @@ class _Search:
             candidates = [v for v in self.pool if v not in self.members]
             given = [*self.always, *self.members]
             if not candidates:
-                self.stop(-1, given, Verdict(np.nan, np.nan, np.nan), 0, "no candidate is left")
+                self.stop(-1, given, NO_TEST, 0, "no candidate is left")
                 return
             with self.show(f"grow: {len(candidates)} candidates, {len(given)} members") as advance:
                 best = self.judge.best(candidates, given, advance)
@@ -417,7 +420,7 @@ class _Search:
             self.note("entered", best.feature, given, verdict, len(candidates), "stands out from all candidates")
             self.members.append(best.feature)
             self.entered.add(best.feature)
-        self.stop(-1, self.members, Verdict(np.nan, np.nan, np.nan), 0, f"the limit of {self.limit} members is reached")
+        self.stop(-1, self.members, NO_TEST, 0, f"the limit of {self.limit} members is reached")
 
     def look(self) -> None:
         """Add what a Gaussian process needs beside the members, once for the same members."""
@@ -435,8 +438,7 @@ class _Search:
             verdict = Verdict(one.gain, one.pvalue, one.pvalue * len(candidates))
             self.note("entered", one.feature, given, verdict, len(candidates), "a Gaussian process needs it")
         if not found:
-            nothing = Verdict(np.nan, np.nan, np.nan)
-            self.stop(-1, given, nothing, len(candidates), "a Gaussian process needs no other feature")
+            self.stop(-1, given, NO_TEST, len(candidates), "a Gaussian process needs no other feature")
         new = [one.feature for one in found]
         self.members += new
         self.entered.update(new)

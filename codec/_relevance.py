@@ -92,7 +92,7 @@ def needed_outside(
 
 
 def make_targets(y: Table) -> FloatArray:
-    """Normal scores and indicators of classes, uncorrelated and of variance 1; (q, n)."""
+    """Normal scores of all responses, uncorrelated and of variance 1; (q, n)."""
     _, sizes, rows = np.linalg.svd(expand(y)[0], full_matrices=False)
     return np.asarray(rows[sizes > LEAST_SHARE * sizes.max(initial=1e-300)] * np.sqrt(y.n_rows))
 
@@ -184,9 +184,8 @@ class Process:
 
     def likelihood(self, parameters: FloatArray) -> float:
         """Log marginal likelihood, up to a constant."""
-        _, factor = self._covariance(parameters)
-        solved = cho_solve((factor, True), self._targets.T, check_finite=False)
-        return self._value(factor, solved)
+        factor = self._factor(self._signal(parameters), parameters)
+        return self._value(factor, cho_solve((factor, True), self._targets.T, check_finite=False))
 
     def gradient(self, parameters: FloatArray) -> tuple[float, FloatArray]:
         """Log marginal likelihood and its gradient."""
@@ -204,16 +203,16 @@ class Process:
         the members times x sees that x changes what members do; the function has the weights of the start.
         """
         signal, pull, _ = self._pulls(parameters)
-        moderate, _ = self._covariance(self.start())
         alone = 0.5 * pull * signal
-        return Form(alone, -alone.sum(axis=1)), Form(0.5 * pull * moderate, np.zeros(len(pull)))
+        together = 0.5 * pull * self._signal(self.start())
+        return Form(alone, -alone.sum(axis=1)), Form(together, np.zeros(len(pull)))
 
     def _loss(self, parameters: FloatArray) -> tuple[float, FloatArray]:
         value, gradient = self.gradient(parameters)
         return -value, -gradient
 
-    def _covariance(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """That of the function, and the Cholesky factor of it with the noise."""
+    def _signal(self, parameters: FloatArray) -> FloatArray:
+        """Covariance of the function."""
         points = self._points * np.exp(0.5 * parameters[self._owners])[:, None]
         half = 0.5 * np.einsum("ji,ji->i", points, points)
         signal = points.T @ points
@@ -221,9 +220,14 @@ class Process:
         signal -= half[None, :]
         np.exp(np.minimum(signal, 0.0, out=signal), out=signal)
         signal *= np.exp(parameters[-2])
+        return np.asarray(signal)
+
+    @staticmethod
+    def _factor(signal: FloatArray, parameters: FloatArray) -> FloatArray:
+        """Cholesky factor of the covariance with the noise."""
         noisy = signal.copy()
         noisy[np.diag_indices_from(noisy)] += np.exp(parameters[-1])
-        return signal, cholesky(noisy.T, lower=True, overwrite_a=True, check_finite=False)
+        return np.asarray(cholesky(noisy.T, lower=True, overwrite_a=True, check_finite=False))
 
     def _value(self, factor: FloatArray, solved: FloatArray) -> float:
         fit = 0.5 * np.sum(solved * self._targets.T)
@@ -231,7 +235,8 @@ class Process:
 
     def _pulls(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray, float]:
         """The function's covariance S; A = K^-1 Y'Y K^-1 - q K^-1, twice the slope by K; and the likelihood."""
-        signal, factor = self._covariance(parameters)
+        signal = self._signal(parameters)
+        factor = self._factor(signal, parameters)
         solved = cho_solve((factor, True), self._targets.T, check_finite=False)
         value = self._value(factor, solved)
         inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)

@@ -42,3 +42,19 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
     np.seterr(over="ignore")  # hashes and random bits wrap around on purpose; Python's scalars would warn
+
+
+@pytest.fixture
+def product():
+    """Six columns and a y that two of them make together."""
+    from markov_cases import product_of_two
+
+    return product_of_two()
+
+
+@pytest.fixture
+def table():
+    """Numbers and categories, three of which make y."""
+    from markov_cases import mixed_frame
+
+    return mixed_frame()

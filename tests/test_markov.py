@@ -5,20 +5,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from markov_cases import chosen, fit, mixed_frame, normal, product_of_two, same_fit
+from markov_cases import chosen, fit, normal, same_fit
 from scipy.stats import binom
 
 from codec import MarkovBlanketSelector, codec_test, fisher_z, g_test
-
-
-@pytest.fixture
-def product():
-    return product_of_two()
-
-
-@pytest.fixture
-def table():
-    return mixed_frame()
 
 
 # --------------------------------------------------------------------------- an oracle in place of the test

@@ -9,7 +9,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from markov_cases import chosen, fit, mixed_frame, normal, product_of_two, same_fit
+from markov_cases import chosen, fit, normal, same_fit
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
@@ -18,16 +18,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from codec import MarkovBlanketSelector, fisher_z
-
-
-@pytest.fixture
-def product():
-    return product_of_two()
-
-
-@pytest.fixture
-def table():
-    return mixed_frame()
 
 
 # --------------------------------------------------------------------------- errors

@@ -77,6 +77,9 @@ def needed_outside(
     level : float
         A feature is named if its p-value times the number of candidates is at most this.
     """
+    _, places = np.unique(np.concatenate([y.columns, features.table.columns]), axis=1, return_index=True)
+    rows = np.sort(places)  # a row that is there twice would be explained by itself
+    y, features = y.take(rows), features.take(rows)
     targets = make_targets(y)
     known = [_block(features, v) for v in members]
     alone = Process(targets, known)

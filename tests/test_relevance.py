@@ -100,6 +100,17 @@ def test_names_no_more_by_chance_than_the_level_says():
     assert names <= binom.ppf(1.0 - 1e-4, n_runs, level)
 
 
+def test_rows_that_are_there_twice_count_once():
+    X, _, rng = draw(8, 60, 6)
+    y = X[:, 0] + X[:, 1] * X[:, 2] + 0.3 * rng.normal(size=60)
+    once, thrice = (
+        needed_outside(read_table(np.repeat(y, k), "y"), single_columns(read_table(np.repeat(X, k, axis=0), "X")), (0,), range(1, 6), 0.05)
+        for k in (1, 3)
+    )  # fmt: skip
+    assert once == thrice
+    assert {one.feature for one in once} <= {1, 2}
+
+
 def test_constant_features_are_not_needed():
     rng = np.random.default_rng(6)
     constant = single_columns(read_table(np.column_stack([rng.normal(size=50), np.ones(50)]), "X"))

@@ -4,6 +4,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV ?= .venv
 PYTEST_ARGS ?=
+# Processes of `make test`; each has one thread and takes whole files.
+WORKERS ?= 2
 PYTHON_TESTS ?= tests/test_properties.py
 EXPERIMENTS ?= blankets celeba spurious mnist cifar kfac text faces reid
 
@@ -22,7 +24,7 @@ demo: $(VENV)/.core  ## select the Markov blanket of a real data set
 	@$(BIN)/python -m codec
 
 test: $(VENV)/.test lint  ## lint, types, layers, tests and doctests (what CI runs)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.test  ## ruff, format check, mypy and import layers alone
 	$(BIN)/ruff check

@@ -31,24 +31,11 @@ from codec import MarkovBlanketSelector, foci, lfoci
         MarkovBlanketSelector(random_state=0, screen=False, allow_nan=True, n_jobs=2),
         MarkovBlanketSelector("foci"),
         MarkovBlanketSelector("lfoci", random_state=0),
-    ]
-)
-def test_scikit_learn_contract(estimator, check):
-    # Every check, none expected to fail. Small checks give X without any relation to y,
-    # where an empty selection is right and scikit-learn's own warning belongs to it.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No features were selected")
-        check(estimator)
-
-
-@pytest.mark.slow
-@parametrize_with_checks(
-    [
         MarkovBlanketSelector("foci", n_neighbors=3, standardize="rank"),
         MarkovBlanketSelector("foci", stop=False, max_features=1, standardize="bounded", n_jobs=2),
     ]
 )
-def test_scikit_learn_contract_with_other_options(estimator, check):
+def test_scikit_learn_contract(estimator, check):
     # Every check, none expected to fail. Small checks give X without any relation to y,
     # where an empty selection is right and scikit-learn's own warning belongs to it.
     with warnings.catch_warnings():

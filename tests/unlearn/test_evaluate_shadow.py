@@ -75,7 +75,6 @@ def test_outputs_are_those_of_the_models(monkeypatch):
     assert len({row.tobytes() for row in shadows["original"].forget}) == 8  # every model has a seed of its own
 
 
-@pytest.mark.slow
 def test_the_same_for_every_number_of_processes_and_as_before_afterwards():
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     alone = run({"nothing": nothing, "retraining": retraining})

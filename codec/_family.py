@@ -84,6 +84,18 @@ def single_columns(table: Table) -> Features:
     return Features(table, tuple((j,) for j in range(len(table.names))))
 
 
+def with_response(features: Features, y: Table) -> Features:
+    """The response as one more feature, the last."""
+    table = features.table
+    whole = replace(
+        table,
+        columns=np.concatenate([table.columns, y.columns]),
+        nominal=np.concatenate([table.nominal, y.nominal]),
+        names=(*table.names, *y.names),
+    )
+    return Features(whole, (*features.groups, tuple(range(len(table.names), len(whole.names)))))
+
+
 def with_indicators(features: Features) -> Features:
     """Missing numbers become the median, missing categories a category; groups also get what was missing.
 

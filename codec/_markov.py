@@ -34,12 +34,13 @@ import numpy as np
 import pandas as pd
 
 from codec._decisions import Action, Decision, Found
-from codec._family import Features, Step, Values
+from codec._family import Features, Step, Values, with_response
 from codec._forward import Show, interruptible
 from codec._plans import single_thread
 from codec._relevance import needed_outside
 from codec._residuals import two_valued
 from codec._screen import REGRESSION_SHARE, list_features
+from codec._spouses import Children
 from codec._validation import FloatArray, Table, constant_columns
 
 N_RESAMPLES = 199
@@ -141,6 +142,12 @@ class Calibrated:
         rng = np.random.default_rng([self._seed, feature, *sorted(given)])
         found: list[int] = rng.choice(others, min(len(others), asked), replace=False).tolist()
         return found
+
+    @cached_property
+    def children(self) -> Children:
+        """Members as responses; on some rows of large data."""
+        y, features = self._some_rows if self._y.n_rows > LARGE_ROWS else (self._y, self._features)
+        return Children(y, features, self._seed, self._n_jobs)
 
     def best(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
         if self._y.n_rows > LARGE_ROWS and len(candidates) > SHORTLIST:
@@ -320,6 +327,8 @@ class _Search:
         self.known: dict[tuple[int, frozenset[int], int], Verdict] = {}
         self.needed: set[int] = set()  # by the last look at all others; tested after all others when shrinking
         self.looked: set[frozenset[int]] = set()
+        self.child_of: dict[int, int] = {}  # of members that are there as another parent: the child
+        self.asked: set[tuple[int, frozenset[int]]] = set()  # for other parents
         classes = self.y.nominal | two_valued(self.y.columns)
         self.may_look = self.options.test is None and self.y.n_rows <= LOOK_ROWS and not classes.any()
 
@@ -329,14 +338,23 @@ class _Search:
             if self.members and isinstance(self.judge, Calibrated) and self.y.n_rows > LARGE_ROWS:
                 self.thin(self.judge.on_some_rows(LAX_LEVEL))
             self.shrink()
+        self.settle()
+        for _ in range(MAX_ROUNDS):
+            if not self.add_other_parents():
+                break
+            self.shrink()
+            self.settle()
+        return self.finish()
+
+    def settle(self) -> None:
+        """Grow, look and shrink until the members stay the same."""
         for _ in range(MAX_ROUNDS):
             before = set(self.members)
             self.grow()
             self.look()
             self.shrink()
             if set(self.members) == before:
-                break
-        return self.finish()
+                return
 
     def screen(self, seed: int) -> None:
         cap = min(self.options.screen, self.limit) if self.options.test is None else self.options.screen
@@ -380,6 +398,8 @@ class _Search:
                 return
 
     def stays(self, v: int) -> bool:
+        if self.child_of.get(v) in self.members:
+            return True
         others = [u for u in [*self.always, *self.members] if u != v]
         among = [v] if v in self.entered else self.pool
         key = (v, frozenset(others), len(among))
@@ -444,6 +464,36 @@ class _Search:
         self.entered.update(new)
         self.needed.update(new)
 
+    def add_other_parents(self) -> bool:
+        """Add other parents of members that are children of y, as long as there are any; whether there were."""
+        if not isinstance(self.judge, Calibrated):
+            return False
+        before = len(self.members)
+        for child in self.members[:before]:
+            with self.show(f"other parents: member {self.members.index(child) + 1} of {before}"):
+                while self.add_other_parent(self.judge.children, child):
+                    pass
+        return len(self.members) > before
+
+    def add_other_parent(self, children: Children, child: int) -> bool:
+        given = [*self.always, *self.members]
+        candidates = [v for v in self.pool if v not in self.members]
+        key = (child, frozenset(given))
+        if not candidates or len(self.members) >= self.limit or key in self.asked:
+            return False
+        self.asked.add(key)
+        self.n_tests += len(candidates)
+        found = children.other_parent(child, given, candidates)
+        if found is None:
+            return False
+        name = self.features.table.names[self.features.groups[child][0]]
+        verdict = Verdict(found.distance, np.nan, np.nan)
+        self.note("entered", found.feature, given, verdict, len(candidates), f"another parent of {name}")
+        self.members.append(found.feature)
+        self.entered.add(found.feature)
+        self.child_of[found.feature] = child
+        return True
+
     def stop(self, v: int, given: Sequence[int], verdict: Verdict, n: int, reason: str) -> None:
         self.note("stopped", v, given, verdict, n, reason)
 
@@ -486,31 +536,24 @@ def keep_mutual(
     y: Table, features: Features, found: Found, options: SearchOptions, rng: np.random.Generator, show: Show
 ) -> Found:
     """The AND rule: only members in whose own blanket y is."""
-    table = features.table
-    both = Table(
-        np.concatenate([table.columns, y.columns]),
-        np.concatenate([table.nominal, y.nominal]),
-        (*table.names, *y.names),
-        table.argument,
-    )
-    own = tuple(range(len(table.names), len(both.names)))
+    both = with_response(features, y)
     kept, decisions, n_tests = [], list(found.decisions), found.n_tests
     for v in found.members:
         if v in options.always_include:
             kept.append(v)
             continue
-        others = [group for u, group in enumerate(features.groups) if u != v]
+        others = [group for u, group in enumerate(both.groups) if u != v]
         theirs = find_blanket(
-            features.part([v]), Features(both, (*others, own)),
+            features.part([v]), replace(both, groups=tuple(others)),
             SearchOptions(options.alpha, None, options.screen, (), options.test, options.n_jobs),
             rng, show,
         )  # fmt: skip
         n_tests += theirs.n_tests
-        if len(others) in theirs.members:
+        if len(others) - 1 in theirs.members:
             kept.append(v)
         else:
             decisions.append(
-                Decision("removed", v, (), np.nan, np.nan, len(others) + 1, "y is not in this feature's blanket")
+                Decision("removed", v, (), np.nan, np.nan, len(others), "y is not in this feature's blanket")
             )
     return Found(
         tuple(kept),

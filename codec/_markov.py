@@ -486,9 +486,9 @@ class _Search:
         found = children.other_parent(child, given, candidates)
         if found is None:
             return False
-        name = self.features.table.names[self.features.groups[child][0]]
-        verdict = Verdict(found.distance, np.nan, np.nan)
-        self.note("entered", found.feature, given, verdict, len(candidates), f"another parent of {name}")
+        verdict = replace(NO_TEST, statistic=found.distance)
+        given = [*(u for u in given if u != child), child]
+        self.note("entered", found.feature, given, verdict, len(candidates), "another parent of the last one given")
         self.members.append(found.feature)
         self.entered.add(found.feature)
         self.child_of[found.feature] = child

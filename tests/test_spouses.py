@@ -1,0 +1,120 @@
+"""Other parents of a child: graphs whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom
+
+from codec import MarkovBlanketSelector
+from codec._family import single_columns, with_response
+from codec._spouses import Children
+from codec._validation import read_table
+from codec.datasets import make_mlp_network
+
+
+def children(y, columns, seed=0):
+    features = single_columns(read_table(np.column_stack(columns), "X"))
+    return Children(read_table(y, "y"), features, seed)
+
+
+def noise(rng, n, k):
+    return rng.standard_normal((k, n))
+
+
+def collider(rng, n=300):
+    """y -> C <- S; the mean of y says nothing about S, given C or not."""
+    y, s, e, other = noise(rng, n, 4)
+    return y, [y**2 + 2.0 * s + 0.3 * e, s, other]
+
+
+def chain(rng, n=300):
+    """y -> C -> S."""
+    y, e, f, other = noise(rng, n, 4)
+    c = y**2 + 0.5 * e
+    return y, [c, c + 0.5 * f, other]
+
+
+def cause(rng, n=300):
+    """S -> C -> y."""
+    s, e, f, other = noise(rng, n, 4)
+    c = s + 0.5 * e
+    return np.sin(c) + 0.3 * f, [c, s, other]
+
+
+def fork(rng, n=300):
+    """y <- C -> S."""
+    c, e, f, other = noise(rng, n, 4)
+    return c + 0.5 * e, [c, np.sin(2.0 * c) + 0.3 * f, other]
+
+
+def test_names_the_other_parent_and_only_it(global_random_seed):
+    rng = np.random.default_rng([global_random_seed, 11])
+    n_found = 0
+    for _ in range(20):
+        y, columns = collider(rng)
+        found = children(y, columns).other_parent(0, [0], [1, 2])
+        assert found is None or (found.feature == 1 and found.distance >= 10.0)
+        n_found += found is not None
+    # y and S are independent; the test at the level .1 says otherwise in a tenth of the data sets, and is asked once.
+    assert n_found >= binom.ppf(1e-4, 20, 0.9) - 1
+
+
+@pytest.mark.parametrize("graph", [chain, cause, fork])
+def test_what_the_child_screens_off_is_no_other_parent(graph, global_random_seed):
+    rng = np.random.default_rng([global_random_seed, 12])
+    found = [children(*graph(rng)).other_parent(0, [0], [1, 2]) for _ in range(10)]
+    assert found == [None] * 10
+
+
+def test_parents_of_another_parent_are_none(global_random_seed):
+    # y -> D <- C <- S, D and C known: S acts on C, clearly, and C is no child of y.
+    rng = np.random.default_rng([global_random_seed, 13])
+    n_false = 0
+    for _ in range(20):
+        y, s, e, f = noise(rng, 300, 4)
+        c = s + 0.5 * e
+        found = children(y, [y + c + 0.5 * f, c, s]).other_parent(1, [0, 1], [2])
+        n_false += found is not None
+    # y and C are independent without D: the test at the level .05 must be wrong.
+    assert n_false <= binom.ppf(1.0 - 1e-4, 20, 0.05)
+
+
+def test_a_weak_link_says_nothing():
+    rng = np.random.default_rng(1)
+    y, s, e = noise(rng, 300, 3)
+    assert children(y, [y + 0.2 * s + 0.5 * e, s]).other_parent(0, [0], [1]) is None
+    assert children(y, [y + 1.0 * s + 0.5 * e, s]).other_parent(0, [0], [1]).feature == 1
+
+
+def test_classes_and_categories_have_children_too():
+    rng = np.random.default_rng(2)
+    y = rng.integers(0, 3, 400)
+    s, e, other = noise(rng, 400, 3)
+    c = np.where(y == 1, 1.0, -1.0) * s + 0.2 * e
+    found = children(pd.Series(y, dtype="category"), [c, s, other]).other_parent(0, [0], [1, 2])
+    assert found is not None
+    assert found.feature == 1
+
+
+def test_the_search_adds_another_parent_and_says_whose():
+    # v24 has two parents; a test of one of them given v24 does not see the other.
+    network = make_mlp_network(500, 30, random_state=1112).network
+    assert set(network.parents[24]) == {2, 16}
+    selector = MarkovBlanketSelector(random_state=1112).fit(network.data.drop(columns="v16"), network.data["v16"])
+    decisions = selector.path_.to_frame()
+    through = decisions[decisions["reason"] == "another parent of the last one given"]
+    assert ("v2", "v24") in set(zip(through["feature"], through["given"].str.split(", ").str[-1], strict=True))
+    assert "v2" in selector.get_feature_names_out()
+    assert set(through["feature"]) <= {f"v{v}" for v in network.blankets[16]}
+    assert np.isnan(through["pvalue"]).all()
+    assert (through["statistic"] >= 10.0).all()
+
+
+def test_the_response_is_the_last_feature():
+    features = single_columns(read_table(np.arange(6.0).reshape(3, 2), "X"))
+    both = with_response(features, read_table(np.array([[7.0, 8.0], [9.0, 10.0], [11.0, 12.0]]), "y"))
+    assert both.groups == ((0,), (1,), (2, 3))
+    np.testing.assert_array_equal(both.part([2]).columns, [[7.0, 9.0, 11.0], [8.0, 10.0, 12.0]])
+    np.testing.assert_array_equal(both.part([0, 1]).columns, features.table.columns)

@@ -146,7 +146,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         without ``split`` and ``stability``: the share of networks. FOCI: T(y, feature | selected before it).
     pvalues_ : ndarray of shape (n_features_in_,)
         p-value of each selected feature given the other selected ones, NaN elsewhere. **Descriptive**:
-        the same rows chose the features, so small values were to be expected; use ``split`` for valid ones.
+        the same rows chose the features, so small values were to be expected; use ``split`` for valid ones. Another
+        parent of a child of y (see Notes) may have a large one.
     path_ : BlanketPath or SelectionPath
         Every decision of the search, ``.to_frame()``; for FOCI every step.
     n_tests_ : int
@@ -171,8 +172,10 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     regression, which has allowed for the number of features, at the level ``alpha``, the others against what chance
     could reach among **all** features. Then the best of the other features is
     added as long as it stands out from all of them under the same copies of y. Where y is a number, so are features that
-    a Gaussian process [4]_ needs beside the members, after Bonferroni's correction. At last every member is tested
-    again. y and features are compared after what the condition explains of them is
+    a Gaussian process [4]_ needs beside the members, after Bonferroni's correction. Every member is tested again. At
+    last each member is taken for a child of y: the feature on which it clearly depends beside y and the other members,
+    and which y does not depend on without that child, is another parent of it [5]_. It enters by what it says about the
+    child; its own p-value may be large. y and features are compared after what the condition explains of them is
     taken out; the terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all
     features are categories or hold at most 10 whole numbers go to a search for discrete data instead:
     stratified permutation tests find the features that may be near y, and networks learned on bootstrap samples
@@ -203,6 +206,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
        :doi:`10.1007/s10994-006-6226-1`.
     .. [4] C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", MIT Press, 2006, section 5.1
        (automatic relevance determination).
+    .. [5] P. Spirtes, C. Glymour, R. Scheines, "Causation, Prediction, and Search", MIT Press, 2000, section 5.4.2
+       (colliders).
 
     Examples
     --------

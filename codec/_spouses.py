@@ -36,7 +36,6 @@ CLEAR_OTHER = 10.0  # standard deviations of C's dependence on S above that of c
 CLEAR_OWN = 3.5  # ... and on y
 UNSEEN = 0.1  # p-values above this: no dependence of y on S
 MARGIN = 1.0  # standard deviations by which the dependence of y on S may be less given C than without it
-NEIGHBOUR_LEVEL = 0.05
 CHILD_RESAMPLES = 39
 OWN_RESAMPLES = 199
 NEIGHBOUR_RESAMPLES = 99
@@ -57,16 +56,18 @@ class Children:
     ----------
     y : Table
     features : Features
+    level : float
+        At which y and a member must depend on one another to be neighbours.
     seed : int
         Copies.
     n_jobs : int, optional
         Threads over chunks of candidates.
     """
 
-    def __init__(self, y: Table, features: Features, seed: int, n_jobs: int | None = None) -> None:
+    def __init__(self, y: Table, features: Features, level: float, seed: int, n_jobs: int | None = None) -> None:
         self._all = with_response(features, y)
         self._y = len(features)
-        self._seed, self._n_jobs = seed, n_jobs
+        self._level, self._seed, self._n_jobs = level, seed, n_jobs
 
     def other_parent(self, child: int, members: Sequence[int], candidates: Sequence[int]) -> OtherParent | None:
         """The candidate on which a member depends most, if it is another parent of this member.
@@ -106,6 +107,6 @@ class Children:
     def _is_neighbour(self, child: int, rest: Sequence[int]) -> bool:
         return all(
             self._step(self._y, [u for u in rest if u != left]).values([child], NEIGHBOUR_RESAMPLES).pvalue(0)
-            <= NEIGHBOUR_LEVEL
+            <= self._level
             for left in rest
         )

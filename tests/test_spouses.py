@@ -16,7 +16,7 @@ from codec.datasets import make_mlp_network
 
 def children(y, columns, seed=0):
     features = single_columns(read_table(np.column_stack(columns), "X"))
-    return Children(read_table(y, "y"), features, seed)
+    return Children(read_table(y, "y"), features, 0.05, seed)
 
 
 def noise(rng, n, k):

@@ -147,9 +147,8 @@ class Calibrated:
         return found
 
     def children(self, level: float) -> Children:
-        """Members as responses; on some rows of large data."""
-        y, features = self._some_rows if self._y.n_rows > LARGE_ROWS else (self._y, self._features)
-        return Children(y, features, level, self._seed, self._n_jobs)
+        """Members as responses."""
+        return Children(self._y, self._features, level, self._seed, self._n_jobs)
 
     def best(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
         if self._y.n_rows > LARGE_ROWS and len(candidates) > SHORTLIST:

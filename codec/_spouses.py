@@ -4,16 +4,17 @@ A blanket holds the other parents of y's children. About y they say something on
 too little for a test of y: a child that y can raise or lower alike leaves the mean of y where it was. About the child
 they say a lot. A feature S is another parent of a member C, where C is a child of y, if
 
-1. C depends on S given y and the other members, and clearly so: weak dependence of C on S could hide what y and S
-   would share if C stood between them;
-2. C depends on y given S and the other members;
+1. C depends on S given y and the other members, and clearly so;
+2. C depends on y given S and the other members, clearly, too: weak links could hide what y and S would share if C
+   stood between them;
 3. y does not depend on S given the members without C, and not by much more than given the members with C:
    C does not stand between y and S, it brings them together;
 4. y and C are neighbours: no member makes them independent by leaving the condition.
 
 With 1 to 3 the links y - C - S are a collider at C (Spirtes, Glymour & Scheines, 2000, the second step of the PC
 algorithm), and S is in the blanket of y whatever the power of a test of y given C. Without 4 C could be another parent
-itself. This takes what is not seen for independent; the first condition is there so that it would have been seen.
+itself. This takes what is not seen for independent; 1 and 2 are there so that it would have been seen. More than 5,000
+rows are not needed for what is clear.
 
 References
 ----------
@@ -32,8 +33,8 @@ import numpy as np
 from codec._family import Features, Step, with_response
 from codec._validation import Table
 
-CLEAR_OTHER = 10.0  # standard deviations of C's dependence on S above that of copies of C ...
-CLEAR_OWN = 3.5  # ... and on y
+CLEAR = 10.0  # standard deviations of the dependence of C, on S and on y, above that of copies of C
+ROWS = 5_000  # of more, as many random ones
 UNSEEN = 0.1  # p-values above this: no dependence of y on S
 MARGIN = 1.0  # standard deviations by which the dependence of y on S may be less given C than without it
 CHILD_RESAMPLES = 39
@@ -65,6 +66,9 @@ class Children:
     """
 
     def __init__(self, y: Table, features: Features, level: float, seed: int, n_jobs: int | None = None) -> None:
+        if y.n_rows > ROWS:
+            rows = np.sort(np.random.default_rng(seed).choice(y.n_rows, ROWS, replace=False))
+            y, features = y.take(rows), features.take(rows)
         self._all = with_response(features, y)
         self._y = len(features)
         self._level, self._seed, self._n_jobs = level, seed, n_jobs
@@ -83,7 +87,7 @@ class Children:
         place = int(values.distance.argmax())
         other, distance = candidates[place], float(values.distance[place])
         found = (
-            distance >= CLEAR_OTHER
+            distance >= CLEAR
             and self._depends_on_y(child, [*rest, other])
             and self._brings_together(child, other, rest)
             and self._is_neighbour(child, rest)
@@ -95,7 +99,7 @@ class Children:
 
     def _depends_on_y(self, child: int, given: Sequence[int]) -> bool:
         values = self._step(child, given).values([self._y], CHILD_RESAMPLES, far=-np.inf)
-        return bool(values.distance[0] >= CLEAR_OWN)
+        return bool(values.distance[0] >= CLEAR)
 
     def _brings_together(self, child: int, other: int, rest: Sequence[int]) -> bool:
         without = self._step(self._y, rest).values([other], OWN_RESAMPLES)

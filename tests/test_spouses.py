@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from codec import MarkovBlanketSelector
+from codec import MarkovBlanketSelector, _spouses
 from codec._family import single_columns, with_response
 from codec._spouses import Children
 from codec._validation import read_table
@@ -84,8 +84,20 @@ def test_parents_of_another_parent_are_none(global_random_seed):
 def test_a_weak_link_says_nothing():
     rng = np.random.default_rng(1)
     y, s, e = noise(rng, 300, 3)
+    assert children(y, [y + s + 0.5 * e, s]).other_parent(0, [0], [1]).feature == 1
     assert children(y, [y + 0.2 * s + 0.5 * e, s]).other_parent(0, [0], [1]) is None
-    assert children(y, [y + 1.0 * s + 0.5 * e, s]).other_parent(0, [0], [1]).feature == 1
+    assert children(y, [0.2 * y + s + 0.5 * e, s]).other_parent(0, [0], [1]) is None
+
+
+def test_some_rows_of_many_tell_the_same(monkeypatch):
+    rng = np.random.default_rng(3)
+    y, columns = collider(rng, 2_000)
+    monkeypatch.setattr(_spouses, "ROWS", 500)
+    some = children(y, columns)
+    assert some.other_parent(0, [0], [1, 2]) == children(y, columns).other_parent(0, [0], [1, 2])
+    assert some.other_parent(0, [0], [1, 2]).feature == 1
+    monkeypatch.setattr(_spouses, "ROWS", 2_000)
+    assert children(y, columns).other_parent(0, [0], [1, 2]).distance > some.other_parent(0, [0], [1, 2]).distance
 
 
 def test_classes_and_categories_have_children_too():

@@ -172,8 +172,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     regression, which has allowed for the number of features, at the level ``alpha``, the others against what chance
     could reach among **all** features. Then the best of the other features is
     added as long as it stands out from all of them under the same copies of y. Where y is a number, so are features that
-    a Gaussian process [4]_ needs beside the members, after Bonferroni's correction. Every member is tested again. At
-    last each member is taken for a child of y: the feature on which it clearly depends beside y and the other members,
+    a Gaussian process [4]_ needs beside the members, after Bonferroni's correction. Every member is tested again. Up
+    to 20,000 rows each member is at last taken for a child of y: the feature on which it clearly depends beside y and the other members,
     and which y does not depend on without that child, is another parent of it [5]_. It enters by what it says about the
     child; its own p-value may be large. y and features are compared after what the condition explains of them is
     taken out; the terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all

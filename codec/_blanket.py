@@ -166,20 +166,19 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
 
     Notes
     -----
-    *The calibrated search.* Extremely randomized trees list features more important than permuted copies
-    of all features, and a regression on normal scores, their squares and products lists those that stand out given all
+    *The calibrated search.* Extremely randomized trees list features more important than permuted copies of all
+    features, and a regression on normal scores, their squares and products lists those that stand out given all
     others. Listed features are tested given the others on the list, the least important first: those of the
     regression, which has allowed for the number of features, at the level ``alpha``, the others against what chance
-    could reach among **all** features. Then the best of the other features is
-    added as long as it stands out from all of them under the same copies of y. Where y is a number, so are features that
-    a Gaussian process [4]_ needs beside the members, after Bonferroni's correction. Every member is tested again. Up
-    to 20,000 rows each member is at last taken for a child of y: the feature on which it clearly depends beside y and the other members,
-    and which y does not depend on without that child, is another parent of it [5]_. It enters by what it says about the
-    child; its own p-value may be large. y and features are compared after what the condition explains of them is
-    taken out; the terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all
-    features are categories or hold at most 10 whole numbers go to a search for discrete data instead:
-    stratified permutation tests find the features that may be near y, and networks learned on bootstrap samples
-    vote on which are. ``screen`` has no meaning there.
+    could reach among **all** features. Then the best of the other features is added as long as it stands out from all
+    of them under the same copies of y. Where y is a number, so are features that a Gaussian process [4]_ needs beside
+    the members, after Bonferroni's correction. Every member is tested again. Up to 20,000 rows each member is at last
+    taken for a child of y: the feature on which it clearly depends beside y and the other members, and which y does
+    not depend on without that child, is another parent of it [5]_. It enters by what it says about the child; its own
+    p-value may be large. y and features are compared after what the condition explains of them is taken out; the terms
+    of :func:`codec.codec_test` and one more are combined. Tables in which y and all features are categories or hold at
+    most 10 whole numbers go to a search for discrete data instead: stratified permutation tests find the features that
+    may be near y, and networks learned on bootstrap samples vote on which are. ``screen`` has no meaning there.
 
     *Several responses* are explained together: a feature is selected if it carries information on any.
 

@@ -44,6 +44,7 @@ from codec._validation import (
     check_spread,
     columns_by_name,
     constant_columns,
+    count_once,
     drop_incomplete,
     read_table,
 )
@@ -191,6 +192,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     *Callbacks* of scikit-learn 1.9 and newer are supported (``set_callbacks``): each step of FOCI and L-FOCI is a
     task, the calibrated search is one task as a whole. What a callback answers does not stop a search.
 
+    *Rows that are there twice*, if more than 2 %, are counted once, with a warning; a copy is no further evidence. Rows
+    that agree because the columns have few values are not taken for copies; tables of categories are left as they are.
+
     Constant columns carry no information and are never selected. Dependence that holds by a
     deterministic relation among features (copies of one another) leaves none of them necessary: of two
     identical columns the blanket holds one or none.
@@ -323,6 +327,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         rng = self._generator()
         n_columns = len(table.names)
         discrete = self._discrete(table, response)
+        if not discrete:
+            table, response = count_once([table, response], stacklevel=4)
         features = Features(table, self._given_groups(table))
         features = features if discrete else with_indicators(features)  # there a missing value is a level
         features = features if self.test is not None else with_distances(features)

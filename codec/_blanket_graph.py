@@ -27,6 +27,7 @@ from codec._validation import (
     check_jobs,
     check_option,
     constant_columns,
+    count_once,
     read_table,
 )
 
@@ -261,6 +262,7 @@ def markov_blanket_graph(
     d = len(table.names)
     if d < 2:
         raise ValueError(f"X has {d} column; a graph needs at least two.")
+    (table,) = count_once([table], stacklevel=2)
     selector = MarkovBlanketSelector() if selector is None else selector
     rng = as_generator(random_state, "random_state")
     found, pvalues = _all_blankets(table, selector, rng.integers(2**31, size=d).tolist(), check_jobs(n_jobs), verbose)

@@ -232,7 +232,7 @@ def codec_test(
     -----
     UserWarning
         When a warning sign of the two situations is seen in which no residual test holds its level
-        (see Notes); when many rows are alone in their stratum; when ``n_resamples`` is too small for a
+        (see Notes); when rows are copies of others; when many rows are alone in their stratum; when ``n_resamples`` is too small for a
         p-value of .05.
 
     Notes
@@ -274,6 +274,7 @@ def codec_test(
     plan = make_plan(data, statistic, method, n_resamples, n_neighbors, sampler, sequential)
     with single_thread():
         result = _run(data, plan, sampler, as_generator(rng))
+    result = replace(result, notes=(*result.notes, *data.copies_note()))
     for note in result.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     return result

@@ -163,6 +163,7 @@ def codec_test_many(
         null, statistics, notes = prepare(data, plan, zs, generator, n_jobs)
         values = collect(null, statistics, plan, data, generator, n_jobs)
     found = [rank(v, s.names) for v, s in zip(values, statistics, strict=True)]
+    notes = (*notes, *data.copies_note())
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     pvalue = np.array([f.pvalue for f in found])

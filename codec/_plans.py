@@ -37,8 +37,10 @@ from codec._validation import (
     check_option,
     check_spread,
     constant_columns,
+    copies_note,
     drop_incomplete,
     read_table,
+    rows_without_copies,
 )
 
 StatisticName = Literal["auto", "codec", "omnibus"]
@@ -87,6 +89,13 @@ class Data:
     @property
     def n(self) -> int:
         return self.y.n_rows
+
+    def copies_note(self) -> tuple[str, ...]:
+        """A warning if rows are there twice."""
+        rows = rows_without_copies([table for table in (self.y, self.z, self.given) if table is not None])
+        if rows is None:
+            return ()
+        return (f"{copies_note(self.n - rows.size, self.n)}: the test takes rows for independent, pass each once.",)
 
     @property
     def entries(self) -> int:

@@ -28,6 +28,8 @@ Rng = int | np.random.SeedSequence | np.random.Generator | None
 MIN_ROWS = 3
 ROWS_AT_ONCE = 512  # at least, of an array that is turned into columns
 VALUES_AT_ONCE = 2**17
+HARMLESS = 0.02  # share of rows that are copies: as good as none
+MANY_VALUES, HARDLY = 0.25, 0.05  # shares of rows: distinct values of a column, agreement by chance
 SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
 
 
@@ -266,6 +268,53 @@ def _refuse_infinite(table: Table) -> None:
             f"{table.argument} contains infinity: column {table.names[k]!r} has "
             f"{int(infinite[k].sum())} infinite value(s); replace them by finite ones or by ranks."
         )
+
+
+def rows_without_copies(tables: Sequence[Table]) -> IntArray | None:
+    """The rows that are no copies of earlier ones; None where hardly any is, or chance may have made equal rows.
+
+    Rows that agree in every column are copies if others would hardly agree by chance: one column holds many distinct
+    values, and the shares of rows that agree in it and in all other columns have a small product.
+    """
+    columns = [column for table in tables for column in table.columns]
+    rows = _first_of_equal(columns)
+    n = tables[0].n_rows
+    if n - rows.size <= HARMLESS * n:
+        return None
+    n_values = [np.unique(column).size for column in columns]
+    most = int(np.argmax(n_values))
+    others = [column[rows] for column in columns[:most] + columns[most + 1 :]]
+    by_chance = (1.0 - n_values[most] / rows.size) * (1.0 - _first_of_equal(others).size / rows.size)
+    return rows if n_values[most] >= MANY_VALUES * n and by_chance <= HARDLY else None
+
+
+def count_once(tables: Sequence[Table], stacklevel: int) -> list[Table]:
+    """The tables without the copies of rows, and a warning if there were any."""
+    rows = rows_without_copies(tables)
+    if rows is None:
+        return list(tables)
+    n = tables[0].n_rows
+    warnings.warn(f"{copies_note(n - rows.size, n)}; each row counts once.", UserWarning, stacklevel=stacklevel + 1)
+    return [table.take(rows) for table in tables]
+
+
+def copies_note(n_copies: int, n_rows: int) -> str:
+    """What to say of rows that are there twice."""
+    return f"{n_copies} of {n_rows} rows are copies of other rows, which are no further evidence"
+
+
+def _first_of_equal(columns: Sequence[FloatArray]) -> IntArray:
+    """The first row of every set of rows that agree in all columns."""
+    n = columns[0].size
+    again, group = np.arange(n), np.zeros(n, dtype=np.int64)
+    for column in columns:  # which rows agree so far; of continuous data few after the first column
+        _, code = np.unique(column[again], return_inverse=True)
+        _, group, count = np.unique(group * (code.max() + 1) + code, return_inverse=True, return_counts=True)
+        again, group = again[count[group] > 1], group[count[group] > 1]
+        if again.size == 0:
+            return np.arange(n)
+    copies = np.delete(again, np.unique(group, return_index=True)[1])
+    return np.delete(np.arange(n), copies)
 
 
 def check_spread(table: Table) -> None:

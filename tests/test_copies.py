@@ -1,0 +1,111 @@
+"""Rows that are there twice."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_iris
+
+from codec import MarkovBlanketSelector, codec_test, codec_test_many
+from codec._blanket_graph import markov_blanket_graph
+from codec._validation import read_table, rows_without_copies
+
+
+def _data(seed: int, n: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 6))
+    return X, X[:, 0] + X[:, 1] * X[:, 2] + rng.standard_normal(n)
+
+
+def _rows(*arrays: np.ndarray) -> np.ndarray | None:
+    return rows_without_copies([read_table(array, "X") for array in arrays])
+
+
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 2.0), missing=st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_the_rows_are_those_of_pandas(seed: int, share: float, missing: bool) -> None:
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([rng.integers(0, 2, 80), rng.standard_normal((80, 2))])
+    if missing:
+        X[rng.random(X.shape) < 0.1] = np.nan
+    X = X[np.r_[np.arange(80), rng.integers(80, size=int(np.ceil(share * 80)))]]
+    X = X[rng.permutation(len(X))]
+    y = np.where(np.isnan(X[:, 0]), 0.5, X[:, 0])
+    frame = pd.DataFrame(np.column_stack([X, y]))
+    expected = np.flatnonzero(~frame.duplicated().to_numpy())
+    np.testing.assert_array_equal(_rows(X, y), expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("kind", ["one decimal", "two decimals", "ages", "categories", "distinct"])
+def test_rows_that_agree_by_chance_are_no_copies(kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, 300)
+    ages = rng.integers(18, 90, 300)
+    tables = {
+        "one decimal": rng.standard_normal(300).round(1),
+        "two decimals": rng.standard_normal(300).round(2),
+        "ages": np.column_stack([ages, 2026 - ages]),  # one is a function of the other
+        "categories": rng.integers(0, 3, (300, 3)),
+        "distinct": rng.standard_normal((300, 2)),
+    }
+    assert _rows(tables[kind], y) is None
+
+
+def test_the_two_equal_flowers_of_iris_are_left() -> None:
+    X, y = load_iris(return_X_y=True)
+    assert pd.DataFrame(np.column_stack([X, y])).duplicated().sum() == 1
+    assert _rows(X, y) is None
+
+
+def test_repeated_measurements_of_y_are_no_copies() -> None:
+    X, y = _data(0)
+    noise = np.random.default_rng(1).standard_normal(y.size)
+    assert _rows(np.r_[X, X], np.r_[y, y + noise]) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_table_written_twice_gives_the_same_blanket(seed: int) -> None:
+    X, y = _data(seed)
+    once = MarkovBlanketSelector(random_state=seed).fit(X, y)
+    twice = MarkovBlanketSelector(random_state=seed)
+    with pytest.warns(UserWarning, match=r"200 of 400 rows are copies of other rows"):
+        twice.fit(np.r_[X, X], np.r_[y, y])
+    np.testing.assert_array_equal(once.blanket_, twice.blanket_)
+    np.testing.assert_array_equal(once.pvalues_, twice.pvalues_)
+    assert twice.path_.n_samples == 200
+
+
+def test_halves_of_split_share_no_row() -> None:
+    X, y = _data(4)
+    once = MarkovBlanketSelector(random_state=0, split=0.5).fit(X, y)
+    with pytest.warns(UserWarning, match="copies"):
+        twice = MarkovBlanketSelector(random_state=0, split=0.5).fit(np.r_[X, X], np.r_[y, y])
+    np.testing.assert_array_equal(once.pvalues_, twice.pvalues_)  # of 100 rows that the search has not seen
+
+
+def test_a_graph_of_a_table_written_twice() -> None:
+    X, y = _data(5)
+    table = np.column_stack([X[:, :3], y])
+    once = markov_blanket_graph(table, random_state=0)
+    with pytest.warns(UserWarning, match="200 of 400 rows are copies"):
+        twice = markov_blanket_graph(np.r_[table, table], random_state=0)
+    np.testing.assert_array_equal(once.matrix, twice.matrix)
+
+
+def test_tests_say_that_rows_are_copies() -> None:
+    X, y = _data(6)
+    X2, y2 = np.r_[X, X[:50]], np.r_[y, y[:50]]
+    with pytest.warns(UserWarning, match=r"50 of 250 rows are copies .* pass each once"):
+        result = codec_test(y2, X2[:, 5], X2[:, :2], rng=0)
+    assert any("copies" in note for note in result.notes)
+    with pytest.warns(UserWarning, match="50 of 250 rows are copies"):
+        codec_test_many(y2, X2[:, 3:], X2[:, :3], rng=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        codec_test(y, X[:, 5], X[:, :2], rng=0)

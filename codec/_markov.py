@@ -14,9 +14,11 @@
    process has the same noise everywhere), or above 1,000 rows, where it was found to gain nothing.
 5. **Shrink again.** Every member is tested given the others, those that entered in step 3 or 4 at the level alpha:
    they have stood out from all others already. Steps 3 to 5 are repeated until the members stay the same.
-6. **Other parents** (:mod:`codec._spouses`). What a member clearly depends on beside y, and y does not without it, is
-   another parent of a child of y. It stays as long as the child does; a test of y would often not see it. With those
-   that entered, steps 3 to 5 are made again. Not above 20,000 rows, where it was found to add nothing that is true.
+6. **Children** (:mod:`codec._spouses`). A feature that depends on y clearly once its other parents are known, and
+   hardly before, enters with these parents. What a member clearly depends on beside y, and y does not without it, is
+   another parent of a child of y. Both stay as long as the child does; a test of y would often not see them. With
+   those that entered, steps 3 to 5 are made again. Not above 20,000 rows, where it was found to add nothing that is
+   true.
 
 The copies of other candidates, with which step 2 finds out what chance could reach, are made only where
 the feature's own copies leave the decision open. From 1,000 rows on a feature that stands 20 standard deviations
@@ -60,6 +62,9 @@ SCREEN_FEATURES = 12  # listed at most, unless asked for more
 ROWS_PER_MEMBER = 15  # fewer rows for each member than this leave nothing to smooth with
 LOOK_ROWS = 1_000  # more let the tests see all that a Gaussian process does
 MAX_ROUNDS = 4  # of growing and shrinking
+OTHER_PARENT = "another parent of the last one given"
+HIDDEN_CHILD = "depends on y given what hides it"
+HIDING_PARENT = "hides the last one given"
 
 CITestFunction = Callable[..., Any]
 
@@ -147,7 +152,7 @@ class Calibrated:
         return found
 
     def children(self, level: float) -> Children:
-        """Members as responses."""
+        """Features as responses."""
         return Children(self._y, self._features, level, self._seed, self._n_jobs)
 
     def best(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
@@ -328,7 +333,8 @@ class _Search:
         self.known: dict[tuple[int, frozenset[int], int], Verdict] = {}
         self.needed: set[int] = set()  # by the last look at all others; tested after all others when shrinking
         self.looked: set[frozenset[int]] = set()
-        self.child_of: dict[int, int] = {}  # of members that are there as another parent: the child
+        self.child_of: dict[int, int] = {}  # of members that a child has named: the child, of itself, too
+        self.searched: set[frozenset[int]] = set()  # for hidden children
         self.asked: set[tuple[int, frozenset[int]]] = set()  # for other parents
         classes = self.y.nominal | two_valued(self.y.columns)
         self.may_look = self.options.test is None and self.y.n_rows <= LOOK_ROWS and not classes.any()
@@ -341,7 +347,9 @@ class _Search:
             self.shrink()
         self.settle()
         for _ in range(MAX_ROUNDS):
-            if not self.add_other_parents():
+            before = len(self.members)
+            self.ask_children()
+            if len(self.members) == before:
                 break
             self.shrink()
             self.settle()
@@ -465,11 +473,36 @@ class _Search:
         self.entered.update(new)
         self.needed.update(new)
 
-    def add_other_parents(self) -> bool:
-        """Add other parents of members that are children of y, as long as there are any; whether there were."""
-        if not isinstance(self.judge, Calibrated) or self.y.n_rows > LARGE_ROWS:
-            return False
-        children = self.judge.children(self.options.alpha)
+    def ask_children(self) -> None:
+        """Add children that their other parents hide, and other parents of members that are children."""
+        if isinstance(self.judge, Calibrated) and self.y.n_rows <= LARGE_ROWS:
+            children = self.judge.children(self.options.alpha)
+            self.add_hidden_children(children)
+            self.add_other_parents(children)
+
+    def add_hidden_children(self, children: Children) -> None:
+        """Add children of y that other parents hide, with these parents, as long as there are any."""
+        while len(self.members) + 2 <= self.limit:
+            given = [*self.always, *self.members]
+            candidates = [v for v in self.pool if v not in self.members]
+            if frozenset(given) in self.searched:
+                return
+            self.searched.add(frozenset(given))
+            with self.show(f"hidden children: {len(candidates)} candidates, {len(given)} members"):
+                found = children.hidden_child(given, candidates)
+            self.n_tests += len(candidates)
+            if found is None:
+                self.stop(-1, given, NO_TEST, len(candidates), "other parents hide no child")
+                return
+            verdict = replace(NO_TEST, statistic=found.distance)
+            self.note("entered", found.feature, found.given, verdict, len(candidates), HIDDEN_CHILD)
+            for v in (found.feature, *found.parents)[: self.limit - len(self.members)]:
+                if v != found.feature:
+                    self.note("entered", v, [*given, found.feature], NO_TEST, len(candidates), HIDING_PARENT)
+                self.join(v, found.feature)
+
+    def add_other_parents(self, children: Children) -> None:
+        """Add other parents of members that are children of y, as long as there are any."""
         members = tuple(self.members)
         n_none = 0  # candidates of members without another parent
         for i, child in enumerate(members, 1):
@@ -479,7 +512,6 @@ class _Search:
             n_none += n_candidates
         if n_none:
             self.stop(-1, [*self.always, *self.members], NO_TEST, n_none, "no member has another parent")
-        return len(self.members) > len(members)
 
     def ask(self, child: int) -> int:
         """How many candidates to be another parent of a member there are; 0 if it was asked before."""
@@ -499,11 +531,15 @@ class _Search:
             return False
         verdict = replace(NO_TEST, statistic=found.distance)
         given = [*(u for u in given if u != child), child]
-        self.note("entered", found.feature, given, verdict, len(candidates), "another parent of the last one given")
-        self.members.append(found.feature)
-        self.entered.add(found.feature)
-        self.child_of[found.feature] = child
+        self.note("entered", found.feature, given, verdict, len(candidates), OTHER_PARENT)
+        self.join(found.feature, child)
         return True
+
+    def join(self, v: int, child: int) -> None:
+        """A new member that is there for what a child says: the child itself, or another parent of it."""
+        self.members.append(v)
+        self.entered.add(v)
+        self.child_of[v] = child
 
     def stop(self, v: int, given: Sequence[int], verdict: Verdict, n: int, reason: str) -> None:
         self.note("stopped", v, given, verdict, n, reason)

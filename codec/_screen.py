@@ -155,7 +155,7 @@ def _named_by_regression(
         half, rest = np.sort(order[: y.n_rows // 2]), np.sort(order[y.n_rows // 2 :])
         candidates = _chosen(y.take(half), features.take(half), candidates, given, alpha, rest.size // ROWS_PER_FEATURE)
         y, features = y.take(rest), features.take(rest)
-    pvalues = _Surface(y, features, [*given, *candidates]).explain(level)[len(given) :]
+    pvalues = regression_pvalues(y, features, [*given, *candidates], level)[len(given) :]
     order = np.argsort(pvalues, kind="stable")[:cap]
     named = [i for i in order if pvalues[i] <= level / len(candidates)]
     return {candidates[i]: float(-np.log10(max(pvalues[i], 1e-300))) for i in named}
@@ -170,8 +170,17 @@ def _chosen(
         max(np.abs(rows @ targets.T).max(initial=0.0) for rows in expand(features.part([v]))) for v in candidates
     ]
     first = [candidates[i] for i in np.argsort(-np.array(agreement), kind="stable")[:REGRESSED]]
-    pvalues = _Surface(y, features, [*given, *first]).explain(alpha)[len(given) :]
+    pvalues = regression_pvalues(y, features, [*given, *first], alpha)[len(given) :]
     return [first[i] for i in np.argsort(pvalues, kind="stable")[:n_chosen]]
+
+
+def regression_pvalues(y: Table, features: Features, ordered: Sequence[int], level: float) -> FloatArray:
+    """The p-value of each feature given the others, 1 of those for which the rows are too few: the last ones.
+
+    Products of two enter if they stand out at the level.
+    """
+    found = _Surface(y, features, ordered).explain(level)
+    return np.concatenate([found, np.ones(len(ordered) - len(found))])
 
 
 class _Surface:

@@ -1,4 +1,4 @@
-"""Other parents of the children of y, seen through the child.
+"""Children of y and their other parents, seen from the child.
 
 A blanket holds the other parents of y's children. About y they say something only once the child is known, and often
 too little for a test of y: a child that y can raise or lower alike leaves the mean of y where it was. About the child
@@ -13,8 +13,17 @@ they say a lot. A feature S is another parent of a member C, where C is a child 
 
 With 1 to 3 the links y - C - S are a collider at C (Spirtes, Glymour & Scheines, 2000, the second step of the PC
 algorithm), and S is in the blanket of y whatever the power of a test of y given C. Without 4 C could be another parent
-itself. This takes what is not seen for independent; 1 and 2 are there so that it would have been seen. More than 5,000
-rows are not needed for what is clear.
+itself. This takes what is not seen for independent; 1 and 2 are there so that it would have been seen.
+
+A child that is mostly made by its other parents is hidden in turn: what y does to it is small beside what they do, as
+long as they are not in the condition. A feature C outside the blanket is a hidden child of y if
+
+5. a regression of C on y, the members and what C correlates with most names some of the latter, and may need y;
+6. given them and the members C depends on y, and clearly so;
+7. one of them at least is another parent: without it in the condition less than half of that dependence is left, and
+   3 holds. Without a child of C in the condition there would be more of it.
+
+C enters together with these parents. More than 5,000 rows are not needed for what is clear.
 
 References
 ----------
@@ -27,16 +36,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from codec._family import Features, Step, with_response
-from codec._validation import Table
+from codec._screen import expand, regression_pvalues
+from codec._validation import FloatArray, IntArray, Table
 
 CLEAR = 10.0  # standard deviations of the dependence of C, on S and on y, above that of copies of C
 ROWS = 5_000  # of more, as many random ones
 UNSEEN = 0.1  # p-values above this: no dependence of y on S
 MARGIN = 1.0  # standard deviations by which the dependence of y on S may be less given C than without it
+HIDDEN = 6.0  # standard deviations of the dependence of a hidden child on y, from many copies ...
+WORTH_MORE_COPIES = 5.0  # ... and from few
+ASKED = 200  # candidates that may be hidden children: those that correlate most with y
+SEEN = 4.0  # standard deviations of a correlation of a candidate with what may hide it
+CORRELATES = 20  # of a hidden child that a regression looks at
+NAMED = 1e-6  # p-value in the regression of what may hide a child
+HIDING = 5  # features that may hide a child, at most
+LEFT = 0.5  # share of the dependence that is left when another parent is not known, at most
 CHILD_RESAMPLES = 39
 OWN_RESAMPLES = 199
 NEIGHBOUR_RESAMPLES = 99
@@ -50,8 +69,30 @@ class OtherParent:
     distance: float
 
 
+@dataclass(frozen=True)
+class HiddenChild:
+    """A feature that depends on y given what hides it.
+
+    Attributes
+    ----------
+    feature : int
+    distance : float
+        How far it depends on y, in standard deviations above copies.
+    parents : tuple of int
+        Other parents that hide it. Where y shows in neither of two, which is the child cannot be told; both are in the
+        blanket.
+    given : tuple of int
+        Features of the condition.
+    """
+
+    feature: int
+    distance: float
+    parents: tuple[int, ...]
+    given: tuple[int, ...]
+
+
 class Children:
-    """Members as responses.
+    """Features as responses.
 
     Parameters
     ----------
@@ -88,18 +129,71 @@ class Children:
         other, distance = candidates[place], float(values.distance[place])
         found = (
             distance >= CLEAR
-            and self._depends_on_y(child, [*rest, other])
+            and self._on_y(child, [*rest, other]) >= CLEAR
             and self._brings_together(child, other, rest)
             and self._is_neighbour(child, rest)
         )
         return OtherParent(other, distance) if found else None
 
+    def hidden_child(self, members: Sequence[int], candidates: Sequence[int]) -> HiddenChild | None:
+        """The candidate that is most clearly a child of y once its other parents are known.
+
+        Parameters
+        ----------
+        members, candidates : sequence of int
+        """
+        agreement = self._agreement(self._y)
+        hidden = []
+        for v in sorted(candidates, key=lambda v: -agreement[v])[:ASKED]:
+            others = self._may_hide(v, members, candidates)
+            given = [*members, *others]
+            if others and self._on_y(v, given) >= WORTH_MORE_COPIES:
+                distance = self._on_y(v, given, OWN_RESAMPLES)
+                if distance >= HIDDEN:
+                    hidden.append((distance, v, others))
+        for distance, v, others in sorted(hidden, reverse=True):
+            parents = [u for u in others if self._hides(u, v, distance, members, others)]
+            if parents:
+                return HiddenChild(v, distance, tuple(parents), (*members, *others))
+        return None
+
+    def _may_hide(self, child: int, members: Sequence[int], candidates: Sequence[int]) -> list[int]:
+        """What a regression of a candidate names beside the members, where the regression may need y."""
+        agreement = self._agreement(child)
+        others = sorted((u for u in candidates if u != child and agreement[u] >= SEEN), key=lambda u: -agreement[u])
+        near = others[:CORRELATES]
+        if not near:
+            return []
+        pvalues = regression_pvalues(self._all.part([child]), self._all, [self._y, *members, *near], self._level)
+        named = [(p, u) for p, u in zip(pvalues[-len(near) :], near, strict=True) if p <= NAMED]
+        return [u for _, u in sorted(named)[:HIDING]] if pvalues[0] <= self._level else []
+
+    def _agreement(self, feature: int) -> FloatArray:
+        """The largest correlation of one feature with each, of scores and squares, in its standard deviations."""
+        rows, starts = self._expanded
+        mine = rows[starts[feature] : starts[feature + 1]]
+        largest = np.abs(mine @ rows.T).max(axis=0)
+        return np.asarray(np.maximum.reduceat(largest, starts[:-1]) / np.sqrt(rows.shape[1]))
+
+    @cached_property
+    def _expanded(self) -> tuple[FloatArray, IntArray]:
+        """Scores and squared scores of all features, and where each feature's begin."""
+        nothing = np.zeros((1, self._all.table.n_rows))  # a single category has no score
+        blocks = [np.concatenate([nothing, *expand(self._all.part([v]))]) for v in range(len(self._all))]
+        return np.concatenate(blocks), np.cumsum([0, *(len(block) for block in blocks)])
+
+    def _hides(self, parent: int, child: int, distance: float, members: Sequence[int], others: Sequence[int]) -> bool:
+        """Whether a feature is another parent of a candidate without which its dependence on y is not seen."""
+        given = [*members, *(u for u in others if u != parent)]
+        return self._on_y(child, given) < LEFT * distance and self._brings_together(child, parent, given)
+
     def _step(self, response: int, given: Sequence[int]) -> Step:
         return Step(self._all.part([response]), self._all, sorted(given), self._seed, self._n_jobs)
 
-    def _depends_on_y(self, child: int, given: Sequence[int]) -> bool:
-        values = self._step(child, given).values([self._y], CHILD_RESAMPLES, far=-np.inf)
-        return bool(values.distance[0] >= CLEAR)
+    def _on_y(self, child: int, given: Sequence[int], n_resamples: int = CHILD_RESAMPLES) -> float:
+        """How far a feature depends on y, in standard deviations above its copies."""
+        values = self._step(child, given).values([self._y], n_resamples, far=-np.inf)
+        return float(values.distance[0])
 
     def _brings_together(self, child: int, other: int, rest: Sequence[int]) -> bool:
         without = self._step(self._y, rest).values([other], OWN_RESAMPLES)

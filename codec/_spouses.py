@@ -18,7 +18,8 @@ itself. This takes what is not seen for independent; 1 and 2 are there so that i
 A child that is mostly made by its other parents is hidden in turn: what y does to it is small beside what they do, as
 long as they are not in the condition. A feature C outside the blanket is a hidden child of y if
 
-5. a regression of C on y, the members and what C correlates with most names some of the latter, and may need y;
+5. a regression of C on y, the members and what C correlates with most names some of the latter, and needs y: the
+   p-value allows for the number of candidates;
 6. given them and the members C depends on y, and clearly so;
 7. one of them at least is another parent: without it in the condition less than half of that dependence is left, and
    3 holds. Without a child of C in the condition there would be more of it.
@@ -158,7 +159,7 @@ class Children:
         return None
 
     def _may_hide(self, child: int, members: Sequence[int], candidates: Sequence[int]) -> list[int]:
-        """What a regression of a candidate names beside the members, where the regression may need y."""
+        """What a regression of a candidate names beside the members, if the regression needs y, too."""
         agreement = self._agreement(child)
         others = sorted((u for u in candidates if u != child and agreement[u] >= SEEN), key=lambda u: -agreement[u])
         near = others[:CORRELATES]
@@ -166,7 +167,7 @@ class Children:
             return []
         pvalues = regression_pvalues(self._all.part([child]), self._all, [self._y, *members, *near], self._level)
         named = [(p, u) for p, u in zip(pvalues[-len(near) :], near, strict=True) if p <= NAMED]
-        return [u for _, u in sorted(named)[:HIDING]] if pvalues[0] <= self._level else []
+        return [u for _, u in sorted(named)[:HIDING]] if pvalues[0] * len(candidates) <= self._level else []
 
     def _agreement(self, feature: int) -> FloatArray:
         """The largest correlation of one feature with each, of scores and squares, in its standard deviations."""

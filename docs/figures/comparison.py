@@ -166,6 +166,7 @@ def figure(parts):
     """The gap of every method, one mark a request, beside the noise floor."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     names = list(dict.fromkeys(name for name, _ in bench.requests_of(parts)))
     picture = Figure(figsize=(6.2 * len(names), 6.6), layout="constrained")
@@ -182,6 +183,10 @@ def figure(parts):
             axes.plot([gaps[m] for m in methods], y, mark, color=colour, ms=5, alpha=0.85, label=request)
         axes.set_title(TITLES[name].replace(", ", "\n", 1), fontsize=10)
         axes.set(xscale="log", xlabel="gap to the retrained networks")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="x", labelsize="x-small")
         axes.set_yticks(range(len(methods)), methods, fontsize=8)
         for label in axes.get_yticklabels():
             label.set_fontweight("bold" if label.get_text() in OURS else "normal")

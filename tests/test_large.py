@@ -3,18 +3,19 @@
 import numpy as np
 import pytest
 
-from codec import MarkovBlanketSelector, _family, _inference_kernels, _markov, _omnibus
+from codec import MarkovBlanketSelector, _family, _inference_kernels, _judges, _markov, _omnibus
 from codec._family import Step, single_columns
-from codec._markov import Calibrated
+from codec._judges import Calibrated
 from codec._validation import read_table
 
 
 @pytest.fixture
 def large(monkeypatch):
     """Everything above 400 rows is large."""
-    monkeypatch.setattr(_markov, "LARGE_ROWS", 400)
-    monkeypatch.setattr(_markov, "FAR_ROWS", 400)
-    monkeypatch.setattr(_markov, "RANKING_ROWS", 300)
+    for module in (_judges, _markov):
+        monkeypatch.setattr(module, "LARGE_ROWS", 400)
+        monkeypatch.setattr(module, "RANKING_ROWS", 300)
+    monkeypatch.setattr(_judges, "FAR_ROWS", 400)
     monkeypatch.setattr(_family, "GRAPH_ROWS", 350)
     monkeypatch.setattr(_omnibus, "BLOCK_ROWS", 250)
 
@@ -46,7 +47,7 @@ def test_deciding_early_decides_the_same(feature, global_random_seed, monkeypatc
 
 def test_hopeless_members_cost_one_candidate(monkeypatch):
     X, y = product(120, 30, np.random.default_rng(0))
-    monkeypatch.setattr(_markov, "FEW_OTHERS", 2)
+    monkeypatch.setattr(_judges, "FEW_OTHERS", 2)
     asked = []
     original = Step.values
     monkeypatch.setattr(Step, "values", lambda self, v, *a, **k: asked.append(len(v)) or original(self, v, *a, **k))
@@ -158,7 +159,7 @@ def test_the_blanket_is_found_and_far_members_are_not_compared(large, global_ran
     monkeypatch.setattr(Step, "values", lambda self, v, *a, **k: asked.append(len(v)) or original(self, v, *a, **k))
     selector = MarkovBlanketSelector(random_state=0).fit(X, y)
     assert sorted(selector.blanket_) == [0, 3, 5]
-    assert sum(count > _markov.SHORTLIST for count in asked) <= 4  # the rankings of all candidates
+    assert sum(count > _judges.SHORTLIST for count in asked) <= 4  # the rankings of all candidates
 
 
 def test_what_the_screen_misses_enters_from_the_ranking(large):

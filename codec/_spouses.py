@@ -24,7 +24,7 @@ long as they are not in the condition. A feature C outside the blanket is a hidd
 7. one of them at least is another parent: without it in the condition less than half of that dependence is left, and
    3 holds. Without a child of C in the condition there would be more of it.
 
-C enters together with these parents. More than 5,000 rows are not needed for what is clear.
+C enters together with these parents. More than 2,000 rows are not needed for what is clear.
 
 References
 ----------
@@ -46,7 +46,7 @@ from codec._screen import expand, regression_pvalues
 from codec._validation import FloatArray, IntArray, Table
 
 CLEAR = 10.0  # standard deviations of the dependence of C, on S and on y, above that of copies of C
-ROWS = 5_000  # of more, as many random ones
+ROWS = 2_000  # of more, as many random ones
 UNSEEN = 0.1  # p-values above this: no dependence of y on S
 MARGIN = 1.0  # standard deviations by which the dependence of y on S may be less given C than without it
 HIDDEN = 6.0  # standard deviations of the dependence of a hidden child on y, from many copies ...

@@ -173,14 +173,15 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     regression, which has allowed for the number of features, at the level ``alpha``, the others against what chance
     could reach among **all** features. Then the best of the other features is added as long as it stands out from all
     of them under the same copies of y. Where y is a number, so are features that a Gaussian process [4]_ needs beside
-    the members, after Bonferroni's correction. Every member is tested again. Up to 20,000 rows children
-    of y are asked at last. A feature that clearly depends on y once its other parents are known, but hardly before,
-    enters with them; and the feature on which a member clearly depends beside y and the other members, and which y
-    does not depend on without that member, is another parent of it [5]_. They enter by what is said about the child;
-    their own p-values may be large. y and features are compared after what the condition explains of them is taken out; the terms
-    of :func:`codec.codec_test` and one more are combined. Tables in which y and all features are categories or hold at
-    most 10 whole numbers go to a search for discrete data instead: stratified permutation tests find the features that
-    may be near y, and networks learned on bootstrap samples vote on which are. ``screen`` has no meaning there.
+    the members, after Bonferroni's correction. Every member is tested again. Up to 20,000 rows children of y are
+    asked at last. A feature that clearly depends on y once its other parents are known, but hardly before, enters
+    with them; and the feature on which a member clearly depends beside y and the other members, and which y does not
+    depend on without that member, is another parent of it [5]_. They enter by what is said about the child; their own
+    p-values may be large. y and features are compared after what the condition explains of them is taken out; the
+    terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all features are categories or
+    hold at most 10 whole numbers go to a search for discrete data instead: stratified permutation tests find the
+    features that may be near y, and networks learned on bootstrap samples vote on which are. ``screen`` has no
+    meaning there.
 
     *Several responses* are explained together: a feature is selected if it carries information on any.
 

@@ -231,8 +231,8 @@ def codec_test(
     Warns
     -----
     UserWarning
-        When a warning sign of the two situations is seen in which no residual test holds its level
-        (see Notes); when rows are copies of others; when many rows are alone in their stratum; when ``n_resamples`` is too small for a
+        When a warning sign of the two situations is seen in which no residual test holds its level (see Notes); when
+        rows are copies of others; when many rows are alone in their stratum; when ``n_resamples`` is too small for a
         p-value of .05.
 
     Notes

@@ -14,11 +14,11 @@
    process has the same noise everywhere), or above 1,000 rows, where it was found to gain nothing.
 5. **Shrink again.** Every member is tested given the others, those that entered in step 3 or 4 at the level alpha:
    they have stood out from all others already. Steps 3 to 5 are repeated until the members stay the same.
-6. **Children** (:mod:`codec._spouses`), if there is a member. A feature that depends on y clearly once its other parents are known, and
-   hardly before, enters with these parents. What a member clearly depends on beside y, and y does not without it, is
-   another parent of a child of y. Both stay as long as the child does; a test of y would often not see them. With
-   those that entered, steps 3 to 5 are made again. Not above 20,000 rows, where it was found to add nothing that is
-   true.
+6. **Children** (:mod:`codec._spouses`), if there is a member. A feature that depends on y clearly once its other
+   parents are known, and hardly before, enters with these parents. What a member clearly depends on beside y, and y
+   does not without it, is another parent of a child of y. Both stay as long as the child does; a test of y would
+   often not see them. With those that entered, steps 3 to 5 are made again. Not above 20,000 rows, where it was
+   found to add nothing that is true.
 
 The copies of other candidates, with which step 2 finds out what chance could reach, are made only where
 the feature's own copies leave the decision open. From 1,000 rows on a feature that stands 20 standard deviations

@@ -194,8 +194,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     *Callbacks* of scikit-learn 1.9 and newer are supported (``set_callbacks``): each step of FOCI and L-FOCI is a
     task, the calibrated search is one task as a whole. What a callback answers does not stop a search.
 
-    *Rows that are there twice*, if more than 2 %, are counted once, with a warning; a copy is no further evidence. Rows
-    that agree because the columns have few values are not taken for copies; tables of categories are left as they are.
+    *Rows that are there twice*, if more than 2 %, are counted once by the calibrated search, with a warning; a copy is no
+    further evidence. Rows that agree because the columns have few values are not taken for copies; tables of categories
+    are left as they are.
 
     Constant columns carry no information and are never selected. Dependence that holds by a
     deterministic relation among features (copies of one another) leaves none of them necessary: of two

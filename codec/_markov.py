@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -296,10 +297,16 @@ class _Search:
 
     def ask_children(self) -> None:
         """Add children that their other parents hide, and other parents of members that are children."""
+        if self.children is not None:
+            self.add_hidden_children(self.children)
+            self.add_other_parents(self.children)
+
+    @cached_property
+    def children(self) -> Children | None:
+        """Features as responses, the same for all rounds; None where children are not asked."""
         if isinstance(self.judge, Calibrated) and self.y.n_rows <= LARGE_ROWS:
-            children = self.judge.children(self.options.alpha)
-            self.add_hidden_children(children)
-            self.add_other_parents(children)
+            return self.judge.children(self.options.alpha)
+        return None
 
     def add_hidden_children(self, children: Children) -> None:
         """Add children of y that other parents hide, with these parents, as long as there are any.
@@ -320,9 +327,9 @@ class _Search:
                 return
             verdict = replace(NO_TEST, statistic=found.distance)
             self.note("entered", found.feature, found.given, verdict, len(candidates), HIDDEN_CHILD)
-            for v in (found.feature, *found.parents)[: self.limit - len(self.members)]:
-                if v != found.feature:
-                    self.note("entered", v, [*given, found.feature], NO_TEST, len(candidates), HIDING_PARENT)
+            self.join(found.feature, found.feature)
+            for v in found.parents[: self.limit - len(self.members)]:
+                self.note("entered", v, [*given, found.feature], NO_TEST, len(candidates), HIDING_PARENT)
                 self.join(v, found.feature)
 
     def add_other_parents(self, children: Children) -> None:

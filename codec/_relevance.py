@@ -30,7 +30,7 @@ from scipy.stats import chi2
 from codec._family import Features
 from codec._residuals import embed
 from codec._screen import expand
-from codec._validation import FloatArray, Table
+from codec._validation import FloatArray, Table, first_of_equal
 
 FITTED = 8  # outsiders that are fitted together with the members
 CHUNK = 512  # outsiders whose slopes are computed at a time
@@ -77,8 +77,7 @@ def needed_outside(
     level : float
         A feature is named if its p-value times the number of candidates is at most this.
     """
-    _, places = np.unique(np.concatenate([y.columns, features.table.columns]), axis=1, return_index=True)
-    rows = np.sort(places)  # a row that is there twice would be explained by itself
+    rows = first_of_equal([*y.columns, *features.table.columns])  # a row that is there twice would explain itself
     y, features = y.take(rows), features.take(rows)
     targets = make_targets(y)
     known = [_block(features, v) for v in members]

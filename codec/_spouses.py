@@ -147,9 +147,11 @@ class Children:
         hidden = []
         for v in sorted(candidates, key=lambda v: -agreement[v])[:ASKED]:
             others = self._may_hide(v, members, candidates)
-            given = [*members, *others]
-            if others and self._on_y(v, given) >= WORTH_MORE_COPIES:
-                distance = self._on_y(v, given, OWN_RESAMPLES)
+            if not others:
+                continue
+            step = self._step(v, [*members, *others])
+            if self._distance(step, CHILD_RESAMPLES) >= WORTH_MORE_COPIES:
+                distance = self._distance(step, OWN_RESAMPLES)
                 if distance >= HIDDEN:
                     hidden.append((distance, v, others))
         for distance, v, others in sorted(hidden, reverse=True):
@@ -191,10 +193,13 @@ class Children:
     def _step(self, response: int, given: Sequence[int]) -> Step:
         return Step(self._all.part([response]), self._all, sorted(given), self._seed, self._n_jobs)
 
-    def _on_y(self, child: int, given: Sequence[int], n_resamples: int = CHILD_RESAMPLES) -> float:
+    def _on_y(self, child: int, given: Sequence[int]) -> float:
         """How far a feature depends on y, in standard deviations above its copies."""
-        values = self._step(child, given).values([self._y], n_resamples, far=-np.inf)
-        return float(values.distance[0])
+        return self._distance(self._step(child, given), CHILD_RESAMPLES)
+
+    def _distance(self, step: Step, n_resamples: int) -> float:
+        """The same where a step has been made of the feature and the condition."""
+        return float(step.values([self._y], n_resamples, far=-np.inf).distance[0])
 
     def _brings_together(self, child: int, other: int, rest: Sequence[int]) -> bool:
         without = self._step(self._y, rest).values([other], OWN_RESAMPLES)

@@ -277,14 +277,14 @@ def rows_without_copies(tables: Sequence[Table]) -> IntArray | None:
     values, and the shares of rows that agree in it and in all other columns have a small product.
     """
     columns = [column for table in tables for column in table.columns]
-    rows = _first_of_equal(columns)
+    rows = first_of_equal(columns)
     n = tables[0].n_rows
     if n - rows.size <= HARMLESS * n:
         return None
     n_values = [np.unique(column).size for column in columns]
     most = int(np.argmax(n_values))
     others = [column[rows] for column in columns[:most] + columns[most + 1 :]]
-    by_chance = (1.0 - n_values[most] / rows.size) * (1.0 - _first_of_equal(others).size / rows.size)
+    by_chance = (1.0 - n_values[most] / rows.size) * (1.0 - first_of_equal(others).size / rows.size)
     return rows if n_values[most] >= MANY_VALUES * n and by_chance <= HARDLY else None
 
 
@@ -303,7 +303,7 @@ def copies_note(n_copies: int, n_rows: int) -> str:
     return f"{n_copies} of {n_rows} rows are copies of other rows, which are no further evidence"
 
 
-def _first_of_equal(columns: Sequence[FloatArray]) -> IntArray:
+def first_of_equal(columns: Sequence[FloatArray]) -> IntArray:
     """The first row of every set of rows that agree in all columns."""
     n = columns[0].size
     again, group = np.arange(n), np.zeros(n, dtype=np.int64)

@@ -27,7 +27,7 @@ from codec.unlearn import Deletion, Unlearner
 
 DECAY = 5e-4
 BATCHES = 16  # of an epoch
-SELECTORS = ("lfoci", "kfac_greedy", "lfoci-pooled", "random")
+SELECTORS = ("lfoci", "kfac_greedy", "greedy_decrement", "lfoci-pooled", "random")
 Row = dict[str, Any]
 
 

@@ -374,6 +374,8 @@ class _Panel:
 
     def _graph_term(self, i: int) -> FloatArray:
         """Residual CODEC of one candidate, observed and copies; blocks once computed are kept."""
+        if not self._rows[i].standard.any():  # a function of the condition
+            return np.zeros(sum(ranks.shape[1] for ranks in self._ranks))
         if i not in self._codec:
             rng = np.random.default_rng([self._seed, self._candidates[i]])
             rows = slice(None) if self._graph_rows is None else self._graph_rows

@@ -295,9 +295,11 @@ class Setting:
             self._smoother.refine_all()
 
     def warning_signs(self, anchor: Residuals | Centred) -> tuple[str, ...]:
-        """What the fits say on the two situations in which no residual test holds its level."""
+        """What the fits say where nothing is left to test, and on two situations in which no test holds its level."""
         if self.strata is not None or not isinstance(anchor, Residuals):
             return ()
+        if self.residuals.noiseless.all() or anchor.noiseless.all():
+            return ("y or z is a function of given in this sample: nothing is left to test, the p-value is 1.",)
         if self.points.shape[1] < SIGN_COLUMNS:
             return ()
         notes = []
@@ -379,6 +381,8 @@ class NearestSampler:
         residuals = Residuals(Smoother(points, rng), (table.columns - self._shift) / self._spread)
         if not residuals.binary.any():
             self._residuals = residuals
+            self._noise = (table.columns - self._shift) / self._spread - residuals.location
+            self._noise /= residuals.scale
 
     def __call__(self, given: Any, rng: np.random.Generator) -> Any:  # noqa: ARG002
         place = rng.integers(self._near.shape[1], size=len(self._near))
@@ -386,7 +390,7 @@ class NearestSampler:
         r = self._residuals
         if r is None:
             return take_rows(self._z, rows)
-        return (self._shift + self._spread * (r.location + r.scale * r.standard[:, rows])).T
+        return (self._shift + self._spread * (r.location + r.scale * self._noise[:, rows])).T
 
 
 def take_rows(data: Any, rows: IntArray) -> Any:

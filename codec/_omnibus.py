@@ -121,6 +121,9 @@ def make_moving(rows: FloatArray, drawn: IntArray | None = None, binary: BoolArr
         ranks[binary] = standard[binary]
         cosines[binary, 0] = standard[binary] * np.sqrt(0.5)
         cosines[binary, 1:] = 0.0
+    constant = ~standard.any(axis=-1)
+    if constant.any():  # their sums would differ by rounding, which is all that they differ by
+        cosines.swapaxes(1, 2)[constant] = 0.0
     return Moving(standard, ranks, cosines, drawn)
 
 
@@ -188,7 +191,8 @@ class Omnibus:
         self._n_modulators = len(modulators)
         frequency = np.arange(1, N_COSINES + 1)
         self._weights = 1.0 / np.sqrt(np.outer(frequency, frequency))
-        self._near = None if n_neighbors is None else residual_graph(self._anchor, points, n_neighbors, rng)
+        with_graph = n_neighbors is not None and self._anchor.any()
+        self._near = residual_graph(self._anchor, points, n_neighbors, rng) if with_graph else None
         self._tables = tables
         self._functions = [[f * row[:, None].astype(f.dtype) for row in self._anchor] for f in functions]
         self.names = (

@@ -24,6 +24,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import expit, ndtri
 from scipy.stats import rankdata
 
+from codec._omnibus import nearest_rows, without_self
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
 BANDWIDTHS = (0.25, 1.0)  # of the median squared distance
@@ -42,6 +43,8 @@ LEAST_SHRINKAGE = 0.01  # functions that least squares keeps less of are left ou
 LOGISTIC_ROWS = 5000  # and rows beyond these
 NEWTON_STEPS = 20
 LEAST_SHARE = 0.02  # functions with less than this share of the largest are left out there
+EXPLAINED = 0.01  # residuals of at most this share of a column's variance may be none but the smoother's error ...
+STILL_EXPLAINED = 0.4  # ... and are, if X explains at least so much of them: T of their ranks and the nearest row's
 
 
 def embed(table: Table) -> FloatArray:
@@ -232,6 +235,7 @@ class Smoother:
         self._few = self._landmarks[:SELECTION_LANDMARKS]
         self._pool = [make_kernel(self._seen, self._few, np.eye(d), width) for width in BANDWIDTHS]
         self._refined: dict[int, Kernel] = {}
+        self._nearest: IntArray | None = None  # row in X; made when it is asked for
 
     def fit(self, columns: FloatArray, *, learn_metric: bool = True, undersmoothing: float = UNDERSMOOTHING) -> Fit:
         """Smooth the columns (q, n); each chooses its kernel and penalty among all made so far."""
@@ -273,6 +277,18 @@ class Smoother:
         branch = copy.copy(self)
         branch._pool, branch._refined = list(self._pool), dict(self._refined)
         return branch
+
+    def explains(self, column: FloatArray) -> float:
+        """How much of a column is a function of X: 1 less the distance of ranks of nearest rows over that of any rows.
+
+        The coefficient of Chatterjee (2021) with the nearest row in X as the next one: 0 for noise, 1 for a function
+        where rows are near enough.
+        """
+        if self._nearest is None:
+            self._nearest = without_self(nearest_rows(self.points, 1, np.random.default_rng(0)))[:, 0]
+        ranks = rankdata(column)
+        apart = np.abs(ranks - ranks[self._nearest]).mean()
+        return float(1.0 - 3.0 * apart * len(ranks) / (len(ranks) ** 2 - 1))
 
     def _refine(self, kernel: Kernel) -> Kernel:
         """The chosen kernel with all landmarks on all rows; made once."""
@@ -395,8 +411,10 @@ class Residuals:
     ----------
     location, scale : ndarray of shape (q, n)
         Fitted values and noise scales (relative, between 1/20 and 20).
+    noiseless : ndarray of shape (q,), bool
+        Columns that are functions of X: what the smoother leaves of them is its own error, a function of X again.
     standard : ndarray of shape (q, n)
-        Residuals over scales.
+        Residuals over scales; 0 for columns without noise, of which nothing is left to explain.
     binary : ndarray of shape (q,), bool
         Columns of two values, whose noise scale is a function of their mean.
 
@@ -415,11 +433,18 @@ class Residuals:
         self._scale_fit = smoother.fit(roots, learn_metric=False, undersmoothing=1.0)
         self.scale = self._scales(raw[:, None, :])[:, 0]
         self.standard = raw / self.scale
+        small = raw.var(axis=1) <= EXPLAINED * columns.var(axis=1)
+        self.noiseless = small & ~self.binary
+        for j in np.flatnonzero(self.noiseless):
+            self.noiseless[j] = smoother.explains(self.standard[j]) >= STILL_EXPLAINED
+        self.standard[self.noiseless] = 0.0
 
     def of(self, rows: FloatArray) -> FloatArray:
         """Standardized residuals of resampled columns (q, b, n): smoothed and scaled anew."""
         raw = rows - self._fit.smooth(rows)
-        return np.asarray(raw / self._scales(raw))
+        raw /= self._scales(raw)
+        raw[self.noiseless] = 0.0
+        return np.asarray(raw)
 
     def smooth_functions(self) -> list[FloatArray]:
         """For each column the functions of X that a much smoother fit still uses, times their share of it."""

@@ -12,7 +12,7 @@ from pathlib import Path
 DOCS = Path(__file__).parents[1]
 RESULT = DOCS.parent / "benchmarks" / "results" / "bench_unlearn.json"
 MODELS = ("retrained", "nothing", "codec", "codec, 20 units", "fine-tuned")
-SELECTORS = ("lfoci", "kfac_greedy", "gradient norm", "lfoci-pooled", "random")
+SELECTORS = ("lfoci", "kfac_greedy", "greedy_decrement", "gradient norm", "lfoci-pooled", "random")
 
 
 def table(head, rows):

@@ -176,7 +176,8 @@ def with_hiton_permutations(data: Coded, seed: int) -> list[set[int]]:
 def with_bic(data: Coded, seed: int) -> list[set[int]]:
     p = len(data.levels)
     order = np.random.default_rng(seed).permutation(p)
-    parent = kernels.climb(data.columns[order], data.levels[order], ~np.eye(p, dtype=bool), 5, kernels.BIC)
+    nothing = np.zeros((p, p), dtype=bool)
+    parent = kernels.climb(data.columns[order], data.levels[order], ~np.eye(p, dtype=bool), 5, kernels.BIC, nothing)
     place = np.argsort(order)
     return [set(order[blanket_of(parent, place[y])].tolist()) for y in range(p)]
 

@@ -180,8 +180,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     p-values may be large. y and features are compared after what the condition explains of them is taken out; the
     terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all features are categories or
     hold at most 10 whole numbers go to a search for discrete data instead: stratified permutation tests find the
-    features that may be near y, and networks learned on bootstrap samples vote on which are. ``screen`` has no
-    meaning there.
+    features that may be near y, alone or two together, and networks learned on bootstrap samples vote on which are.
+    ``screen`` has no meaning there.
 
     *Several responses* are explained together: a feature is selected if it carries information on any.
 

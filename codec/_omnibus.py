@@ -191,8 +191,9 @@ class Omnibus:
         self._n_modulators = len(modulators)
         frequency = np.arange(1, N_COSINES + 1)
         self._weights = 1.0 / np.sqrt(np.outer(frequency, frequency))
-        with_graph = n_neighbors is not None and self._anchor.any()
-        self._near = residual_graph(self._anchor, points, n_neighbors, rng) if with_graph else None
+        self._near = None
+        if n_neighbors is not None and self._anchor.any():  # a function of X, which is 0, has no graph
+            self._near = residual_graph(self._anchor, points, n_neighbors, rng)
         self._tables = tables
         self._functions = [[f * row[:, None].astype(f.dtype) for row in self._anchor] for f in functions]
         self.names = (

@@ -145,10 +145,11 @@ class StratifiedTest:
         self._shortcut = shortcut
         self._known: dict[tuple[int, int, tuple[int, ...]], Outcome] = {}
         self._codes: dict[tuple[int, ...], tuple[IntArray, int]] = {}
+        self._looked: set[tuple[int, int, tuple[int, ...]]] = set()  # at the limit alone
 
     @property
     def n_tests(self) -> int:
-        return len(self._known)
+        return len(self._known.keys() | self._looked)
 
     def __call__(self, x: int, y: int, given: Sequence[int], level: float) -> Outcome:
         """Test one hypothesis, with as many copies as the level needs; y is what is permuted."""
@@ -157,6 +158,12 @@ class StratifiedTest:
         if known is None or _too_coarse(known, level):
             known = self._known[key] = self._test(*key, level)
         return known
+
+    def limit(self, x: int, y: int, given: Sequence[int]) -> Outcome | None:
+        """The chi-square limit of G where it holds and is at most 1e-6: no copies, whatever else the data are."""
+        self._looked.add((x, y, tuple(sorted(given))))
+        layout = self._lay_out(x, y, tuple(sorted(given)))
+        return None if layout is None else _chi_square_limit(*layout)
 
     def _test(self, x: int, y: int, given: tuple[int, ...], level: float) -> Outcome:
         layout = self._lay_out(x, y, given)

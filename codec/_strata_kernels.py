@@ -306,14 +306,14 @@ def reversible(parent, reach, u, v):
 
 
 @compiled
-def climb(columns, levels, allowed, max_parents, kind):
+def climb(columns, levels, allowed, max_parents, kind, start):
     """Greedy search for a network: the best of all additions, removals and reversals, until none gains.
 
-    Returns ``parent``: parent[v, u] is True where u is a parent of v. Gains that differ by rounding count
-    as equal, and the first one is taken.
+    ``start`` and the answer are ``parent``: parent[v, u] is True where u is a parent of v. Gains that differ by
+    rounding count as equal, and the first one is taken.
     """
     p = columns.shape[0]
-    parent = np.zeros((p, p), np.bool_)
+    parent = start.copy()
     gains = np.empty((p, p))
     for v in range(p):
         change_gains(columns, levels, v, parent[v], allowed[v], max_parents, kind, gains[v])

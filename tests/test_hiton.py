@@ -157,6 +157,42 @@ def test_pure_noise_selects_nothing_most_of_the_time(global_random_seed):
     assert binomtest(hits, 100, 0.05, alternative="greater").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("levels", [2, 3])
+def test_two_features_that_act_together_only_are_found(levels, global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    features = rng.integers(0, levels, (600, 9))
+    y = (features[:, 2] + features[:, 7]) % levels
+    y[:60] = rng.integers(0, levels, 60)
+    found = find(features, y, global_random_seed)
+    assert {2, 7} <= set(found.members)
+    assert all(found.scores[v] > 0.9 for v in (2, 7))
+    assert found.pvalues[2] <= 1e-6
+    assert any(d.action == "screened" and (d.feature, d.given) == (2, (7,)) for d in found.decisions)
+
+
+def test_one_of_a_pair_may_depend_on_y_alone(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    features = rng.integers(0, 2, (800, 9))
+    features[:, 7] = rng.random(800) < 0.2
+    y = features[:, 2] ^ features[:, 7]  # depends on 2, and on 7 given 2 only
+    found = find(features, y, global_random_seed)
+    assert {2, 7} <= set(found.members)
+
+
+def test_pairs_share_no_feature_and_noise_has_none(global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    features = rng.integers(0, 2, (500, 8))
+    features[:, 6] = features[:, 0] ^ (rng.random(500) < 0.1)  # says the same as 0, less clearly
+    y = (features[:, 0] ^ features[:, 1]) + 2 * (features[:, 2] ^ features[:, 3])
+    data = code_variables(*tables(features, y))
+    assert sorted(Search(StratifiedTest(data, 0), 0.05, 0, None, _hiton.SILENT).pairs(8)) == [(0, 1), (2, 3)]
+    assert set(find(features, y, 1).members) == {0, 1, 2, 3}
+    for seed in range(40):
+        rng = np.random.default_rng([global_random_seed, seed])
+        data = code_variables(*tables(rng.integers(0, 2, (150, 8)), rng.integers(0, 2, 150)))
+        assert not Search(StratifiedTest(data, seed), 0.05, 0, None, _hiton.SILENT).pairs(8)
+
+
 def test_an_empty_blanket_says_why():
     rng = np.random.default_rng(0)
     found = find(rng.integers(0, 2, (60, 2)), rng.integers(0, 2, 60), 1)

@@ -226,7 +226,7 @@ def test_climbing_ends_where_no_change_helps(kind, global_random_seed):
     columns = np.stack([a, b, c, d, e]).astype(np.int32)
     levels = columns.max(axis=1) + 1
     allowed = ~np.eye(5, dtype=bool)
-    parent = kernels.climb(columns, levels, allowed, 3, kind)
+    parent = kernels.climb(columns, levels, allowed, 3, kind, np.zeros_like(allowed))
     graph = nx.DiGraph((u, v) for v, u in np.argwhere(parent))
     assert parent.any()
     assert nx.is_directed_acyclic_graph(graph)
@@ -236,6 +236,23 @@ def test_climbing_ends_where_no_change_helps(kind, global_random_seed):
         other[v, u] = not other[v, u]
         if nx.is_directed_acyclic_graph(nx.DiGraph((s, t) for t, s in np.argwhere(other))) and other[v].sum() <= 3:
             assert total_score(columns, levels, other, kind) <= best + 1e-6
+
+
+def test_climbing_keeps_of_the_edges_it_starts_with_those_that_help():
+    rng = np.random.default_rng(4)
+    a, b, c = rng.integers(0, 2, (3, 300)).astype(np.int32)
+    columns = np.stack([a, b, c, a ^ b])
+    levels = np.array([2, 2, 2, 2])
+    allowed = ~np.eye(4, dtype=bool)
+    start = np.zeros((4, 4), dtype=bool)
+    assert not kernels.climb(columns, levels, allowed, 3, kernels.BDEU, start)[3].any()
+    start[3, [0, 1]] = True  # an exclusive or
+    start[2, 0] = True  # no dependence
+    before = start.copy()
+    parent = kernels.climb(columns, levels, allowed, 3, kernels.BDEU, start)
+    assert parent.sum() == 2
+    assert parent[3].tolist() == [True, True, False, False]
+    np.testing.assert_array_equal(start, before)
 
 
 def test_descendants_and_reversible_edges_are_those_of_the_graph():
@@ -259,8 +276,8 @@ def test_edges_that_are_not_allowed_or_too_many_are_not_made():
     columns = np.stack([a, a, a])
     levels = np.array([2, 2, 2])
     allowed = np.zeros((3, 3), dtype=bool)
-    assert not kernels.climb(columns, levels, allowed, 3, kernels.BDEU).any()
+    assert not kernels.climb(columns, levels, allowed, 3, kernels.BDEU, np.zeros_like(allowed)).any()
     allowed[0, 1] = allowed[1, 0] = True
-    parent = kernels.climb(columns, levels, allowed, 3, kernels.BDEU)
+    parent = kernels.climb(columns, levels, allowed, 3, kernels.BDEU, np.zeros_like(allowed))
     assert parent.sum() == parent[0, 1] + parent[1, 0] == 1
-    assert not kernels.climb(columns, levels, ~np.eye(3, dtype=bool), 0, kernels.BDEU).any()
+    assert not kernels.climb(columns, levels, ~np.eye(3, dtype=bool), 0, kernels.BDEU, np.zeros_like(allowed)).any()

@@ -91,14 +91,16 @@ def null(name: str, n: int, d: int, rng: np.random.Generator) -> Draw:
     x = draw_given(name, n, d, rng)
     scaled = standardize(x)
     f, g = smooth_function(scaled, rng), smooth_function(scaled, rng)
-    if name == "shared signal":
+    if name == "shared jump":
+        f = standardize((scaled[:, :1] > 0.0).astype(float))[:, 0]
+    if name in {"shared signal", "shared jump"}:
         g = f
     e, h = draw_noise(name, n, rng), draw_noise(name, n, rng)
     if name == "shared scale":
         scale = np.exp(0.8 * smooth_function(scaled, rng))
         e, h = e * scale, h * scale
-    s = np.sqrt(0.1) if name in {"snr 10", "shared signal"} else np.sqrt(0.5)
-    z, y = f + s * e, g + s * h
+    s = np.sqrt(0.1) if name in {"snr 10", "shared signal", "shared jump"} else np.sqrt(0.5)
+    z, y = f + s * e, g + (0.0 if name == "y without noise" else s) * h
     if name in {"snr 2", "snr 10"}:
         z, y = outer_function(z, rng), outer_function(y, rng)
     if name in {"binary z", "binary both"}:
@@ -114,6 +116,7 @@ OTHER_NULLS = (
     "binary z", "binary y", "binary both",
 )  # fmt: skip
 HARD_NULLS = ("shared signal", "shared scale")
+EDGE_NULLS = ("shared jump", "y without noise")  # outside what smoothing assumes
 
 
 # ---------------------------------------------------------------------- alternatives

@@ -3,7 +3,7 @@
     python benchmarks/bench_ci.py                       # hours; resumes; benchmarks/results/bench_ci.json
     python benchmarks/bench_ci.py --quick               # a few cells in seconds; writes nothing
     python benchmarks/bench_ci.py --data FOLDER         # adds the discrete networks found there
-    python benchmarks/bench_ci.py --only power          # one part: level, hard, power, later, network, cpu
+    python benchmarks/bench_ci.py --only power          # one part: level, hard, power, later, network, edge, cpu
     python benchmarks/bench_ci.py --again codec         # this method once more where its commit is not the current one
 
 Every cell is one way to make data, n and the number of columns of X. Its result holds, for each method,
@@ -172,6 +172,9 @@ def all_cells(networks: dict[str, Any], repetitions: int, peers: int) -> Iterato
     for name in data.HARD_NULLS:
         for d in (1, 3, 5):
             yield Cell("hard", name, 500, d, hard(500, d))
+    for name in data.EDGE_NULLS:
+        for n in (200, 500):
+            yield Cell("edge", name, n, 1, runs(n))
 
 
 def missing(cell: Cell, stored: dict[str, Any], again: str | None, commit: str) -> dict[str, int]:
@@ -275,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few cells, few repetitions, nothing written")
     parser.add_argument("--data", type=Path, help="folder with bif/*.bif.gz")
-    parser.add_argument("--only", help="one part: hard, level, power, later, network or cpu")
+    parser.add_argument("--only", help="one part: hard, level, power, later, network, edge or cpu")
     parser.add_argument("--again", choices=METHODS, help="a method whose cells of other commits are run again")
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--peers", type=int, default=300, help="repetitions of the slow methods")

@@ -62,6 +62,15 @@ def other_table(report):
     return table(["Null hypothesis", *(NAMES[m] for m in PEERS)], rows)
 
 
+def edge_table(report):
+    """What smoothing does not assume."""
+    rows = [
+        [f"{name}, n = {n}", *(rate(methods, m) for m in PEERS)]
+        for (name, n, _), methods in cells_of(report, "edge").items()
+    ]
+    return table(["Null hypothesis", *(NAMES[m] for m in PEERS)], rows)
+
+
 def network_line(report):
     """Level on data of discrete networks, in a sentence."""
     rates = ", ".join(
@@ -141,6 +150,7 @@ def machine_line(report):
 TABLES = {
     "level": level_table,
     "other": other_table,
+    "edge": edge_table,
     "network": network_line,
     "worst": worst_line,
     "uniformity": uniformity_table,

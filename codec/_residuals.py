@@ -24,7 +24,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import expit, ndtri
 from scipy.stats import rankdata
 
-from codec._omnibus import nearest_rows, without_self
+from codec._omnibus import near_in_blocks, without_self
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
 BANDWIDTHS = (0.25, 1.0)  # of the median squared distance
@@ -285,7 +285,7 @@ class Smoother:
         where rows are near enough.
         """
         if self._nearest is None:
-            self._nearest = without_self(nearest_rows(self.points, 1, np.random.default_rng(0)))[:, 0]
+            self._nearest = without_self(near_in_blocks(self.points, 1, np.random.default_rng(0)))[:, 0]
         ranks = rankdata(column)
         apart = np.abs(ranks - ranks[self._nearest]).mean()
         return float(1.0 - 3.0 * apart * len(ranks) / (len(ranks) ** 2 - 1))

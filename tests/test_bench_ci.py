@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from codec import codec
+
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -64,14 +66,26 @@ def test_equal_copies_are_counted_by_chance(bench):
 
 def test_cells_are_all_different_and_reproducible(bench):
     cells = list(bench.all_cells({}, 10, 5))
-    assert len({cell.key for cell in cells}) == len(cells) == 67
+    assert len({cell.key for cell in cells}) == len(cells) == 71
     first, again = cells[0].draw(3, {}), cells[0].draw(3, {})
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+def test_data_outside_what_smoothing_assumes(data):
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        y, _, x = data.null("y without noise", 500, 1, rng)
+        assert codec(y, x, rng=0) > 0.9
+        y, z, x = data.null("shared jump", 500, 1, rng)
+        above = x[:, 0] > x[:, 0].mean()
+        for side in (y, z):
+            noise = np.concatenate([side[above] - side[above].mean(), side[~above] - side[~above].mean()]).std()
+            assert 4.0 < (side[above].mean() - side[~above].mean()) / noise < 8.0
+
+
 def test_every_kind_of_data_has_its_shape(data):
     rng = np.random.default_rng(0)
-    nulls = (*data.GRID_NULLS, *data.OTHER_NULLS, *data.HARD_NULLS)
+    nulls = (*data.GRID_NULLS, *data.OTHER_NULLS, *data.HARD_NULLS, *data.EDGE_NULLS)
     for make, names in ((data.null, nulls), (data.alternative, data.ALTERNATIVES + data.LATER_ALTERNATIVES)):
         for name in names:
             for d in (1, 3):

@@ -6,13 +6,12 @@ less often than once in 10,000 seeds.
 
 import itertools
 import pickle
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from interpreters import assert_no_matrix_of_all_pairs, linux_only
 from scipy.stats import binom, chisquare, kstest, norm
 from threadpoolctl import threadpool_limits
 
@@ -409,19 +408,19 @@ def test_pvalue_is_never_zero():
     assert codec_test(z, z, n_resamples=99, rng=0).pvalue == 0.01
 
 
+@linux_only
 @pytest.mark.slow
 def test_memory_is_linear_in_rows():
     """A matrix of all pairs of 20,000 rows would take 3,200 MB."""
-    script = (
-        "import resource, numpy as np\n"
-        "from codec import codec_test\n"
-        "rng = np.random.default_rng(0)\n"
-        "x = rng.normal(size=(20_000, 3))\n"
-        "codec_test(x[:, 0] + rng.normal(size=20_000), x[:, 1] + rng.normal(size=20_000), x, n_resamples=39, rng=0)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1200
+    setup = """
+    from codec import codec_test
+    X = np.random.default_rng(0).normal(size=(20_000, 3))
+    y = X[:, 0] + np.random.default_rng(1).normal(size=20_000)
+    def work(X, y):
+        z = X[:, 1] + np.random.default_rng(2).normal(size=len(y))
+        codec_test(y, z, X, n_resamples=39, rng=0)
+    """
+    assert_no_matrix_of_all_pairs(setup, 600)
 
 
 # --------------------------------------------------------------------------- bad input

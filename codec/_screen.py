@@ -177,33 +177,28 @@ def _chosen(
 def regression_pvalues(y: Table, features: Features, ordered: Sequence[int], level: float) -> FloatArray:
     """The p-value of each feature given the others, 1 of those for which the rows are too few: the last ones.
 
-    Products of two enter if they stand out at the level.
+    Products of any two enter if they stand out at the level.
     """
-    found = _Surface(y, features, ordered).explain(level)
-    return np.concatenate([found, np.ones(len(ordered) - len(found))])
+    return _Surface(y, features, ordered).explain(level)
 
 
 class _Surface:
-    """Targets made of y regressed on scores, squares and products of the features, the first ones if rows are few."""
+    """Targets made of y regressed on scores and squares, of the first features if rows are few, and products of any."""
 
     def __init__(self, y: Table, features: Features, ordered: Sequence[int]) -> None:
-        blocks, room = [], int(TERMS_PER_ROW * y.n_rows)
-        for v in ordered:
-            blocks.append(expand(features.part([v])))
-            room -= sum(len(rows) for rows in blocks[-1])
-            if room < 0:
-                blocks.pop()
-                break
+        everyone = [expand(features.part([v])) for v in ordered]
+        sizes = np.cumsum([sum(len(rows) for rows in block) for block in everyone])
+        blocks = everyone[: int(np.searchsorted(sizes, TERMS_PER_ROW * y.n_rows, side="right"))]
         targets = np.concatenate(expand(y))
         self._targets = targets[np.ptp(targets, axis=1) > 0.0]
         nothing = np.empty((0, y.n_rows))
-        self._simple = np.concatenate([nothing, *(scores for scores, _ in blocks)])
-        self._owners = np.repeat(np.arange(len(blocks)), [len(scores) for scores, _ in blocks])
+        self._simple = np.concatenate([nothing, *(scores for scores, _ in everyone)])
+        self._owners = np.repeat(np.arange(len(everyone)), [len(scores) for scores, _ in everyone])
         self._terms = np.concatenate([nothing, *(rows for block in blocks for rows in block)])
         self._term_owners: list[tuple[int, ...]] = [
             (place,) for place, block in enumerate(blocks) for rows in block for _ in rows
         ]
-        self._n_features = len(blocks)
+        self._n_features = len(everyone)
         self._fit()
 
     def _fit(self) -> None:

@@ -60,6 +60,15 @@ def test_factors_of_a_product_are_named(global_random_seed):
     assert not {7, 51} <= named(X, rng.permutation(y))
 
 
+def test_factors_in_a_wide_table_with_classes_are_named(global_random_seed):
+    """Neither factor agrees with the classes alone, and the rows allow for terms of 50 of the 60 features."""
+    rng = np.random.default_rng(global_random_seed)
+    for _ in range(5):
+        X = rng.standard_normal((500, 60))
+        first, second = rng.choice(60, 2, replace=False)
+        assert {first, second} <= named(X, (X[:, first] * X[:, second] > 0).astype(float))
+
+
 def test_classes_and_groups(global_random_seed):
     rng = np.random.default_rng(global_random_seed)
     colour = rng.choice(3, 400)

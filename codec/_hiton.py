@@ -4,9 +4,10 @@ Two steps, each good at what the other is bad at:
 
 1. **Tests** (:mod:`codec._strata`). A feature that does not depend on y by an exact permutation test,
    with the Benjamini-Hochberg procedure over all features, gets no edge to y; where no feature does, the
-   blanket is empty. Pairs of features are tested in the same way, at the level alpha. More than
+   blanket is empty. Pairs of features are tested in the same way, at the level alpha. Of two that do not both
+   depend on y alone each is tested given the other, too: an exclusive or shows only so. More than
    ``WHOLE_TABLE`` variables: HITON-PC (Aliferis et al. 2010) looks for the neighbours of y and for
-   theirs, and only these go on.
+   theirs, and only these go on, without a look at two together.
 2. **Votes.** On each of many bootstrap samples of the rows, greedy search finds a network over the
    variables, with edges between dependent pairs only; two in three maximize BDeu, one factorized NML,
    which errs where BDeu does not. It starts without edges but for those of two that act together, which no single
@@ -18,7 +19,7 @@ rows per stratum one test that fails to reject drops a member for good, while a 
 evidence at once. It remains as the peer to compare with.
 
 Limits: three features that act on y only all together are not found, nor two in more than ``WHOLE_TABLE``
-variables. Sparse data hide members: with 500 rows and variables of five levels, an oracle that
+variables or where a level is so rare that the limit of G does not hold. Sparse data hide members: with 500 rows and variables of five levels, an oracle that
 knew all other members would find half of them.
 """
 

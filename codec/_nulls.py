@@ -378,11 +378,11 @@ class NearestSampler:
             return
         self._shift = table.columns.mean(axis=1, keepdims=True)
         self._spread = np.maximum(table.columns.std(axis=1, keepdims=True), 1e-300)
-        residuals = Residuals(Smoother(points, rng), (table.columns - self._shift) / self._spread)
+        columns = (table.columns - self._shift) / self._spread
+        residuals = Residuals(Smoother(points, rng), columns)
         if not residuals.binary.any():
             self._residuals = residuals
-            self._noise = (table.columns - self._shift) / self._spread - residuals.location
-            self._noise /= residuals.scale
+            self._noise = (columns - residuals.location) / residuals.scale
 
     def __call__(self, given: Any, rng: np.random.Generator) -> Any:  # noqa: ARG002
         place = rng.integers(self._near.shape[1], size=len(self._near))

@@ -12,6 +12,7 @@ import numpy as np
 from codec._jit import compiled
 from codec._kernels import add_share, fixed_point, kth_smallest
 
+NEARBY = 4  # times K rows or more, near in the columns selected before, that a candidate's K nearest are sought in
 HALVINGS = 24  # of the interval in which a limit is looked for
 LARGEST = np.finfo(np.float64).max
 
@@ -23,6 +24,15 @@ def add_distances(near, z, scale, row, out):
     for q in range(near.size):
         gap = z[q] - here
         out[q] = near[q] + scale * (gap * gap)
+
+
+@compiled
+def add_to_distances(near, z, scale, row):
+    """The same in place: with one array for both the loop would not be a vector loop."""
+    here = z[row]
+    for q in range(near.size):
+        gap = z[q] - here
+        near[q] += scale * (gap * gap)
 
 
 @compiled
@@ -101,8 +111,34 @@ def sums_of_row(distance, weight, own, limit, k, kept, kept_weight, scratch, one
 
 
 @compiled
+def rows_within(near, weight, limit, who, some, some_weight):
+    """Numbers, distances and weights of the rows that are within a limit; how many there are."""
+    n_some = np.uint64(0)
+    for q in range(near.size):
+        who[n_some] = q
+        n_some += np.uint64(near[q] <= limit)
+    m = np.int64(n_some)
+    for f in range(m):
+        some[f] = near[who[f]]
+        some_weight[f] = weight[who[f]]
+    return m
+
+
+@compiled
+def add_some_distances(near, who, m, z, scale, here, out):
+    """Squared distances of the first m of some rows with one more column."""
+    for f in range(m):
+        gap = z[who[f]] - here
+        out[f] = near[f] + scale * (gap * gap)
+
+
+@compiled
 def pair_sums(columns, scale, base, candidates, weight, k):
-    """K * A for every candidate beside the base columns, whole and part; numbers only."""
+    """K * A for every candidate beside the base columns, whole and part; numbers only.
+
+    A candidate only adds to the distances in the base columns. Where its K nearest of the rows that are near in these
+    are within that limit, no other row can be among them.
+    """
     n = columns.shape[1]
     one = fixed_point(n)
     whole = np.zeros(candidates.size, np.int64)
@@ -112,16 +148,27 @@ def pair_sums(columns, scale, base, candidates, weight, k):
     kept = np.empty(n)
     scratch = np.empty(n)
     kept_weight = np.empty(n, np.int64)
-    limit = 1.0
+    who = np.empty(n, np.int64)
+    some = np.empty(n)
+    some_weight = np.empty(n, np.int64)
+    wide, limit = 1.0, 1.0
     for row in range(n):
         near[:] = 0.0
         for b in base:
-            add_distances(near, columns[b], scale[b], row, near)
+            add_to_distances(near, columns[b], scale[b], row)
         near[row] = np.inf  # a row is not its own neighbour
+        wide = close_limit(near, wide, min(NEARBY * k, n - 1))
+        m = rows_within(near, weight, wide, who, some, some_weight)
         for c in range(candidates.size):
-            add_distances(near, columns[candidates[c]], scale[candidates[c]], row, distance)
-            limit = close_limit(distance, limit, k)
-            share = sums_of_row(distance, weight, weight[row], limit, k, kept, kept_weight, scratch, one)
+            z, unit = columns[candidates[c]], scale[candidates[c]]
+            add_some_distances(some, who, m, z, unit, z[row], distance)
+            limit = close_limit(distance[:m], limit, k)
+            if limit <= wide:
+                share = sums_of_row(distance[:m], some_weight, weight[row], limit, k, kept, kept_weight, scratch, one)
+            else:
+                add_distances(near, z, unit, row, distance)
+                limit = close_limit(distance, limit, k)
+                share = sums_of_row(distance, weight, weight[row], limit, k, kept, kept_weight, scratch, one)
             whole[c] += share[0]
             part[c] += share[1]
     return whole, part

@@ -237,10 +237,10 @@ class _Rows:
         column[:, row] += self.damping
         for before in self.columns:
             column.addcmul_(before, before[:, row, None], value=-1.0)
-        column /= self.variance[:, row, None].sqrt()
-        step = self.residual[:, row, None] / self.variance[:, row, None].sqrt()
-        self.residual = self.residual - column * step
-        self.variance = (self.variance - column.square()).clamp_min(FLOOR * self.damping)
+        deviation = self.variance[:, row, None].sqrt()
+        column /= deviation
+        self.residual.addcmul_(column, self.residual[:, row, None] / deviation, value=-1.0)
+        self.variance.addcmul_(column, column, value=-1.0).clamp_min_(FLOOR * self.damping)
         self.columns.append(column)
         self.inside[row] = True
         self.gain = self._gain()

@@ -77,8 +77,9 @@ def test_sums_are_those_of_the_core(kind, k, base):
 @pytest.mark.parametrize("kind", ["no ties", "ties", "twins"])
 @pytest.mark.parametrize("k", [1, 3, 10, 39])
 @pytest.mark.parametrize("base", [[], [4], [4, 2, 0]])
-def test_sums_over_all_pairs_are_those_of_the_core(kind, k, base):
-    points, response = laid(*columns_with(kind))
+@pytest.mark.parametrize("n", [40, 300])  # with 300 rows most of them are left out by the columns selected before
+def test_sums_over_all_pairs_are_those_of_the_core(kind, k, base, n):
+    points, response = laid(*columns_with(kind, n=n))
     candidates = [j for j in range(7) if j not in base]
     expected = candidate_sums(points, response, base, candidates, k)
     assert few_rows_sums(points, response, base, candidates, k) == expected

@@ -91,15 +91,15 @@ def null(name: str, n: int, d: int, rng: np.random.Generator) -> Draw:
     x = draw_given(name, n, d, rng)
     scaled = standardize(x)
     f, g = smooth_function(scaled, rng), smooth_function(scaled, rng)
-    if name == "shared jump":
-        f = standardize((scaled[:, :1] > 0.0).astype(float))[:, 0]
-    if name in {"shared signal", "shared jump"}:
+    if name in JUMPS:
+        f = standardize(JUMPS[name](scaled)[:, None].astype(float))[:, 0]
+    if name in {"shared signal", *JUMPS}:
         g = f
     e, h = draw_noise(name, n, rng), draw_noise(name, n, rng)
     if name == "shared scale":
         scale = np.exp(0.8 * smooth_function(scaled, rng))
         e, h = e * scale, h * scale
-    s = np.sqrt(0.1) if name in {"snr 10", "shared signal", "shared jump"} else np.sqrt(0.5)
+    s = np.sqrt(0.1) if name in {"snr 10", "shared signal", *JUMPS} else np.sqrt(0.5)
     z, y = f + s * e, g + (0.0 if name == "y without noise" else s) * h
     if name in {"snr 2", "snr 10"}:
         z, y = outer_function(z, rng), outer_function(y, rng)
@@ -107,6 +107,8 @@ def null(name: str, n: int, d: int, rng: np.random.Generator) -> Draw:
         z = binary(f, rng)
     if name in {"binary y", "binary both"}:
         y = binary(g, rng)
+    if name == "shared threshold":
+        z, y = (((f > 0.0) != (rng.random(n) < 0.05)).astype(float) for _ in range(2))
     return y, z, x
 
 
@@ -116,7 +118,18 @@ OTHER_NULLS = (
     "binary z", "binary y", "binary both",
 )  # fmt: skip
 HARD_NULLS = ("shared signal", "shared scale")
-EDGE_NULLS = ("shared jump", "y without noise")  # outside what smoothing assumes
+JUMPS = {
+    "shared jump": lambda x: x[:, 0] > 0.0,
+    "shared threshold": lambda x: x[:, 0] > 0.0,  # which y and z tell in 95 of 100 rows
+    "sign times a column": lambda x: np.sign(x[:, 0]) * x[:, 1],
+    "shared tree": lambda x: np.where(
+        x[:, 0] > 0.0, np.where(x[:, 1] > 0.5, 4.0, 0.0), np.where(x[:, 2] > -0.3, 2.0, -3.0)
+    ),
+}
+EDGE_NULLS = (  # what no smoother follows, and nothing left to follow; with columns of X
+    ("shared jump", 1), ("shared jump", 3), ("shared threshold", 1), ("sign times a column", 2), ("shared tree", 4),
+    ("y without noise", 1),
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------------- alternatives

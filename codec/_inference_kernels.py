@@ -314,3 +314,25 @@ def smallest_columns(distances, k, near):
         if kept > k:
             split_at(values, places, 0, kept, k - 1)
         near[i] = places[:k]
+
+
+# ------------------------------------------------------------------------ steps
+@compiled
+def squared_sums_above(rows, factor, order, gaps):
+    """For each gap in an order the squared length of the sum of the rows behind it, each times its factor."""
+    r = rows.shape[1]
+    total = np.zeros(r)
+    squared = np.empty(gaps.size)
+    g = gaps.size - 1
+    for place in range(order.size - 1, gaps[0] - 1, -1):
+        row = order[place]
+        times = factor[row]
+        for c in range(r):
+            total[c] += times * rows[row, c]
+        if place == gaps[g]:
+            length = 0.0
+            for c in range(r):
+                length += total[c] * total[c]
+            squared[g] = length
+            g -= 1
+    return squared

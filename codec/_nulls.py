@@ -34,7 +34,7 @@ from codec._omnibus import (
     standardize_rows,
     without_self,
 )
-from codec._residuals import Fit, Residuals, Smoother, embed, light_tailed, two_valued
+from codec._residuals import Fit, Residuals, Smoother, embed, follow_jumps, light_tailed, two_valued
 from codec._tree_kernels import group_rows
 from codec._validation import BoolArray, FloatArray, IntArray, Table, read_table
 
@@ -249,8 +249,7 @@ class Setting:
         self.points = np.empty((y.n_rows, 0)) if given is None else embed(given)
         self.strata = one_stratum(y.n_rows) if self.points.shape[1] == 0 else strata
         if self.strata is None:
-            self._smoother = Smoother(self.points, rng)
-            self.residuals = Residuals(self._smoother, self.columns)
+            self._smoother, self.residuals = follow_jumps(Smoother(self.points, rng), self.columns)
             self._tie_rng = rng
 
     @cached_property
@@ -281,7 +280,7 @@ class Setting:
         columns = np.ascontiguousarray(embed(z).T)
         if self.strata is not None:
             return self.strata.center(columns)
-        return Residuals(self._smoother.branch(), columns)
+        return follow_jumps(self._smoother.branch(), columns)[1]
 
     def anchors(self, columns: FloatArray) -> FloatArray:
         """Residuals of many columns (q, n) given X, with the kernels that y chose or could have chosen."""
@@ -379,7 +378,7 @@ class NearestSampler:
         self._shift = table.columns.mean(axis=1, keepdims=True)
         self._spread = np.maximum(table.columns.std(axis=1, keepdims=True), 1e-300)
         columns = (table.columns - self._shift) / self._spread
-        residuals = Residuals(Smoother(points, rng), columns)
+        _, residuals = follow_jumps(Smoother(points, rng), columns)
         if not residuals.binary.any():
             self._residuals = residuals
             self._noise = (columns - residuals.location) / residuals.scale

@@ -24,6 +24,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import expit, ndtri
 from scipy.stats import rankdata
 
+from codec._jumps import find_jumps
 from codec._omnibus import near_in_blocks, without_self
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
@@ -43,6 +44,7 @@ LEAST_SHRINKAGE = 0.01  # functions that least squares keeps less of are left ou
 LOGISTIC_ROWS = 5000  # and rows beyond these
 NEWTON_STEPS = 20
 LEAST_SHARE = 0.02  # functions with less than this share of the largest are left out there
+JUMP_ROUNDS = 4  # of finding steps of X at which columns jump, and smoothing anew
 EXPLAINED = 0.01  # residuals of at most this share of a column's variance may be none but the smoother's error ...
 STILL_EXPLAINED = 0.4  # ... and are, if X explains at least so much of them: T of their ranks and the nearest row's
 
@@ -226,9 +228,11 @@ class Smoother:
     """
 
     def __init__(self, points: FloatArray, rng: np.random.Generator) -> None:
+        self._lay(points, rng.permutation(len(points)))
+
+    def _lay(self, points: FloatArray, drawn: IntArray) -> None:
         n, d = points.shape
-        drawn = rng.permutation(n)
-        self.points = points
+        self.points, self._drawn = points, drawn
         self._landmarks = points[drawn[: min(max(n // 2, 2), N_LANDMARKS)]]
         self._rows: IntArray | slice = slice(None) if n <= SELECTION_ROWS else np.sort(drawn[:SELECTION_ROWS])
         self._seen = points[self._rows]
@@ -277,6 +281,13 @@ class Smoother:
         branch = copy.copy(self)
         branch._pool, branch._refined = list(self._pool), dict(self._refined)
         return branch
+
+    def beside(self, columns: Sequence[FloatArray]) -> Smoother:
+        """The same on X with more columns, which are functions of it."""
+        more = np.stack([_standardize(column) for column in columns], axis=1)
+        wider = copy.copy(self)
+        wider._lay(np.concatenate([self.points, more], axis=1), self._drawn)
+        return wider
 
     def explains(self, column: FloatArray) -> float:
         """How much of a column is a function of X: 1 less the distance of ranks of nearest rows over that of any rows.
@@ -402,6 +413,18 @@ def same_things(things: Sequence[object]) -> list[list[int]]:
 
 
 # --------------------------------------------------------------------------- location and scale
+def follow_jumps(smoother: Smoother, columns: FloatArray) -> tuple[Smoother, Residuals]:
+    """Residuals of the columns (q, n), and the smoother on X with the steps at which they jump."""
+    residuals = Residuals(smoother, columns)
+    for _ in range(JUMP_ROUNDS):
+        steps = residuals.jumps()
+        if not steps:
+            break
+        smoother = smoother.beside(steps)
+        residuals = Residuals(smoother, columns)
+    return smoother, residuals
+
+
 class Residuals:
     """Columns minus what X explains, divided by a fitted noise scale; and the same for resampled columns.
 
@@ -426,6 +449,7 @@ class Residuals:
 
     def __init__(self, smoother: Smoother, columns: FloatArray, *, learn_metric: bool = True) -> None:
         self.binary = two_valued(columns)
+        self._columns, self._points = columns, smoother.points
         self._fit = smoother.fit(columns, learn_metric=learn_metric)
         self.location = self._fit.smooth(columns[:, None, :])[:, 0]
         raw = columns - self.location
@@ -445,6 +469,17 @@ class Residuals:
         raw /= self._scales(raw)
         raw[self.noiseless] = 0.0
         return np.asarray(raw)
+
+    def jumps(self) -> list[FloatArray]:
+        """Steps of X at which a column jumps, each once."""
+        raw = self._columns - self.location
+        fits = zip(raw, self._fit.functions, self._fit.shrinkage, self.noiseless, strict=True)
+        found: dict[bytes, FloatArray] = {}
+        for residual, functions, shrinkage, noiseless in fits:
+            if not noiseless:
+                steps = find_jumps(self._points, residual, functions, shrinkage)
+                found.update((step.tobytes(), step) for step in steps)
+        return list(found.values())
 
     def smooth_functions(self) -> list[FloatArray]:
         """For each column the functions of X that a much smoother fit still uses, times their share of it."""

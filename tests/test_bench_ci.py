@@ -66,7 +66,7 @@ def test_equal_copies_are_counted_by_chance(bench):
 
 def test_cells_are_all_different_and_reproducible(bench):
     cells = list(bench.all_cells({}, 10, 5))
-    assert len({cell.key for cell in cells}) == len(cells) == 71
+    assert len({cell.key for cell in cells}) == len(cells) == 79
     first, again = cells[0].draw(3, {}), cells[0].draw(3, {})
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
@@ -85,7 +85,12 @@ def test_data_outside_what_smoothing_assumes(data):
 
 def test_every_kind_of_data_has_its_shape(data):
     rng = np.random.default_rng(0)
-    nulls = (*data.GRID_NULLS, *data.OTHER_NULLS, *data.HARD_NULLS, *data.EDGE_NULLS)
+    nulls = (*data.GRID_NULLS, *data.OTHER_NULLS, *data.HARD_NULLS)
+    for name, d in data.EDGE_NULLS:
+        y, z, x = data.null(name, 50, d, rng)
+        assert y.shape == z.shape == (50,)
+        assert x.shape == (50, d)
+        assert np.isfinite(y).all()
     for make, names in ((data.null, nulls), (data.alternative, data.ALTERNATIVES + data.LATER_ALTERNATIVES)):
         for name in names:
             for d in (1, 3):

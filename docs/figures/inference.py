@@ -65,8 +65,8 @@ def other_table(report):
 def edge_table(report):
     """What smoothing does not assume."""
     rows = [
-        [f"{name}, n = {n}", *(rate(methods, m) for m in PEERS)]
-        for (name, n, _), methods in cells_of(report, "edge").items()
+        [f"{name}, {d} column{'s' * (d > 1)}, n = {n}", *(rate(methods, m) for m in PEERS)]
+        for (name, n, d), methods in cells_of(report, "edge").items()
     ]
     return table(["Null hypothesis", *(NAMES[m] for m in PEERS)], rows)
 

@@ -1,0 +1,207 @@
+"""Where a column jumps as X grows: what no smoother follows, found by what a step beside it would explain.
+
+With S the smoother (a linear one) of a column v, a further term s without a penalty lowers the penalized sum of squares
+by ``(s' (I - S) v)^2 / (s' (I - S) s)``. For the steps along a column of X, and for steps times another column, both are
+cumulative sums: every gap between two values is tried at the cost of one. What S follows, bends too, gains nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from codec._inference_kernels import squared_sums_above
+from codec._validation import FloatArray, IntArray
+
+EXCESS = 0.2  # standard errors that a step must have beyond the largest of as many independent ones: 1 in 20 by chance
+LEAST_ROWS = 0.5  # rows that a step must be worth after what X explains of it
+LEAST_SHARE = 0.05  # functions of X that S keeps less of are left out when steps are compared
+LEAST_LEFT = 0.1  # of a row beside what its fit follows of it
+MOST = 10  # steps of a column that are found at a time
+MOST_FACTORS = 6  # columns of X up to which steps times another are tried; of more, steps times a step are
+MOST_GAPS = 400  # of a column that are tried at first; those around the best are tried afterwards
+PROBES = 16  # of them that are tried exactly at a time
+
+
+def find_jumps(
+    points: FloatArray, residual: FloatArray, functions: FloatArray, shrinkage: FloatArray
+) -> list[FloatArray]:
+    """Steps that explain more of a column than chance would, one after the other given those before.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n, d)
+        X, standardized. Columns of two values have no steps.
+    residual : ndarray of shape (n,)
+        ``(I - S) v``.
+    functions : ndarray of shape (n, r)
+        U of the smoother ``S v = mean(v) + U diag(g) U' v``, orthonormal.
+    shrinkage : ndarray of shape (r,)
+        g.
+
+    Returns
+    -------
+    list of ndarray of shape (n,)
+        0/1 columns, and columns of X above a step and 0 below; empty where nothing jumps.
+    """
+    scan = Scan(points, residual, functions, shrinkage)
+    if not scan.terms:
+        return []
+    n_gaps = sum(int((np.diff(points[order, j]) > 0.0).sum()) for j, order in scan.orders.items())
+    n_gaps *= len(scan.terms) // len(scan.orders)
+    freedom = len(points) - 1.0 - float((2.0 * shrinkage - shrinkage**2).sum())
+    variance = float(residual @ residual) / max(freedom, 0.3 * len(points))
+    least = (np.sqrt(2.0 * np.log(n_gaps)) + EXCESS) ** 2
+    found: list[FloatArray] = []
+    for _ in range(2 * MOST):
+        jump = scan.best(0.5 * least * variance)
+        if jump is None or jump.gain <= least * variance or len(scan.taken) == MOST:
+            break
+        if jump.gain * jump.size > least * scan.noise(jump):
+            scan.take(jump)
+            found += [jump.above] if scan.terms[jump.term][1] < 0 else [jump.above, jump.column]
+        else:
+            scan.refuse(jump)
+    return found
+
+
+@dataclass(frozen=True)
+class Jump:
+    """One further term of a smoother.
+
+    Attributes
+    ----------
+    term, place : int
+        Which of the terms of the scan, and which of its gaps.
+    above : ndarray of shape (n,)
+        1 above the gap, 0 below.
+    column : ndarray of shape (n,)
+        The term s: the same, or times another column.
+    remainder : ndarray of shape (n,)
+        ``(I - S) s``, given the terms taken before.
+    size : float
+        ``s' (I - S) s``, given them.
+    gain, weight : float
+        What it lowers the penalized sum of squares by, and its coefficient.
+    """
+
+    term: int
+    place: int
+    above: FloatArray
+    column: FloatArray
+    remainder: FloatArray
+    size: float
+    gain: float
+    weight: float
+
+
+class Scan:
+    """What steps would explain given those taken.
+
+    Attributes
+    ----------
+    orders : dict of int to ndarray of shape (n,)
+        Rows in the order of a column, of the columns that have steps.
+    gaps : dict of int to ndarray
+        Places in that order before which a step is tried.
+    terms : list of (int, int)
+        The column along which a step is taken, and the one that it is multiplied by; -1: none.
+    leverage : ndarray of shape (n,)
+        How much a row's fit follows the row itself.
+    size, pull : list of ndarray
+        For each term ``s' (I - S) s`` and ``s' (I - S) v`` of the steps at its gaps.
+    """
+
+    def __init__(self, points: FloatArray, residual: FloatArray, functions: FloatArray, shrinkage: FloatArray) -> None:
+        n, d = points.shape
+        self.points, self.functions, self.shrinkage = points, functions, shrinkage
+        self.residual = residual - residual.mean()
+        self.leverage = 1.0 / n + functions**2 @ shrinkage
+        self.taken: list[Jump] = []
+        self.orders: dict[int, IntArray] = {}
+        self.gaps: dict[int, IntArray] = {}
+        for j in range(d):
+            order = np.argsort(points[:, j], kind="stable")
+            gaps = 1 + np.flatnonzero(np.diff(points[order, j]) > 0.0)
+            if gaps.size > 1:  # a column of two values is a step
+                self.orders[j], self.gaps[j] = order, gaps[:: -(-gaps.size // MOST_GAPS)]
+        steps = [k for k in range(d) if k not in self.orders]
+        factors = range(d) if d <= MOST_FACTORS else steps[-MOST_FACTORS:]
+        self.terms = [(j, k) for j in self.orders for k in [-1, *factors] if k != j]
+        self.size: list[FloatArray] = []
+        self.pull: list[FloatArray] = []
+        used = shrinkage >= LEAST_SHARE
+        root = np.ascontiguousarray(functions[:, used] * np.sqrt(shrinkage[used]))
+        for t, (j, _) in enumerate(self.terms):
+            factor = self._factor(t)
+            size = self._above(j, factor**2) - self._above(j, factor) ** 2 / n
+            self.size.append(size - squared_sums_above(root, factor, self.orders[j], self.gaps[j]))
+            self.pull.append(self._above(j, self.residual * factor))
+
+    def _factor(self, term: int) -> FloatArray:
+        k = self.terms[term][1]
+        return np.ones(len(self.points)) if k < 0 else self.points[:, k]
+
+    def _above(self, j: int, values: FloatArray) -> FloatArray:
+        """Sums over the rows above each gap of a column."""
+        blocks = np.add.reduceat(values[self.orders[j]], self.gaps[j])
+        return np.asarray(blocks[::-1].cumsum()[::-1])
+
+    def best(self, least: float) -> Jump | None:
+        """The step with the largest gain, at its exact place; none if it gains less."""
+        gains = [_gains(pull, size) for pull, size in zip(self.pull, self.size, strict=True)]
+        term = int(np.argmax([gain.max() for gain in gains]))
+        place = int(gains[term].argmax())
+        if gains[term][place] <= least:
+            return None
+        j = self.terms[term][0]
+        around = self.gaps[j][max(place - 1, 0) : place + 2]
+        values = self.points[self.orders[j], j]
+        near = np.arange(around[0], around[-1] + 1)
+        near = near[values[near] > values[near - 1]]
+        while near.size > PROBES:
+            some = near[np.linspace(0, near.size - 1, PROBES).round().astype(np.int64)]
+            best = self._exact(term, place, some)[0]
+            near = near[(near >= some[max(best - 1, 0)]) & (near <= some[min(best + 1, PROBES - 1)])]
+        return self._exact(term, place, near)[1]
+
+    def _exact(self, term: int, place: int, gaps: IntArray) -> tuple[int, Jump]:
+        """Which of some gaps gains most, and its step."""
+        j = self.terms[term][0]
+        above = (self.points[:, j, None] >= self.points[self.orders[j][gaps], j]).astype(np.float64)
+        columns = above * self._factor(term)[:, None]
+        s = columns - columns.mean(axis=0)
+        remainder = s - self.functions @ (self.shrinkage[:, None] * (self.functions.T @ s))
+        for before in self.taken:
+            remainder -= np.outer(before.remainder, before.remainder @ s / before.size)
+        size, pull = np.einsum("ij,ij->j", remainder, s), self.residual @ columns
+        gain = _gains(pull, size)
+        i = int(gain.argmax())
+        weight = float(pull[i] / size[i]) if gain[i] > 0.0 else 0.0
+        return i, Jump(term, place, above[:, i], columns[:, i], remainder[:, i], float(size[i]), float(gain[i]), weight)
+
+    def noise(self, jump: Jump) -> float:
+        """Variance of ``s' (I - S) v`` by the noise of the rows that tell the step, each left out of its own fit."""
+        pull = self.leverage + jump.remainder**2 / jump.size
+        left = (self.residual - jump.weight * jump.remainder) / np.maximum(1.0 - pull, LEAST_LEFT)
+        return float(jump.remainder**2 @ left**2)
+
+    def take(self, jump: Jump) -> None:
+        """Everything else given this one, too."""
+        self.taken.append(jump)
+        self.leverage = self.leverage + jump.remainder**2 / jump.size
+        self.residual = self.residual - jump.weight * jump.remainder
+        for t, (j, _) in enumerate(self.terms):
+            shared = self._above(j, jump.remainder * self._factor(t))
+            self.pull[t] -= jump.weight * shared
+            self.size[t] -= shared**2 / jump.size
+
+    def refuse(self, jump: Jump) -> None:
+        """No step there nor beside it."""
+        self.size[jump.term][max(0, jump.place - 1) : jump.place + 2] = 0.0
+
+
+def _gains(pull: FloatArray, size: FloatArray) -> FloatArray:
+    worth = size >= LEAST_ROWS
+    return np.where(worth, pull**2 / np.where(worth, size, 1.0), 0.0)

@@ -318,21 +318,26 @@ def smallest_columns(distances, k, near):
 
 # ------------------------------------------------------------------------ steps
 @compiled
-def squared_sums_above(rows, factor, order, gaps):
-    """For each gap in an order the squared length of the sum of the rows behind it, each times its factor."""
-    r = rows.shape[1]
-    total = np.zeros(r)
-    squared = np.empty(gaps.size)
+def squared_sums_above(rows, factors, order, gaps):
+    """For each gap in an order the squared length of the sum of the rows behind it, each times its factor.
+
+    ``factors``: (k, n), a result for each of the k.
+    """
+    k, r = factors.shape[0], rows.shape[1]
+    total = np.zeros((k, r))
+    squared = np.empty((k, gaps.size))
     g = gaps.size - 1
     for place in range(order.size - 1, gaps[0] - 1, -1):
         row = order[place]
-        times = factor[row]
-        for c in range(r):
-            total[c] += times * rows[row, c]
-        if place == gaps[g]:
-            length = 0.0
+        for f in range(k):
+            times = factors[f, row]
             for c in range(r):
-                length += total[c] * total[c]
-            squared[g] = length
+                total[f, c] += times * rows[row, c]
+        if place == gaps[g]:
+            for f in range(k):
+                length = 0.0
+                for c in range(r):
+                    length += total[f, c] * total[f, c]
+                squared[f, g] = length
             g -= 1
     return squared

@@ -8,6 +8,7 @@ cumulative sums: every gap between two values is tried at the cost of one. What 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from codec._inference_kernels import squared_sums_above
 from codec._validation import FloatArray, IntArray
 
 EXCESS = 0.2  # standard errors that a step must have beyond the largest of as many independent ones: 1 in 20 by chance
+HARM = 0.25  # standard errors by which a step shared by two columns, if left, would move their covariance
 LEAST_ROWS = 0.5  # rows that a step must be worth after what X explains of it
 LEAST_SHARE = 0.05  # functions of X that S keeps less of are left out when steps are compared
 LEAST_LEFT = 0.1  # of a row beside what its fit follows of it
@@ -52,7 +54,7 @@ def find_jumps(
     n_gaps *= len(scan.terms) // len(scan.orders)
     freedom = len(points) - 1.0 - float((2.0 * shrinkage - shrinkage**2).sum())
     variance = float(residual @ residual) / max(freedom, 0.3 * len(points))
-    least = (np.sqrt(2.0 * np.log(n_gaps)) + EXCESS) ** 2
+    least = max((np.sqrt(2.0 * np.log(n_gaps)) + EXCESS) ** 2, HARM * np.sqrt(len(points)))
     found: list[FloatArray] = []
     for _ in range(2 * MOST):
         jump = scan.best(0.5 * least * variance)
@@ -117,7 +119,7 @@ class Scan:
         n, d = points.shape
         self.points, self.functions, self.shrinkage = points, functions, shrinkage
         self.residual = residual - residual.mean()
-        self.leverage = 1.0 / n + functions**2 @ shrinkage
+        self.leverage = 1.0 / n + np.einsum("ij,ij,j->i", functions, functions, shrinkage)
         self.taken: list[Jump] = []
         self.orders: dict[int, IntArray] = {}
         self.gaps: dict[int, IntArray] = {}
@@ -129,15 +131,16 @@ class Scan:
         steps = [k for k in range(d) if k not in self.orders]
         factors = range(d) if d <= MOST_FACTORS else steps[-MOST_FACTORS:]
         self.terms = [(j, k) for j in self.orders for k in [-1, *factors] if k != j]
-        self.size: list[FloatArray] = []
-        self.pull: list[FloatArray] = []
         used = shrinkage >= LEAST_SHARE
         root = np.ascontiguousarray(functions[:, used] * np.sqrt(shrinkage[used]))
-        for t, (j, _) in enumerate(self.terms):
-            factor = self._factor(t)
-            size = self._above(j, factor**2) - self._above(j, factor) ** 2 / n
-            self.size.append(size - squared_sums_above(root, factor, self.orders[j], self.gaps[j]))
-            self.pull.append(self._above(j, self.residual * factor))
+        self.size: list[FloatArray] = []
+        self.pull: list[FloatArray] = []
+        for j, group in groupby(range(len(self.terms)), key=lambda t: self.terms[t][0]):
+            columns = np.stack([self._factor(t) for t in group])
+            explained = squared_sums_above(root, columns, self.orders[j], self.gaps[j])
+            for factor, length in zip(columns, explained, strict=True):
+                self.size.append(self._above(j, factor**2) - self._above(j, factor) ** 2 / n - length)
+                self.pull.append(self._above(j, self.residual * factor))
 
     def _factor(self, term: int) -> FloatArray:
         k = self.terms[term][1]

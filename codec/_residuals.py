@@ -2,15 +2,16 @@
 
 A column is smoothed on X by Nystroem kernel ridge with a linear part. The kernel and the penalty are
 chosen by generalized cross-validation, then the penalty is reduced (undersmoothing): bias in both
-residuals, not variance, is what breaks the level of a residual test. Two things go beyond plain
-kernel ridge, and both were kept for what they do to the level on hard null hypotheses:
+residuals, not variance, is what breaks the level of a residual test. Three things go beyond plain
+kernel ridge, and all were kept for what they do to the level on hard null hypotheses:
 
 * the metric of the kernel is learned from the gradients of a first fit (Radhakrishnan, Beaglehole,
   Pandit & Belkin, Science 383, 2024), so that a function of few directions of X is found in many;
 * residuals are divided by a fitted conditional noise scale: the square of a smooth of the roots of their
   absolute values. The squared mean root of normal noise tells its scale with little more variance than the mean
   absolute value (.72 against .57; the mean logarithm 1.23, Davidian & Carroll, JASA 1987), and outliers hardly
-  move it.
+  move it;
+* steps of X at which a column jumps become columns of X (:mod:`codec._jumps`).
 """
 
 from __future__ import annotations

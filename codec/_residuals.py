@@ -45,7 +45,8 @@ LEAST_SHRINKAGE = 0.01  # functions that least squares keeps less of are left ou
 LOGISTIC_ROWS = 5000  # and rows beyond these
 NEWTON_STEPS = 20
 LEAST_SHARE = 0.02  # functions with less than this share of the largest are left out there
-JUMP_ROUNDS = 4  # of finding steps of X at which columns jump, and smoothing anew
+JUMP_ROUNDS = 4  # of finding steps of X at which columns jump, and smoothing anew ...
+LARGE_ROWS = 20_000  # ... up to so many rows; one beyond, where a round takes seconds and finds more
 EXPLAINED = 0.01  # residuals of at most this share of a column's variance may be none but the smoother's error ...
 STILL_EXPLAINED = 0.4  # ... and are, if X explains at least so much of them: T of their ranks and the nearest row's
 
@@ -417,7 +418,7 @@ def same_things(things: Sequence[object]) -> list[list[int]]:
 def follow_jumps(smoother: Smoother, columns: FloatArray) -> tuple[Smoother, Residuals]:
     """Residuals of the columns (q, n), and the smoother on X with the steps at which they jump."""
     residuals = Residuals(smoother, columns)
-    for _ in range(JUMP_ROUNDS):
+    for _ in range(JUMP_ROUNDS if columns.shape[1] <= LARGE_ROWS else 1):
         steps = residuals.jumps()
         if not steps:
             break

@@ -17,6 +17,7 @@ from codec._validation import FloatArray, IntArray
 
 EXCESS = 0.2  # standard errors that a step must have beyond the largest of as many independent ones: 1 in 20 by chance
 HARM = 0.25  # standard errors by which a step shared by two columns, if left, would move their covariance
+LARGE_ROWS = 20_000  # beyond, more in proportion: landmarks are few for so many rows, and their errors no jumps
 LEAST_ROWS = 0.5  # rows that a step must be worth after what X explains of it
 LEAST_SHARE = 0.05  # functions of X that S keeps less of are left out when steps are compared
 LEAST_LEFT = 0.1  # of a row beside what its fit follows of it
@@ -54,7 +55,8 @@ def find_jumps(
     n_gaps *= len(scan.terms) // len(scan.orders)
     freedom = len(points) - 1.0 - float((2.0 * shrinkage - shrinkage**2).sum())
     variance = float(residual @ residual) / max(freedom, 0.3 * len(points))
-    least = max((np.sqrt(2.0 * np.log(n_gaps)) + EXCESS) ** 2, HARM * np.sqrt(len(points)))
+    harmless = HARM * np.sqrt(len(points)) * max(1.0, len(points) / LARGE_ROWS)
+    least = max((np.sqrt(2.0 * np.log(n_gaps)) + EXCESS) ** 2, harmless)
     found: list[FloatArray] = []
     for _ in range(2 * MOST):
         jump = scan.best(0.5 * least * variance)

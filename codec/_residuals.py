@@ -25,7 +25,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import expit, ndtri
 from scipy.stats import rankdata
 
-from codec._jumps import find_jumps
+from codec._jumps import LARGE_ROWS, find_jumps
 from codec._omnibus import near_in_blocks, without_self
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
@@ -45,8 +45,7 @@ LEAST_SHRINKAGE = 0.01  # functions that least squares keeps less of are left ou
 LOGISTIC_ROWS = 5000  # and rows beyond these
 NEWTON_STEPS = 20
 LEAST_SHARE = 0.02  # functions with less than this share of the largest are left out there
-JUMP_ROUNDS = 4  # of finding steps of X at which columns jump, and smoothing anew ...
-LARGE_ROWS = 20_000  # ... up to so many rows; one beyond, where a round takes seconds and finds more
+JUMP_ROUNDS = 4  # of finding steps of X at which columns jump, and smoothing anew; one from LARGE_ROWS on
 EXPLAINED = 0.01  # residuals of at most this share of a column's variance may be none but the smoother's error ...
 STILL_EXPLAINED = 0.4  # ... and are, if X explains at least so much of them: T of their ranks and the nearest row's
 

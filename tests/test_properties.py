@@ -22,11 +22,15 @@ KINDS = ("continuous", "lattice", "binary", "duplicated", "nominal")
 
 
 def column(kind, n, rng):
-    """Draw a column: floats for the numeric kinds, small integers for a nominal one."""
+    """Draw a column: floats for the numeric kinds, small integers for a nominal one.
+
+    Floats are multiples of 1/1024: sums of their squared differences are exact, so that two distances which are equal
+    are so in whichever order columns are added.
+    """
     if kind == "continuous":
-        return rng.normal(size=n)
+        return np.round(1024 * rng.normal(size=n)) / 1024
     if kind == "duplicated":
-        return rng.normal(size=max(2, n // 4))[rng.integers(max(2, n // 4), size=n)]
+        return column("continuous", max(2, n // 4), rng)[rng.integers(max(2, n // 4), size=n)]
     return rng.integers({"lattice": 5, "binary": 2, "nominal": 3}[kind], size=n).astype(float)
 
 

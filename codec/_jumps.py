@@ -51,12 +51,10 @@ def find_jumps(
     scan = Scan(points, residual, functions, shrinkage)
     if not scan.terms:
         return []
-    n_gaps = sum(int((np.diff(points[order, j]) > 0.0).sum()) for j, order in scan.orders.items())
-    n_gaps *= len(scan.terms) // len(scan.orders)
     freedom = len(points) - 1.0 - float((2.0 * shrinkage - shrinkage**2).sum())
     variance = float(residual @ residual) / max(freedom, 0.3 * len(points))
     harmless = HARM * np.sqrt(len(points)) * max(1.0, len(points) / LARGE_ROWS)
-    least = max((np.sqrt(2.0 * np.log(n_gaps)) + EXCESS) ** 2, harmless)
+    least = max((np.sqrt(2.0 * np.log(scan.n_steps)) + EXCESS) ** 2, harmless)
     found: list[FloatArray] = []
     for _ in range(2 * MOST):
         jump = scan.best(0.5 * least * variance)
@@ -111,6 +109,8 @@ class Scan:
         Places in that order before which a step is tried.
     terms : list of (int, int)
         The column along which a step is taken, and the one that it is multiplied by; -1: none.
+    n_steps : int
+        Steps at all gaps, of all terms.
     leverage : ndarray of shape (n,)
         How much a row's fit follows the row itself.
     size, pull : list of ndarray
@@ -125,14 +125,17 @@ class Scan:
         self.taken: list[Jump] = []
         self.orders: dict[int, IntArray] = {}
         self.gaps: dict[int, IntArray] = {}
+        n_gaps = 0
         for j in range(d):
             order = np.argsort(points[:, j], kind="stable")
             gaps = 1 + np.flatnonzero(np.diff(points[order, j]) > 0.0)
             if gaps.size > 1:  # a column of two values is a step
                 self.orders[j], self.gaps[j] = order, gaps[:: -(-gaps.size // MOST_GAPS)]
+                n_gaps += gaps.size
         steps = [k for k in range(d) if k not in self.orders]
         factors = range(d) if d <= MOST_FACTORS else steps[-MOST_FACTORS:]
         self.terms = [(j, k) for j in self.orders for k in [-1, *factors] if k != j]
+        self.n_steps = n_gaps * (len(self.terms) // max(1, len(self.orders)))
         used = shrinkage >= LEAST_SHARE
         root = np.ascontiguousarray(functions[:, used] * np.sqrt(shrinkage[used]))
         self.size: list[FloatArray] = []

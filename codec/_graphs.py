@@ -6,6 +6,8 @@ edges, and make its mean and variance over all permutations of y closed forms.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,22 +81,36 @@ class Coefficient:
         self.responses = [
             rank_response(values, nominal=bool(flag)) for values, flag in zip(y.columns, y.nominal, strict=True)
         ]
-        both = z if given is None else side_by_side(given, z)
-        self.graph = neighbor_graph(both, n_neighbors, rng)
+        self.given, self.k = given, n_neighbors
         self.base = None if given is None else neighbor_graph(given, n_neighbors, rng)
+        self.graph = self._graph_of(z, rng)
 
     names = ("T",)
 
+    def _graph_of(self, z: Table, rng: np.random.Generator) -> Graph:
+        return neighbor_graph(z if self.given is None else side_by_side(self.given, z), self.k, rng)
+
+    def beside(self, z: Table, rng: np.random.Generator) -> Coefficient:
+        """The coefficient of the same y and X with another z."""
+        other = copy.copy(self)
+        other.graph = self._graph_of(z, rng)
+        return other
+
     def observed(self) -> float:
-        return float(self.values(np.arange(self.graph.n)[None, :])[0, 0])
+        return float(self.values(np.arange(self.graph.n)[None, None, :])[0, 0])
 
     def values(self, drawn: IntArray) -> FloatArray:
-        """T with the response of row ``drawn[b, i]`` at row i, for every b; shape (1, b)."""
-        return np.asarray(np.mean([self._values(r, drawn) for r in self.responses], axis=0)[None, :])
+        """T with response q of row ``drawn[q, b, i]`` at row i, for every b; shape (1, b).
+
+        ``drawn`` of shape (1, b, n) is the same for all responses.
+        """
+        places = np.broadcast_to(drawn, (len(self.responses), *drawn.shape[1:]))
+        found = [self._values(response, rows) for response, rows in zip(self.responses, places, strict=True)]
+        return np.asarray(np.mean(found, axis=0)[None, :])
 
     def _values(self, response: RankedResponse, drawn: IntArray) -> FloatArray:
         label, value = response.label[drawn], response.value[drawn]
-        total = value.sum(axis=1)  # a local permutation may repeat a row
+        total = value.sum(axis=1)  # drawn classes may repeat a row
         missing = total - self.graph.sums(label, value, nominal=response.nominal)
         if self.base is None:
             return np.asarray(1.0 - self.graph.n * missing / response.spread)
@@ -108,6 +124,32 @@ class Coefficient:
         mean, variance = permutation_moments(self.graph, response)
         scale = self.graph.n / response.spread
         return 1.0 - scale * (response.total - mean), scale * float(np.sqrt(max(variance, 0.0)))
+
+
+class RedrawnCoefficient:
+    """T(Y, Z | X) with Z drawn anew, by the number of the draw; number 0 is the data.
+
+    Parameters
+    ----------
+    own : Coefficient
+        That of the data.
+    draw : callable
+        Z of a number.
+    """
+
+    names = ("T",)
+
+    def __init__(self, own: Coefficient, draw: Callable[[int], Table]) -> None:
+        self.own, self.draw = own, draw
+
+    def values(self, numbers: IntArray) -> FloatArray:
+        """T for every number; shape (1, b)."""
+        return np.array([[self._of(int(number)) for number in numbers]])
+
+    def _of(self, number: int) -> float:
+        if number == 0:
+            return self.own.observed()
+        return self.own.beside(self.draw(number), np.random.default_rng(number)).observed()
 
 
 def permutation_moments(graph: Graph, response: RankedResponse) -> tuple[float, float]:

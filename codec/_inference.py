@@ -18,17 +18,10 @@ from codec._dependence import NominalY
 from codec._graphs import Coefficient
 from codec._intervals import ConfidenceInterval, interval_of_tables
 from codec._jit import interruptible
-from codec._nulls import (
-    LOCAL_NEIGHBORS,
-    NearestSampler,
-    Sampler,
-    Setting,
-    block_sizes,
-    centred_copies,
-    draw_tables,
-)
+from codec._nulls import Sampler, Setting, block_sizes, centred_copies, sampler_draws
 from codec._omnibus import Omnibus, make_moving
 from codec._plans import (
+    REDRAWN,
     SEQUENTIAL_HITS,
     Data,
     Found,
@@ -44,7 +37,6 @@ from codec._plans import (
     run_sequential,
     single_thread,
 )
-from codec._residuals import embed
 from codec._validation import FloatArray, NanPolicy, Rng, Table, as_generator
 
 
@@ -105,6 +97,7 @@ class CodecTestResult:
         lines = [
             f"{_STATISTIC_WORDS[self.kind]} = {self.statistic:.4g}, p = {self.pvalue:.4g}, n = {self.n_samples}.",
             f"Null distribution: {_METHOD_WORDS.get(self.method, self.method)}"
+            + (", smoothed anew" if self.kind == "omnibus" and self.method in _SMOOTHED else "")
             + (f", {self.n_resamples} copies." if self.null_distribution is not None else "."),
         ]
         if self.terms:
@@ -152,12 +145,12 @@ _METHOD_WORDS = {
     "permutation": "y permuted over all rows, neighbours fixed",
     "asymptotic": "normal, with the exact mean and variance over all permutations of y",
     "stratified": "y permuted among rows with the same X",
-    "local": f"y permuted among the {LOCAL_NEIGHBORS} nearest rows of X, neighbours fixed",
-    "freedman-lane": "fitted values plus locally permuted residuals of y, smoothed anew",
-    "category": "classes of y drawn from their fitted probabilities given X, smoothed anew",
+    "freedman-lane": "fitted values plus residuals of y, permuted among near rows of X",
+    "category": "classes of y drawn from their fitted probabilities given X",
     "crt": "z drawn anew from the sampler",
-    "crt-nearest": "z drawn anew from what near rows of X say about it",
+    "crt-nearest": "copies of z: fitted values plus residuals permuted among near rows of X",
 }
+_SMOOTHED = {"freedman-lane", "category", "crt-nearest"}
 
 
 # --------------------------------------------------------------------------- the public function
@@ -194,20 +187,21 @@ def codec_test(
     method : {'auto', 'permutation', 'asymptotic', 'local-permutation', 'crt'}, default 'auto'
         ``'permutation'``: y permuted over all rows, or, for a discrete X, among the rows with the same
         X; exact. ``'asymptotic'``: codec without ``given``, one response: normal, with the exact mean
-        and variance given the neighbour graph. ``'local-permutation'``: y, or its residuals, permuted
-        among near rows of X; approximate. ``'crt'``: z drawn anew from ``sampler``; exact if the
-        sampler draws from the true P(Z | X). ``'auto'``: exact permutation where there is one, else
-        local permutation.
+        and variance given the neighbour graph. ``'local-permutation'``: copies of y are fitted values plus
+        residuals, permuted among near rows of X; categories are drawn from fitted probabilities;
+        approximate. ``'crt'``: z drawn anew from ``sampler``; exact if the sampler draws from the true
+        P(Z | X). ``'auto'``: exact permutation where there is one, else local permutation; of z for the
+        codec statistic where y has categories or two values and z has not.
     n_resamples : int, default 999 (codec) or 199 (omnibus)
-        Copies of the data. The p-value cannot be less than ``1 / (n_resamples + 1)``.
+        Copies of the data; 199 of the codec statistic, too, where z is copied. The p-value cannot be less than ``1 / (n_resamples + 1)``.
     n_neighbors : int, default sqrt(n), between 5 and 50
         Neighbours of the coefficient, or of the omnibus' residual CODEC. The default of the asymptotic
         method is 5, as more make the null distribution skew; that of the coefficient falls from 50 to 5
         between 10,000 and 100,000 rows.
     sampler : callable, optional
         For ``method='crt'``: ``sampler(given, rng)`` returns a draw shaped like ``z`` from
-        P(Z | X = given). Without one, copies of z are made from the data: for the omnibus as otherwise
-        those of y, for the coefficient from the 7 nearest rows of X. Both are approximate.
+        P(Z | X = given). Without one, copies of z are made from the data as otherwise those of y;
+        approximate.
     sequential : bool, default False
         Stop as soon as 10 copies reach the observed value (Besag & Clifford). Cheap when the hypothesis
         holds, and exactly as valid; the p-value is then coarser.
@@ -285,9 +279,9 @@ def codec_test(
 def _run(data: Data, plan: Plan, sampler: Sampler | None, generator: np.random.Generator) -> CodecTestResult:
     if plan.method == "asymptotic":
         return _asymptotic(data, plan, generator)
-    if plan.method in {"crt", "crt-nearest"} and data.given is not None:
-        return _randomization(data, data.given, plan, sampler, generator)
-    null, statistics, notes = prepare(data, plan, [data.z], generator)
+    if plan.method in REDRAWN and plan.kind == "omnibus":
+        return _randomization(data, plan, sampler, generator)
+    null, statistics, notes = prepare(data, plan, [data.z], generator, sampler=sampler)
     if plan.sequential:
         found = run_sequential(null, statistics[0], plan, data, generator)
     else:
@@ -335,32 +329,22 @@ def _asymptotic(data: Data, plan: Plan, generator: np.random.Generator) -> Codec
     )
 
 
-def _randomization(
-    data: Data, given: Table, plan: Plan, sampler: Sampler | None, generator: np.random.Generator
-) -> CodecTestResult:
-    """Conditional randomization: y stays, z is drawn anew (Candes et al. 2018).
+def _randomization(data: Data, plan: Plan, sampler: Sampler | None, generator: np.random.Generator) -> CodecTestResult:
+    """Conditional randomization of the omnibus: y stays, z is drawn anew (Candes et al. 2018).
 
-    Without a sampler the omnibus makes copies of z as it otherwise does of y: draws from fitted values and
-    residuals are no draws from P(Z | X), and what the fit missed must be missed in the copies as well.
+    Without a sampler copies of z are made as otherwise those of y: draws from fitted values and residuals are no
+    draws from P(Z | X), and what the fit missed must be missed in the copies as well.
     """
-    if sampler is None and plan.kind == "omnibus":
+    if sampler is None:
         swapped = replace(data, y=data.z, z=data.y)
         null, (statistic,), notes = prepare(swapped, plan, [data.y], generator)
         return _result(
             data, plan, rank(collect(null, [statistic], plan, swapped, generator)[0], statistic.names), notes
         )
     setting_seed, graph_seed = generator.integers(2**63, size=2)
-    if sampler is None:
-        rng = np.random.default_rng(setting_seed)
-        sampler = NearestSampler(data.raw_z, data.z, embed(given), rng)
-    draws = draw_tables(sampler, data.raw_z, data.z, data.raw_given, plan.n_resamples, generator)
-    if plan.kind == "codec":
-        rng = np.random.default_rng(graph_seed)
-        values = [Coefficient(data.y, z, given, plan.n_neighbors, rng).observed() for z in (data.z, *draws)]
-        if not np.isfinite(values).all():
-            raise ValueError("y is a function of given in this sample: nothing is left that z could explain.")
-        return _result(data, plan, rank(np.array([values]), ("T",)), ())
-    setting = Setting(data.y, given, plan.strata, np.random.default_rng(setting_seed))
+    draw = sampler_draws(sampler, data.raw_z, data.z, data.raw_given)
+    draws = [draw(int(number)) for number in generator.integers(2**63, size=plan.n_resamples)]
+    setting = Setting(data.y, data.given, plan.strata, np.random.default_rng(setting_seed))
     rng = np.random.default_rng(graph_seed)
     own = setting.own_residuals()
     statistic = Omnibus(own.standard, setting.points, plan.n_neighbors, rng, binary=own.binary)

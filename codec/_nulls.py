@@ -5,9 +5,8 @@ null                   copies                                                   
 =====================  =======================================================  ====================
 permutation            y permuted over all rows (no X)                          exact
 stratified             y permuted among rows with the same X                    exact
-local                  y permuted among the nearest rows of X                   large n, smooth P(Y | X)
-Freedman-Lane          fit + scale * locally permuted residuals, fitted anew    large n, smooth P(Y | X)
-category               classes of y drawn from fitted probabilities, fitted anew large n, smooth P(Y | X)
+Freedman-Lane          fit + scale * locally permuted residuals                 large n, smooth P(Y | X)
+category               classes of y drawn from fitted probabilities             large n, smooth P(Y | X)
 randomization (CRT)    z drawn from P(Z | X)                                    exact if P(Z | X) is
 =====================  =======================================================  ====================
 """
@@ -15,7 +14,7 @@ randomization (CRT)    z drawn from P(Z | X)                                    
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -30,9 +29,7 @@ from codec._omnibus import (
     make_modulators,
     make_moving,
     near_in_blocks,
-    nearest_rows,
     standardize_rows,
-    without_self,
 )
 from codec._residuals import Fit, Residuals, Smoother, embed, follow_jumps, light_tailed, two_valued
 from codec._tree_kernels import group_rows
@@ -47,6 +44,7 @@ SIGNAL_CORRELATION = 0.9  # ... and this much the same
 SCALE_SD = 0.25  # standard deviation of both fitted log noise scales
 SCALE_CORRELATION = 0.65
 BLOCK_ENTRIES = 16_000_000  # numbers in a block of copies
+NOTHING_LEFT = "{} is a function of given in this sample: nothing is left to test, the p-value is 1."
 
 Sampler = Callable[[Any, np.random.Generator], Any]
 
@@ -80,6 +78,10 @@ class Strata:
         sums = np.add.reduceat(columns[:, self.rows], self.start[:-1], axis=1)
         return Centred(columns - (sums / sizes)[:, self.code], two_valued(columns))
 
+    def permutations(self, n_draws: int, seed: int) -> IntArray:
+        """Which row stands where, permuted within strata; (1, n_draws, n)."""
+        return np.asarray(kernels.stratified_permutations(self.start, self.rows, n_draws, np.uint64(seed)))[None]
+
 
 def make_strata(code: IntArray) -> Strata:
     rows = np.argsort(code, kind="stable")
@@ -98,7 +100,12 @@ def row_codes(table: Table) -> IntArray:
 
 def is_category(y: Table) -> bool:
     """Whether y is one column of unordered categories, or of two values."""
-    return len(y.names) == 1 and bool(y.nominal[0] or two_valued(y.columns)[0])
+    return len(y.names) == 1 and has_categories(y)
+
+
+def has_categories(table: Table) -> bool:
+    """Whether a column holds unordered categories, or two values."""
+    return bool(np.any(table.nominal | two_valued(table.columns)))
 
 
 def find_strata(given: Table) -> Strata | None:
@@ -122,21 +129,13 @@ class Null(Protocol):
 
 @dataclass(frozen=True)
 class IndexNull:
-    """Which row's y stands where: permuted within strata, or drawn among the nearest rows of X."""
+    """Which row's y stands where, for a statistic of the order of y alone; (q or 1, n_draws, n)."""
 
     n: int
-    strata: Strata | None
-    near: IntArray | None = None
+    draw: Callable[[int, int], IntArray]
 
     def observed(self) -> IntArray:
-        return np.arange(self.n)[None, :]
-
-    def draw(self, n_draws: int, seed: int) -> IntArray:
-        if self.strata is not None:
-            drawn = kernels.stratified_permutations(self.strata.start, self.strata.rows, n_draws, np.uint64(seed))
-        else:
-            drawn = kernels.local_permutations(self.near, n_draws, np.uint64(seed))
-        return np.asarray(drawn)
+        return np.arange(self.n)[None, None, :]
 
 
 @dataclass(frozen=True)
@@ -151,18 +150,19 @@ class StratifiedNull:
         return make_moving(self.residuals.standard[:, None, :], own, self.residuals.binary)
 
     def draw(self, n_draws: int, seed: int) -> Moving:
-        drawn = kernels.stratified_permutations(self.strata.start, self.strata.rows, n_draws, np.uint64(seed))
+        (drawn,) = self.strata.permutations(n_draws, seed)
         return make_moving(self.residuals.standard[:, drawn], drawn, self.residuals.binary)
 
 
 @dataclass(frozen=True)
 class FreedmanLaneNull:
-    """Fitted values plus scale times locally permuted residuals, then smoothed and scaled anew.
+    """Fitted values plus scale times locally permuted residuals (Freedman & Lane 1983).
 
-    The bias of the smoother is repeated in every copy (Freedman & Lane 1983), for the mean and for
-    the noise scale.
+    For residuals they are smoothed and scaled anew: the bias of the smoother is repeated in every copy, for the
+    mean and for the noise scale.
     """
 
+    y: Table
     columns: FloatArray
     residuals: Residuals
     near: IntArray
@@ -171,17 +171,43 @@ class FreedmanLaneNull:
         return make_moving(self.residuals.of(self.columns[:, None, :]), binary=self.residuals.binary)
 
     def draw(self, n_draws: int, seed: int) -> Moving:
+        return make_moving(self.residuals.of(self._copies(n_draws, seed)), binary=self.residuals.binary)
+
+    def reordered(self, n_draws: int, seed: int) -> IntArray:
+        """The rows of y in the order of a copy; of categories, rows of the classes that a copy is nearest to.
+
+        A column without noise keeps its order.
+        """
+        copies = self._copies(n_draws, seed)
+        drawn = np.empty((len(self.y.names), *copies.shape[1:]), dtype=np.int64)
+        start = 0  # of the embedded columns of a response
+        for j, (values, nominal) in enumerate(zip(self.y.columns, self.y.nominal, strict=True)):
+            levels, example = np.unique(values, return_index=True)
+            width = len(levels) if nominal and len(levels) > 2 else 1
+            block = slice(start, start + width)
+            if width > 1:
+                zero = self.columns[block].min(axis=1)[:, None, None]
+                drawn[j] = example[(copies[block] - zero).argmax(axis=0)]
+            elif self.residuals.noiseless[start]:
+                drawn[j] = np.arange(len(values))
+            else:
+                order = np.broadcast_to(values.argsort(kind="stable"), drawn[j].shape)
+                np.put_along_axis(drawn[j], copies[start].argsort(axis=1, kind="stable"), order, axis=1)
+            start += width
+        return drawn
+
+    def _copies(self, n_draws: int, seed: int) -> FloatArray:
+        """Copies of the columns, (q, n_draws, n)."""
         drawn = kernels.local_permutations(self.near, n_draws, np.uint64(seed))
-        noise = self.residuals.standard[:, drawn]
-        noise *= self.residuals.scale[:, None, :]
-        noise += self.residuals.location[:, None, :]
-        rows = self.residuals.of(noise)
-        return make_moving(rows, binary=self.residuals.binary)
+        copies = self.residuals.standard[:, drawn]
+        copies *= self.residuals.scale[:, None, :]
+        copies += self.residuals.location[:, None, :]
+        return copies
 
 
 @dataclass(frozen=True)
 class CategoryNull:
-    """Classes of y drawn from their fitted probabilities given X, then smoothed and scaled anew.
+    """Classes of y drawn from their fitted probabilities given X; for residuals smoothed and scaled anew.
 
     For one binary or nominal y: the residuals of a class are no noise that could be moved to another
     row, because their distribution depends on X through the probability.
@@ -190,18 +216,22 @@ class CategoryNull:
     columns: FloatArray
     residuals: Residuals
     cumulative: FloatArray
-    levels: FloatArray
+    example: IntArray  # a row of each class
 
     def observed(self) -> Moving:
         return make_moving(self.residuals.of(self.columns[:, None, :]), binary=self.residuals.binary)
 
     def draw(self, n_draws: int, seed: int) -> Moving:
+        (drawn,) = self.reordered(n_draws, seed)
+        return make_moving(self.residuals.of(self.columns[:, drawn]), binary=self.residuals.binary)
+
+    def reordered(self, n_draws: int, seed: int) -> IntArray:
+        """A row of the class that each row has in a copy, (1, n_draws, n)."""
         u = np.random.default_rng(seed).random((n_draws, self.columns.shape[1]))
         drawn = np.zeros(u.shape, dtype=np.int64)
         for bound in self.cumulative[:-1]:
             drawn += u > bound
-        rows = self.residuals.of(self.levels[:, drawn])
-        return make_moving(rows, binary=self.residuals.binary)
+        return np.asarray(self.example[drawn][None])
 
 
 def category_null(values: FloatArray, columns: FloatArray, fit: Fit, residuals: Residuals) -> CategoryNull:
@@ -213,7 +243,7 @@ def category_null(values: FloatArray, columns: FloatArray, fit: Fit, residuals: 
     else:
         chance = np.stack([fit.chances(j, code == j) for j in range(len(classes))])
         chance /= chance.sum(axis=0)
-    return CategoryNull(columns, residuals, np.cumsum(chance, axis=0), columns[:, first])
+    return CategoryNull(columns, residuals, np.cumsum(chance, axis=0), first)
 
 
 def block_sizes(n_draws: int, entries_per_draw: int, *, at_most: int | None = None) -> list[int]:
@@ -225,7 +255,7 @@ def block_sizes(n_draws: int, entries_per_draw: int, *, at_most: int | None = No
 
 # --------------------------------------------------------------------------- what y and X give
 class Setting:
-    """Y and X, prepared once for the omnibus test of any number of Z.
+    """Y and X, prepared once for tests of any number of Z.
 
     Parameters
     ----------
@@ -245,12 +275,16 @@ class Setting:
 
     def __init__(self, y: Table, given: Table | None, strata: Strata | None, rng: np.random.Generator) -> None:
         self.y = y
-        self.columns = np.ascontiguousarray(embed(y).T)
         self.points = np.empty((y.n_rows, 0)) if given is None else embed(given)
         self.strata = one_stratum(y.n_rows) if self.points.shape[1] == 0 else strata
         if self.strata is None:
             self._smoother, self.residuals = follow_jumps(Smoother(self.points, rng), self.columns)
             self._tie_rng = rng
+
+    @cached_property
+    def columns(self) -> FloatArray:
+        """Y in standardized form, (q, n)."""
+        return np.ascontiguousarray(embed(self.y).T)
 
     @cached_property
     def _near(self) -> IntArray:
@@ -261,13 +295,21 @@ class Setting:
         return make_modulators(self.points)
 
     def null(self) -> Null:
-        """Copies of y."""
+        """Copies of the residuals of y."""
         if self.strata is not None:
             return StratifiedNull(self.strata.center(self.columns), self.strata)
+        return self._smooth_null()
+
+    def index_null(self) -> IndexNull:
+        """Which row's y stands where in copies of y."""
+        draw = self._smooth_null().reordered if self.strata is None else self.strata.permutations
+        return IndexNull(self.y.n_rows, draw)
+
+    def _smooth_null(self) -> FreedmanLaneNull | CategoryNull:
         if is_category(self.y):
             fit = self._smoother.fit(self.columns, learn_metric=False, undersmoothing=1.0)
             return category_null(self.y.columns[0], self.columns, fit, self.residuals)
-        return FreedmanLaneNull(self.columns, self.residuals, self._near)
+        return FreedmanLaneNull(self.y, self.columns, self.residuals, self._near)
 
     def own_residuals(self) -> Residuals | Centred:
         """Residuals of y, for copies of z."""
@@ -293,12 +335,17 @@ class Setting:
         if self.strata is None:
             self._smoother.refine_all()
 
+    def noiseless_note(self, name: str) -> tuple[str, ...]:
+        """What is said where y, or what stands for it here, is a function of X."""
+        noiseless = self.strata is None and bool(self.residuals.noiseless.all())
+        return (NOTHING_LEFT.format(name),) if noiseless else ()
+
     def warning_signs(self, anchor: Residuals | Centred) -> tuple[str, ...]:
         """What the fits say where nothing is left to test, and on two situations in which no test holds its level."""
         if self.strata is not None or not isinstance(anchor, Residuals):
             return ()
         if self.residuals.noiseless.all() or anchor.noiseless.all():
-            return ("y or z is a function of given in this sample: nothing is left to test, the p-value is 1.",)
+            return (NOTHING_LEFT.format("y or z"),)
         if self.points.shape[1] < SIGN_COLUMNS:
             return ()
         notes = []
@@ -362,36 +409,6 @@ def _alike(first: FloatArray, second: FloatArray, least_sd: float, least_correla
 
 
 # --------------------------------------------------------------------------- copies of z
-class NearestSampler:
-    """Z* of a row, from one of the rows nearest in X, drawn with replacement.
-
-    Continuous columns: the fitted value of the row itself plus its noise scale times the standardized
-    residual of the near row. Categories and two-valued columns: the near row's own.
-    """
-
-    def __init__(self, z: Any, table: Table, points: FloatArray, rng: np.random.Generator) -> None:
-        self._z = z
-        self._near = without_self(nearest_rows(points, min(LOCAL_NEIGHBORS, len(points) - 1), rng))
-        self._residuals: Residuals | None = None
-        if table.nominal.any() or points.shape[1] == 0:
-            return
-        self._shift = table.columns.mean(axis=1, keepdims=True)
-        self._spread = np.maximum(table.columns.std(axis=1, keepdims=True), 1e-300)
-        columns = (table.columns - self._shift) / self._spread
-        _, residuals = follow_jumps(Smoother(points, rng), columns)
-        if not residuals.binary.any():
-            self._residuals = residuals
-            self._noise = (columns - residuals.location) / residuals.scale
-
-    def __call__(self, given: Any, rng: np.random.Generator) -> Any:  # noqa: ARG002
-        place = rng.integers(self._near.shape[1], size=len(self._near))
-        rows = self._near[np.arange(len(place)), place]
-        r = self._residuals
-        if r is None:
-            return take_rows(self._z, rows)
-        return (self._shift + self._spread * (r.location + r.scale * self._noise[:, rows])).T
-
-
 def take_rows(data: Any, rows: IntArray) -> Any:
     """Rows of an array, list or frame."""
     if type(data).__module__.partition(".")[0] == "polars":
@@ -401,11 +418,32 @@ def take_rows(data: Any, rows: IntArray) -> Any:
     return np.asarray(data)[rows]
 
 
-def draw_tables(
-    sampler: Sampler, z: Any, z_table: Table, given: Any, n_draws: int, rng: np.random.Generator
-) -> list[Table]:
-    """Copies of z from the sampler, checked against z."""
-    return [_checked_draw(sampler(given, rng), z, z_table) for _ in range(n_draws)]
+@dataclass(frozen=True)
+class NumberedNull:
+    """Copies by number, for a statistic that makes them itself; 0 is the data."""
+
+    def observed(self) -> IntArray:
+        return np.zeros(1, dtype=np.int64)
+
+    def draw(self, n_draws: int, seed: int) -> IntArray:
+        return np.random.default_rng(seed).integers(1, 2**63, size=n_draws)
+
+
+def reordered_draws(z: Table, given: Table, rng: np.random.Generator) -> tuple[Callable[[int], Table], tuple[str, ...]]:
+    """Z of a number, in the order of a copy made as those of y are; and what is to be said of it."""
+    setting = Setting(z, given, None, rng)
+    null = setting.index_null()
+
+    def draw(number: int) -> Table:
+        rows = null.draw(1, number)[:, 0]
+        return replace(z, columns=np.take_along_axis(z.columns, np.broadcast_to(rows, z.columns.shape), axis=1))
+
+    return draw, setting.noiseless_note("z")
+
+
+def sampler_draws(sampler: Sampler, z: Any, z_table: Table, given: Any) -> Callable[[int], Table]:
+    """Z of a number, drawn by the sampler and checked against z."""
+    return lambda number: _checked_draw(sampler(given, np.random.default_rng(number)), z, z_table)
 
 
 def _checked_draw(drawn: Any, z: Any, z_table: Table) -> Table:

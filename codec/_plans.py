@@ -12,21 +12,22 @@ from joblib import Parallel, delayed
 from threadpoolctl import ThreadpoolController
 
 from codec._dependence import NominalY, read_response
-from codec._graphs import Coefficient
+from codec._graphs import Coefficient, RedrawnCoefficient
 from codec._nulls import (
-    LOCAL_NEIGHBORS,
-    IndexNull,
+    NumberedNull,
     Sampler,
     Setting,
     Strata,
     block_sizes,
     find_strata,
+    has_categories,
     is_category,
     one_stratum,
+    reordered_draws,
+    sampler_draws,
     take_rows,
 )
-from codec._omnibus import Omnibus, default_neighbors, nearest_rows, standardized_maxima
-from codec._residuals import embed
+from codec._omnibus import Omnibus, default_neighbors, standardized_maxima
 from codec._validation import (
     FloatArray,
     NanPolicy,
@@ -47,9 +48,10 @@ StatisticName = Literal["auto", "codec", "omnibus"]
 MethodName = Literal["auto", "permutation", "asymptotic", "local-permutation", "crt"]
 Correction = Literal["holm", "fdr_bh", "fdr_by"]
 
-RESAMPLES = {"codec": 999, "omnibus": 199}
+FIXED_RESAMPLES, RESAMPLES = 999, 199  # of a coefficient whose neighbours stay; otherwise
 MANY_EDGES = 500_000  # from 10,000 rows on, the default number of neighbours falls from 50 to 5
 ASYMPTOTIC_NEIGHBORS = 5  # more make the null distribution skew: off by .016 instead of .007 at n = 1,000
+REDRAWN = {"crt", "crt-nearest"}  # methods that copy z
 SEQUENTIAL_BLOCK = 20  # copies between two looks
 SEQUENTIAL_HITS = 10  # stop when this many copies reach the observed value (Besag & Clifford 1991)
 SEQUENTIAL_CALIBRATION = 50  # copies that only standardize the terms, so that a look needs no others
@@ -149,8 +151,16 @@ def make_plan(
     check_option(statistic, "statistic", ("auto", "codec", "omnibus"))
     check_option(method, "method", ("auto", "permutation", "asymptotic", "local-permutation", "crt"))
     check_flag(sequential, "sequential")
+    if sampler is not None and method != "crt":
+        raise ValueError(f"a sampler is given, but method is {method!r}; samplers belong to method='crt'.")
+    if sequential and method in {"crt", "asymptotic"}:
+        raise ValueError(f"sequential=True needs copies one by one; method={method!r} has none.")
     kind = statistic if statistic != "auto" else "codec" if data.given is None else "omnibus"
-    copies = check_integer(RESAMPLES[kind] if n_resamples is None else n_resamples, "n_resamples", 1)
+    strata = one_stratum(data.n) if data.given is None else find_strata(data.given)
+    copying = _choose_method(data, kind, method, strata, sampler)
+    if n_resamples is None:
+        n_resamples = FIXED_RESAMPLES if kind == "codec" and copying not in REDRAWN else RESAMPLES
+    copies = check_integer(n_resamples, "n_resamples", 1)
     if copies < 19 and method != "asymptotic":
         warnings.warn(
             f"n_resamples is {copies}: the p-value cannot be less than {1 / (copies + 1):.2g}; use at least 19 "
@@ -165,12 +175,7 @@ def make_plan(
         if method == "asymptotic":
             n_neighbors = min(n_neighbors, ASYMPTOTIC_NEIGHBORS)
     k = check_neighbors(n_neighbors, data.n)
-    if sampler is not None and method != "crt":
-        raise ValueError(f"a sampler is given, but method is {method!r}; samplers belong to method='crt'.")
-    if sequential and method in {"crt", "asymptotic"}:
-        raise ValueError(f"sequential=True needs copies one by one; method={method!r} has none.")
-    strata = one_stratum(data.n) if data.given is None else find_strata(data.given)
-    return Plan(kind, _choose_method(data, kind, method, strata, sampler), copies, k, sequential, strata)
+    return Plan(kind, copying, copies, k, sequential, strata)
 
 
 def _choose_method(data: Data, kind: str, method: str, strata: Strata | None, sampler: Sampler | None) -> str:
@@ -194,29 +199,37 @@ def _choose_method(data: Data, kind: str, method: str, strata: Strata | None, sa
         )
     if strata is not None and method != "local-permutation":
         return "stratified"
-    if kind == "codec":
-        return "local"
+    if kind == "codec" and method == "auto" and has_categories(data.y) and not has_categories(data.z):
+        return "crt-nearest"  # numbers tell more of what X makes of them than classes do
     return "category" if is_category(data.y) else "freedman-lane"
 
 
 # --------------------------------------------------------------------------- running it
-Statistic = Omnibus | Coefficient
+Statistic = Omnibus | Coefficient | RedrawnCoefficient
 
 
 def prepare(
-    data: Data, plan: Plan, zs: list[Table], generator: np.random.Generator, n_jobs: int | None = None
+    data: Data,
+    plan: Plan,
+    zs: list[Table],
+    generator: np.random.Generator,
+    n_jobs: int | None = None,
+    sampler: Sampler | None = None,
 ) -> tuple[Any, list[Any], tuple[str, ...]]:
-    """The null of y, the statistic of every z, and warning signs."""
+    """The null, the statistic of every z, and warning signs."""
     setting_seed, graph_seed = (int(seed) for seed in generator.integers(2**63, size=2))
     strata = plan.strata if plan.method in {"permutation", "stratified"} else None
     notes = _stratum_notes(strata)
+    if plan.kind == "codec" and plan.method in REDRAWN:
+        redrawn = [_redrawn(data, z, plan.n_neighbors, sampler, setting_seed, graph_seed) for z in zs]
+        notes = (*notes, *(note for _, signs in redrawn for note in signs))
+        return NumberedNull(), [statistic for statistic, _ in redrawn], tuple(dict.fromkeys(notes))
+    setting = Setting(data.y, data.given, strata, np.random.default_rng(setting_seed))
     if plan.kind == "codec":
-        null = _index_null(data, strata, setting_seed)
         statistics = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(_coefficient)(data, z, plan.n_neighbors, graph_seed) for z in zs
         )
-        return null, statistics, notes
-    setting = Setting(data.y, data.given, strata, np.random.default_rng(setting_seed))
+        return setting.index_null(), statistics, (*notes, *setting.noiseless_note("y"))
     pairs = Parallel(n_jobs=n_jobs, prefer="threads")(
         delayed(_omnibus)(setting, z, plan.n_neighbors, graph_seed) for z in zs
     )
@@ -224,18 +237,22 @@ def prepare(
     return setting.null(), [statistic for statistic, _ in pairs], tuple(dict.fromkeys(notes))
 
 
-def _index_null(data: Data, strata: Strata | None, seed: int) -> IndexNull:
-    if strata is not None or data.given is None:
-        return IndexNull(data.n, strata)
-    k = min(LOCAL_NEIGHBORS, data.n - 1)
-    return IndexNull(data.n, None, nearest_rows(embed(data.given), k, np.random.default_rng(seed)))
-
-
 def _coefficient(data: Data, z: Table, k: int, seed: int) -> Coefficient:
     coefficient = Coefficient(data.y, z, data.given, k, np.random.default_rng(seed))
     if not np.isfinite(coefficient.observed()):
         raise ValueError("y is a function of given in this sample: nothing is left that z could explain.")
     return coefficient
+
+
+def _redrawn(
+    data: Data, z: Table, k: int, sampler: Sampler | None, setting_seed: int, graph_seed: int
+) -> tuple[RedrawnCoefficient, tuple[str, ...]]:
+    own = _coefficient(data, z, k, graph_seed)
+    if sampler is not None:
+        return RedrawnCoefficient(own, sampler_draws(sampler, data.raw_z, z, data.raw_given)), ()
+    assert data.given is not None
+    draw, notes = reordered_draws(z, data.given, np.random.default_rng(setting_seed))
+    return RedrawnCoefficient(own, draw), notes
 
 
 def _omnibus(setting: Setting, z: Table, k: int, seed: int) -> tuple[Omnibus, tuple[str, ...]]:

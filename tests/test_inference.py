@@ -17,8 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from codec import CodecTestResult, codec, codec_test, codec_test_many
 from codec import _inference_kernels as kernels
+from codec._dependence import read_response
 from codec._graphs import Coefficient
-from codec._nulls import block_sizes, find_strata, make_strata, row_codes
+from codec._nulls import Setting, block_sizes, find_strata, make_strata, row_codes
 from codec._plans import rank_pvalue
 from codec._validation import read_table
 
@@ -78,7 +79,7 @@ def test_moments_are_those_of_all_permutations(nominal, ties):
     response = table(y, "y")
     response = type(response)(response.columns, np.array([nominal]), response.names, "y")
     coefficient = Coefficient(response, table(z), None, 2, rng)
-    every = coefficient.values(np.array(list(itertools.permutations(range(6)))))[0]
+    every = coefficient.values(np.array([list(itertools.permutations(range(6)))]))[0]
     assert coefficient.permutation_moments() == pytest.approx((every.mean(), every.std()), rel=1e-10)
 
 
@@ -103,7 +104,7 @@ def test_asymptotic_pvalue_is_near_the_permutation_one(d, k):
     coefficient = Coefficient(table(y, "y"), table(z), None, k, rng)
     mean, spread = coefficient.permutation_moments()
     null = np.concatenate(
-        [coefficient.values(np.array([rng.permutation(1000) for _ in range(200)]))[0] for _ in range(50)]
+        [coefficient.values(np.array([[rng.permutation(1000) for _ in range(200)]]))[0] for _ in range(50)]
     )
     for p in (0.5, 0.1, 0.05, 0.01):
         tail = norm.sf((np.quantile(null, 1.0 - p) - mean) / spread)
@@ -218,6 +219,51 @@ def test_codec_statistic_holds_its_level():
         for seed in range(150)
     )
     assert hits <= most(150)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "counts", "two values", "three classes", "several"])
+def test_codec_statistic_holds_its_level_beside_a_shared_signal(kind):
+    """Nearest rows of (x, z) know more of a signal in both than those of x; copies of y must have it as well."""
+    rng = np.random.default_rng(5)
+    hits, n = 0, 100
+    for seed in range(n):
+        x = rng.normal(size=(200, 3))
+        signal = np.tanh(2.0 * x[:, 0]) + x[:, 1] * x[:, 2]
+        z, y = signal + 0.4 * rng.normal(size=(2, 200))
+        if kind == "counts":
+            y = np.round(2.0 * y)
+        elif kind == "two values":
+            y = (y > 0.0).astype(float)
+        elif kind == "three classes":
+            y = pd.Series(np.digitize(y, [-0.7, 0.7])).astype("category")
+        elif kind == "several":
+            y = pd.DataFrame({"a": y, "b": pd.Series(np.digitize(y, [-0.7, 0.7])).astype("category"), "c": y > 0.0})
+        hits += codec_test(y, z, x, statistic="codec", n_resamples=99, rng=seed).pvalue <= 0.05
+    assert hits <= most(n)
+
+
+def test_copies_of_the_order_of_y():
+    """Numbers: each row once, in the order of fit + noise. Without noise, and within strata: what is known."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 2))
+    smooth = 3.0 * np.tanh(x[:, 0])
+    y = pd.DataFrame({"number": smooth + 0.3 * rng.normal(size=300), "class": np.where(smooth > 0.0, "up", "down")})
+    y["three"] = pd.cut(smooth, [-np.inf, -1.0, 1.0, np.inf], labels=["low", "middle", "high"], ordered=False)
+    response = read_response(y, "auto")
+    drawn = Setting(response, read_table(x, "given"), None, rng).index_null().draw(20, 1)
+    assert drawn.shape == (3, 20, 300)
+    assert np.array_equal(np.sort(drawn[0], axis=1), np.tile(np.arange(300), (20, 1)))
+    copies = y["number"].to_numpy()[drawn[0]]
+    assert np.corrcoef(copies.mean(axis=0), smooth)[0, 1] > 0.98
+    assert np.std(copies - smooth) == pytest.approx(0.3, rel=0.15)
+    for name, rows in zip(["class", "three"], drawn[1:], strict=True):
+        assert np.mean(y[name].to_numpy()[rows] == y[name].to_numpy()) > 0.85
+
+
+def test_codec_statistic_of_a_function_of_given():
+    x, z = np.random.default_rng(0).normal(size=(2, 400))
+    with pytest.warns(UserWarning, match="y is a function of given"):
+        assert codec_test(np.sin(2.0 * x), z, x, statistic="codec", n_resamples=99, rng=0).pvalue == 1.0
 
 
 def test_shared_signal_keeps_the_level_and_warns():

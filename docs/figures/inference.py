@@ -71,6 +71,23 @@ def edge_table(report):
     return table(["Null hypothesis", *(NAMES[m] for m in PEERS)], rows)
 
 
+def coefficient_table(report):
+    """The test of the coefficient beside the default: level where y and z share something, and mean power."""
+    tests = ("coefficient", "codec")
+    cells = cells_of(report, "hard", "edge")
+    rows = []
+    for name, d in dict.fromkeys((name, d) for name, _, d in cells):
+        both = [" / ".join(rate(cells.get((name, n, d)), m) for n in (200, 500)) for m in tests]
+        rows.append([f"{LEVELS.get(name, name)}, {d} column{'s' * (d > 1)}", *both])
+    nulls = cells_of(report, "level").values()
+    extremes = [[f(c[m]["at 0.05"]["rate"] for c in nulls) for f in (min, max)] for m in tests]
+    rows.append([f"the {len(nulls)} other null hypotheses", *(f"{number(a)} to {number(b)}" for a, b in extremes)])
+    cells = cells_of(report, "power").values()
+    means = [sum(c[m]["at 0.05"]["rate"] for c in cells) / len(cells) for m in tests]
+    rows.append([f"**power, mean of {len(cells)} alternatives, n = 200**", *(f"**{number(mean)}**" for mean in means)])
+    return table(["Rejected at .05, n = 200 / 500", '`statistic="codec"`', "default"], rows)
+
+
 def network_line(report):
     """Level on data of discrete networks, in a sentence."""
     rates = ", ".join(
@@ -151,6 +168,7 @@ TABLES = {
     "level": level_table,
     "other": other_table,
     "edge": edge_table,
+    "coefficient": coefficient_table,
     "network": network_line,
     "worst": worst_line,
     "uniformity": uniformity_table,

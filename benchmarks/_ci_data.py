@@ -122,14 +122,14 @@ JUMPS = {
     "shared jump": lambda x: x[:, 0] > 0.0,
     "shared threshold": lambda x: x[:, 0] > 0.0,  # which y and z tell in 95 of 100 rows
     "sign times a column": lambda x: np.sign(x[:, 0]) * x[:, 1],
-    "shared jump of a sum": lambda x: x[:, 0] + x[:, 1] > 0.0,  # no step along a column
+    "shared jump of a sum": lambda x: x.sum(axis=1) > 0.0,  # no step along a column
     "shared tree": lambda x: np.where(
         x[:, 0] > 0.0, np.where(x[:, 1] > 0.5, 4.0, 0.0), np.where(x[:, 2] > -0.3, 2.0, -3.0)
     ),
 }
 EDGE_NULLS = (  # what no smoother follows, and nothing left to follow; with columns of X
     ("shared jump", 1), ("shared jump", 3), ("shared threshold", 1), ("sign times a column", 2), ("shared tree", 4),
-    ("shared jump of a sum", 2), ("y without noise", 1),
+    ("shared jump of a sum", 2), ("shared jump of a sum", 5), ("y without noise", 1),
 )  # fmt: skip
 
 

@@ -232,10 +232,10 @@ def codec_test(
     Notes
     -----
     With a continuous X, a test that holds its level for every distribution has no power (Shah & Peters
-    2020). Given X, the omnibus test relies on smooth dependence on X, but for jumps along single columns of
-    X. Its level at .05 rises where y and z are the same strong function of ten columns of X (about .25 at
-    n = 200; .05 for five), and where both jump at the same value of a sum of columns: give the sum as a
-    column of X. Where their noise scales are the same strongly varying function, it was .05 to .07.
+    2020). Given X, the omnibus test relies on smooth dependence on X, but for jumps where a column of X or a
+    weighted sum of columns passes a value. Its level at .05 rises where y and z are the same strong function
+    of ten columns of X (about .25 at n = 200; .05 for five). Where their noise scales are the same strongly
+    varying function, it was .05 to .07.
 
     Columns with heavy tails (kurtosis above 6) are drawn in towards their normal scores first.
 

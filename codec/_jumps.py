@@ -3,14 +3,17 @@
 With S the smoother (a linear one) of a column v, a further term s without a penalty lowers the penalized sum of squares
 by ``(s' (I - S) v)^2 / (s' (I - S) s)``. For the steps along a column of X, and for steps times another column, both are
 cumulative sums: every gap between two values is tried at the cost of one. What S follows, bends too, gains nothing.
+A step where a weighted sum of columns passes a value is found along one direction after the other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
+from scipy.special import gammaln
 
 from codec._inference_kernels import squared_sums_above
 from codec._validation import FloatArray, IntArray
@@ -25,6 +28,8 @@ MOST = 10  # steps of a column that are found at a time
 MOST_FACTORS = 6  # columns of X up to which steps times another are tried; of more, steps times a step are
 MOST_GAPS = 400  # of a column that are tried at first; those around the best are tried afterwards
 PROBES = 16  # of them that are tried exactly at a time
+START_SHARE = 0.2  # of what a slanted step must gain, before its direction is turned ...
+FIRST_ANGLE, LAST_ANGLE = 0.2, 0.5  # by so much at first; at last by this over the root of n
 
 
 def find_jumps(
@@ -51,10 +56,7 @@ def find_jumps(
     scan = Scan(points, residual, functions, shrinkage)
     if not scan.terms:
         return []
-    freedom = len(points) - 1.0 - float((2.0 * shrinkage - shrinkage**2).sum())
-    variance = float(residual @ residual) / max(freedom, 0.3 * len(points))
-    harmless = HARM * np.sqrt(len(points)) * max(1.0, len(points) / LARGE_ROWS)
-    least = max((np.sqrt(2.0 * np.log(scan.n_steps)) + EXCESS) ** 2, harmless)
+    least, variance = _bar(residual, shrinkage, np.log(scan.n_steps))
     found: list[FloatArray] = []
     for _ in range(2 * MOST):
         jump = scan.best(0.5 * least * variance)
@@ -66,6 +68,74 @@ def find_jumps(
         else:
             scan.refuse(jump)
     return found
+
+
+def find_slanted_jump(
+    points: FloatArray, residual: FloatArray, functions: FloatArray, shrinkage: FloatArray, starts: FloatArray
+) -> FloatArray | None:
+    """A step where a weighted sum of the columns of X passes a value, if it explains more of a column than chance would.
+
+    From each start the direction is turned, by smaller and smaller angles, as long as its best step gains more. Planes
+    divide n points in many ways, and the step must exceed what is found by chance among so many.
+
+    Parameters
+    ----------
+    points, residual, functions, shrinkage
+        As of :func:`find_jumps`.
+    starts : ndarray of shape (k, d)
+        Directions to start from.
+
+    Returns
+    -------
+    ndarray of shape (n,), or None
+        0 on one side, 1 on the other.
+    """
+    n, d = points.shape
+    splits = float(gammaln(n + 1) - gammaln(d + 1) - gammaln(n - d + 1))  # log of the ways to divide the points
+    least, variance = _bar(residual, shrinkage, splits)
+    best = max(
+        (_turn(points, start, residual, functions, shrinkage, least * variance) for start in starts), key=Scan.most
+    )
+    jump = best.best(least * variance) if best.terms else None
+    return jump.above if jump is not None and jump.gain * jump.size > least * best.noise(jump) else None
+
+
+def _turn(
+    points: FloatArray,
+    start: FloatArray,
+    residual: FloatArray,
+    functions: FloatArray,
+    shrinkage: FloatArray,
+    least: float,
+) -> Scan:
+    """The steps along the direction with the largest gain near a start; along the start itself if it gains too little."""
+
+    def along(direction: FloatArray) -> Scan:
+        return Scan((points @ direction)[:, None], residual, functions, shrinkage)
+
+    n, d = points.shape
+    best = along(start)
+    angle = FIRST_ANGLE if best.most() > START_SHARE * least else 0.0
+    while angle > LAST_ANGLE / np.sqrt(n):
+        across = np.linalg.qr(np.column_stack([start, np.eye(d)]))[0][:, 1:d].T
+        before = best
+        for turn in np.concatenate([across, -across]):
+            direction = np.cos(angle) * start + np.sin(angle) * turn
+            tried = along(direction)
+            if tried.most() > best.most():
+                best, start = tried, direction / np.linalg.norm(direction)
+        if best is before:
+            angle *= 0.5
+    return best
+
+
+def _bar(residual: FloatArray, shrinkage: FloatArray, log_steps: float) -> tuple[float, float]:
+    """The gain that a step must exceed, in units of the noise's variance, and this."""
+    n = len(residual)
+    freedom = n - 1.0 - float((2.0 * shrinkage - shrinkage**2).sum())
+    harmless = HARM * np.sqrt(n) * max(1.0, n / LARGE_ROWS)
+    least = max((np.sqrt(2.0 * log_steps) + EXCESS) ** 2, harmless)
+    return float(least), float(residual @ residual) / max(freedom, 0.3 * n)
 
 
 @dataclass(frozen=True)
@@ -111,8 +181,6 @@ class Scan:
         The column along which a step is taken, and the one that it is multiplied by; -1: none.
     n_steps : int
         Steps at all gaps, of all terms.
-    leverage : ndarray of shape (n,)
-        How much a row's fit follows the row itself.
     size, pull : list of ndarray
         For each term ``s' (I - S) s`` and ``s' (I - S) v`` of the steps at its gaps.
     """
@@ -121,7 +189,6 @@ class Scan:
         n, d = points.shape
         self.points, self.functions, self.shrinkage = points, functions, shrinkage
         self.residual = residual - residual.mean()
-        self.leverage = 1.0 / n + np.einsum("ij,ij,j->i", functions, functions, shrinkage)
         self.taken: list[Jump] = []
         self.orders: dict[int, IntArray] = {}
         self.gaps: dict[int, IntArray] = {}
@@ -146,6 +213,18 @@ class Scan:
             for factor, length in zip(columns, explained, strict=True):
                 self.size.append(self._above(j, factor**2) - self._above(j, factor) ** 2 / n - length)
                 self.pull.append(self._above(j, self.residual * factor))
+
+    @cached_property
+    def leverage(self) -> FloatArray:
+        """How much a row's fit follows the row itself."""
+        own = np.einsum("ij,ij,j->i", self.functions, self.functions, self.shrinkage)
+        return np.asarray(own + 1.0 / len(self.points))
+
+    def most(self) -> float:
+        """The largest gain at the gaps."""
+        return max(
+            (float(_gains(pull, size).max()) for pull, size in zip(self.pull, self.size, strict=True)), default=0.0
+        )
 
     def _factor(self, term: int) -> FloatArray:
         k = self.terms[term][1]

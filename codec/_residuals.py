@@ -19,13 +19,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import expit, ndtri
 from scipy.stats import rankdata
 
-from codec._jumps import LARGE_ROWS, find_jumps
+from codec._jumps import LARGE_ROWS, find_jumps, find_slanted_jump
 from codec._omnibus import near_in_blocks, without_self
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
@@ -269,6 +270,7 @@ class Smoother:
         return Fit(
             [choice.kernel.functions for choice in choices],
             [choice.kernel.shrinkage(undersmoothing * choice.penalty) for choice in choices],
+            choices,
         )
 
     def refine_all(self) -> None:
@@ -319,10 +321,19 @@ class Fit:
         ``U_j``, orthonormal.
     shrinkage : list of ndarray of shape (r_j,)
         ``g_j``, in [0, 1].
+    choices : list of Choice
+        What they are made of.
     """
 
     functions: list[FloatArray]
     shrinkage: list[FloatArray]
+    choices: list[Choice]
+
+    def directions(self, j: int, d: int) -> FloatArray:
+        """In which two directions of the first d columns of X column j changes most, (2, d)."""
+        choice = self.choices[j]
+        metric = gradient_metric(choice.kernel, choice.penalty, choice.coefficients)
+        return np.ascontiguousarray(np.linalg.eigh(metric[:d, :d])[1][:, :-3:-1].T)
 
     def chances(self, j: int, member: BoolArray) -> FloatArray:
         """Fitted probabilities of a class, by logistic regression on the functions of column j."""
@@ -417,12 +428,15 @@ def same_things(things: Sequence[object]) -> list[list[int]]:
 def follow_jumps(smoother: Smoother, columns: FloatArray) -> tuple[Smoother, Residuals]:
     """Residuals of the columns (q, n), and the smoother on X with the steps at which they jump."""
     residuals = Residuals(smoother, columns)
-    for _ in range(JUMP_ROUNDS if columns.shape[1] <= LARGE_ROWS else 1):
-        steps = residuals.jumps()
-        if not steps:
-            break
-        smoother = smoother.beside(steps)
-        residuals = Residuals(smoother, columns)
+    d = smoother.points.shape[1]
+    rounds = JUMP_ROUNDS if columns.shape[1] <= LARGE_ROWS else 1
+    for find in (Residuals.jumps, partial(Residuals.slanted_jumps, d=d)):
+        for _ in range(rounds):
+            steps = find(residuals)
+            if not steps:
+                break
+            smoother = smoother.beside(steps)
+            residuals = Residuals(smoother, columns)
     return smoother, residuals
 
 
@@ -481,6 +495,19 @@ class Residuals:
                 steps = find_jumps(self._points, residual, functions, shrinkage)
                 found.update((step.tobytes(), step) for step in steps)
         return list(found.values())
+
+    def slanted_jumps(self, d: int) -> list[FloatArray]:
+        """A step of each column that jumps where a sum of the first d columns of X passes a value."""
+        raw = self._columns - self.location
+        found = []
+        for j in np.flatnonzero(~self.noiseless).tolist() if d > 1 else ():
+            starts = self._fit.directions(j, d)
+            step = find_slanted_jump(
+                self._points[:, :d], raw[j], self._fit.functions[j], self._fit.shrinkage[j], starts
+            )
+            if step is not None:
+                found.append(step)
+        return found
 
     def smooth_functions(self) -> list[FloatArray]:
         """For each column the functions of X that a much smoother fit still uses, times their share of it."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from codec import MarkovBlanketSelector, codec_test
-from codec._jumps import MOST_GAPS, Scan, find_jumps
+from codec._jumps import MOST_GAPS, Scan, find_jumps, find_slanted_jump
 from codec._residuals import Residuals, Smoother, embed, follow_jumps
 from codec._validation import read_table
 
@@ -97,6 +97,52 @@ def test_smooth_functions_seldom_jump(noise):
     assert found <= 28
 
 
+@pytest.mark.parametrize(("n", "d", "size", "at"), [(300, 2, 6.0, 0.0), (500, 5, 6.0, 0.5), (400, 2, 3.0, -0.5)])
+def test_a_jump_is_found_where_a_sum_of_columns_passes_a_value(n, d, size, at):
+    """The side of nearly all rows; noise alone hides that of a row next to the line."""
+    wrong = []
+    for seed in range(10):
+        rng = np.random.default_rng([seed, 10])
+        x = rng.standard_normal((n, d))
+        weights = rng.standard_normal(d)
+        above = x @ weights > at * np.linalg.norm(weights)
+        v = np.tanh(x[:, 0]) + size * above + rng.standard_normal(n)
+        points, column, residuals = smoothed(x, v)
+        step = find_slanted_jump(*parts(points, column, residuals), residuals._fit.directions(0, d))
+        wrong.append(1.0 if step is None else min(np.mean(step != above), np.mean(step == above)))
+    assert np.median(wrong) <= 0.02
+    assert np.mean(np.array(wrong) > 0.05) <= 0.1
+
+
+@pytest.mark.parametrize("function", [np.sin, np.tanh, lambda u: u * np.abs(u)], ids=["sine", "tanh", "square"])
+@pytest.mark.parametrize("noise", ["normal", "scale", "t3"])
+def test_smooth_functions_of_a_sum_have_no_slanted_jumps(function, noise):
+    """At most 4 of 40: a rate of 1 in 50 gives more once in 600 times."""
+    found = 0
+    for seed in range(40):
+        rng = np.random.default_rng([seed, 11])
+        x = rng.standard_normal((300, 3))
+        u = x @ rng.standard_normal(3)
+        e = rng.standard_t(3, 300) if noise == "t3" else rng.standard_normal(300)
+        e = e * np.exp(0.8 * x[:, 0]) if noise == "scale" else e
+        points, column, residuals = smoothed(x, 2.0 * function(u) + e)
+        found += find_slanted_jump(*parts(points, column, residuals), residuals._fit.directions(0, 3)) is not None
+    assert found <= 4
+
+
+def test_what_a_slanted_step_gains_is_what_no_direction_near_it_gains_more_of():
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((200, 2))
+    points, column, residuals = smoothed(x, 5.0 * (x.sum(axis=1) > 0.0) + rng.standard_normal(200))
+    _, left, functions, shrinkage = parts(points, column, residuals)
+    step = find_slanted_jump(points, left, functions, shrinkage, residuals._fit.directions(0, 2))
+    none = penalized(functions, shrinkage, column, [])
+    gain = none - penalized(functions, shrinkage, column, [step])
+    for angle in np.linspace(0.0, np.pi, 61):
+        other = Scan(points @ [[np.cos(angle)], [np.sin(angle)]], left, functions, shrinkage).best(0.0)
+        assert gain >= 0.9 * other.gain
+
+
 def test_columns_of_one_or_two_values_have_no_steps():
     rng = np.random.default_rng(5)
     x = np.column_stack([rng.integers(0, 2, 200), rng.integers(0, 2, 200)])
@@ -117,19 +163,23 @@ def test_the_smoother_is_kept_where_nothing_jumps_and_told_the_steps_where_somet
 
 
 def shared(name, n, rng):
-    x = rng.standard_normal((n, {"two columns": 2, "tree": 4, "one of three": 3}.get(name, 1)))
+    x = rng.standard_normal(
+        (n, {"two columns": 2, "tree": 4, "one of three": 3, "sum": 2, "sum of four": 4}.get(name, 1))
+    )
     if name == "threshold":
         return *((x[:, 0] > 0) != (rng.random(n) < 0.05) for _ in range(2)), x
     f = 6.0 * (x[:, 0] > 0.5)
     if name == "two columns":
         f = 3.0 * np.sign(x[:, 0]) * x[:, 1]
+    if name.startswith("sum"):
+        f = 6.0 * (x.sum(axis=1) > 0.0)
     if name == "tree":
         f = np.where(x[:, 0] > 0, np.where(x[:, 1] > 0.5, 4.0, 0.0), np.where(x[:, 2] > -0.3, 2.0, -3.0))
     return f + rng.standard_normal(n), f + rng.standard_normal(n), x
 
 
 @pytest.mark.filterwarnings("ignore:y and z look like the same")
-@pytest.mark.parametrize("name", ["jump", "one of three", "threshold", "two columns", "tree"])
+@pytest.mark.parametrize("name", ["jump", "one of three", "threshold", "two columns", "tree", "sum", "sum of four"])
 def test_level_where_y_and_z_jump_at_the_same_place(name):
     """At .05; more than 14 of 100 have probability .0002. Smoothing alone rejects in 13 to 100 of them."""
     hits = 0

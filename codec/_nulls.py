@@ -37,6 +37,7 @@ from codec._validation import BoolArray, FloatArray, IntArray, Table, read_table
 
 LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself
 STRATUM_ROWS = 3  # X is discrete if it has at least this many rows per distinct value, on average
+CLASS_ROWS = 5  # classes of y with fewer rows are pooled where X is smoothed
 TABLE_LEVELS = 20  # y and z of at most this many levels get a contingency-table term
 SIGN_COLUMNS = 3  # the situations below distort the level from three columns of X on
 SIGNAL_SD = 0.9  # both fitted signals at least this strong (1: all of the column) ...
@@ -106,6 +107,20 @@ def is_category(y: Table) -> bool:
 def has_categories(table: Table) -> bool:
     """Whether a column holds unordered categories, or two values."""
     return bool(np.any(table.nominal | two_valued(table.columns)))
+
+
+def pool_rare(table: Table) -> Table:
+    """Classes of fewer than 5 rows made one: copies drawn from fitted probabilities would repeat what is there once.
+
+    The same table where no column has two of them.
+    """
+    columns = table.columns.copy()
+    for values, nominal in zip(columns, table.nominal, strict=True):
+        if nominal:
+            _, code, size = np.unique(values, return_inverse=True, return_counts=True)
+            rare = size[code] < CLASS_ROWS
+            values[rare] = values[rare].min(initial=np.inf)
+    return table if np.array_equal(columns, table.columns) else replace(table, columns=columns)
 
 
 def find_strata(given: Table) -> Strata | None:
@@ -274,17 +289,19 @@ class Setting:
     """
 
     def __init__(self, y: Table, given: Table | None, strata: Strata | None, rng: np.random.Generator) -> None:
-        self.y = y
         self.points = np.empty((y.n_rows, 0)) if given is None else embed(given)
         self.strata = one_stratum(y.n_rows) if self.points.shape[1] == 0 else strata
+        self.y = y if self.strata is not None else pool_rare(y)
+        self.pooled = self.y is not y
         if self.strata is None:
             self._smoother, self.residuals = follow_jumps(Smoother(self.points, rng), self.columns)
             self._tie_rng = rng
 
     @cached_property
     def columns(self) -> FloatArray:
-        """Y in standardized form, (q, n)."""
-        return np.ascontiguousarray(embed(self.y).T)
+        """Y in standardized form, (q, n); zeros where nothing of it is left."""
+        columns = np.ascontiguousarray(embed(self.y).T)
+        return columns if len(columns) else np.zeros((1, self.y.n_rows))
 
     @cached_property
     def _near(self) -> IntArray:
@@ -334,6 +351,17 @@ class Setting:
         """Make what :meth:`anchors` would make at every call."""
         if self.strata is None:
             self._smoother.refine_all()
+
+    def pooled_note(self) -> tuple[str, ...]:
+        """What is said where rare classes of y were pooled; an error where nothing else is left."""
+        if not self.pooled:
+            return ()
+        if np.ptp(self.y.columns, axis=1).max() == 0.0:
+            raise ValueError(
+                f"no class of y has {CLASS_ROWS} rows or more: given a continuous X nothing can be tested; merge "
+                "classes, or pass numbers if y has an order."
+            )
+        return (f"classes of y with fewer than {CLASS_ROWS} rows were taken as one.",)
 
     def noiseless_note(self, name: str) -> tuple[str, ...]:
         """What is said where y, or what stands for it here, is a function of X."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -225,6 +225,8 @@ def prepare(
         notes = (*notes, *(note for _, signs in redrawn for note in signs))
         return NumberedNull(), [statistic for statistic, _ in redrawn], tuple(dict.fromkeys(notes))
     setting = Setting(data.y, data.given, strata, np.random.default_rng(setting_seed))
+    notes = (*notes, *setting.pooled_note())
+    data = replace(data, y=setting.y)
     if plan.kind == "codec":
         statistics = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(_coefficient)(data, z, plan.n_neighbors, graph_seed) for z in zs

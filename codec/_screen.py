@@ -31,6 +31,8 @@ ROWS_PER_FEATURE = 15  # with fewer rows for each feature, some rows choose amon
 REGRESSED = 300  # features of a regression at most
 PRODUCTS = 10  # that a regression adds at most
 REGRESSION_SHARE = 0.2  # of the level, half for single features and half for products
+HEAVY = (6.0, 16.0)  # kurtosis of a target, and of its square (of a normal one: 15), beyond which an F test ...
+HEAVY_ROWS = 25.0  # needs this times as many rows: a class of 20 or so
 RIDGE = 1e-6  # of the rows: keeps copies of a column solvable
 
 
@@ -189,8 +191,7 @@ class _Surface:
         everyone = [expand(features.part([v])) for v in ordered]
         sizes = np.cumsum([sum(len(rows) for rows in block) for block in everyone])
         blocks = everyone[: int(np.searchsorted(sizes, TERMS_PER_ROW * y.n_rows, side="right"))]
-        targets = np.concatenate(expand(y))
-        self._targets = targets[np.ptp(targets, axis=1) > 0.0]
+        self._targets = np.concatenate([_regular(rows, limit) for rows, limit in zip(expand(y), HEAVY, strict=True)])
         nothing = np.empty((0, y.n_rows))
         self._simple = np.concatenate([nothing, *(scores for scores, _ in everyone)])
         self._owners = np.repeat(np.arange(len(everyone)), [len(scores) for scores, _ in everyone])
@@ -210,7 +211,7 @@ class _Surface:
 
     def explain(self, level: float) -> FloatArray:
         """The p-values when products that stand out have been added."""
-        if not self._targets.size:  # constant in these rows
+        if not self._targets.size:  # constant in these rows, or too rare for an F test
             return np.ones(self._n_features)
         for _ in range(PRODUCTS):
             if not self.add_product(level):
@@ -252,6 +253,13 @@ class _Surface:
                 pvalues = f_distribution.sf(sums / len(own) / variance, len(own), freedom)
                 found[place] = min(1.0, float(pvalues.min()) * len(pvalues))
         return found
+
+
+def _regular(targets: FloatArray, limit: float) -> FloatArray:
+    """Those that vary, and not in a few rows only."""
+    targets = targets[np.ptp(targets, axis=1) > 0.0]
+    kurtosis = np.mean(targets**4, axis=1) / np.mean(targets**2, axis=1) ** 2
+    return np.asarray(targets[(kurtosis <= limit) | (targets.shape[1] >= HEAVY_ROWS * kurtosis)])
 
 
 def expand(table: Table) -> tuple[FloatArray, FloatArray]:

@@ -242,6 +242,39 @@ def test_codec_statistic_holds_its_level_beside_a_shared_signal(kind):
     assert hits <= most(n)
 
 
+@pytest.mark.filterwarnings("ignore:classes of y with fewer")
+@pytest.mark.parametrize("statistic", ["omnibus", "codec"])
+def test_rare_classes_are_no_evidence(statistic):
+    """Half of the rows in classes of one or two rows: copies that repeat them differ from data that cannot."""
+    hits, n = 0, 60
+    for seed in range(n):
+        rng = np.random.default_rng([seed, 12])
+        y = rng.permutation(np.concatenate([rng.integers(0, 3, 50), np.arange(3, 33), np.arange(33, 43).repeat(2)]))
+        x = rng.normal(size=(100, 2))
+        z = (
+            pd.Series(rng.integers(0, 3, 100)).astype("category")
+            if statistic == "codec"
+            else x[:, 0] + rng.normal(size=100)
+        )
+        text = [f"class {value}" for value in y]
+        hits += codec_test(text, z, x, statistic=statistic, n_resamples=39, rng=seed).pvalue <= 0.05
+    assert hits <= most(n)
+
+
+def test_rare_classes_are_pooled_and_said_to_be():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 1))
+    text = np.array(["a", "b"])[rng.integers(0, 2, 120)].astype(object)
+    text[:6] = [f"rare {i}" for i in range(6)]
+    with pytest.warns(UserWarning, match="fewer than 5 rows were taken as one"):
+        pooled = codec_test(text, rng.normal(size=120), x, rng=0)
+    assert "taken as one" in pooled.describe()
+    with pytest.raises(ValueError, match="no class of y has 5 rows"):
+        codec_test([f"row {i}" for i in range(120)], rng.normal(size=120), x, rng=0)
+    once = pd.Series(np.repeat(["a", "b", "c"], 40))
+    assert codec_test(once, rng.normal(size=120), x, rng=0).notes == ()
+
+
 def test_copies_of_the_order_of_y():
     """Numbers: each row once, in the order of fit + noise. Without noise, and within strata: what is known."""
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -332,12 +333,13 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         discrete = self._discrete(table, response)
         if not discrete:
             table, response = count_once([table, response], stacklevel=4)
-        features = Features(table, self._given_groups(table))
+        groups = self._given_groups(table)
+        features = Features(table, groups)
         features = features if discrete else with_indicators(features)  # there a missing value is a level
         features = features if self.test is not None else with_distances(features)
-        task = _Task(features, response, discrete, self._options(table), self)
+        task = _Task(features, response, discrete, self._options(table, groups), self)
         stability = self._stability_options()
-        names = tuple(" + ".join(table.names[j] for j in group) for group in self._given_groups(table))
+        names = tuple(" + ".join(table.names[j] for j in group) for group in groups)
         rows = np.arange(response.n_rows)
         kept_rows, held_rows = self._split(rows, rng)
         found = task.find(kept_rows, rng)
@@ -360,7 +362,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         self.support_ = np.zeros(n_columns, dtype=np.bool_)
         self.support_[self.blanket_] = True
 
-    def _options(self, table: Table) -> SearchOptions:
+    def _options(self, table: Table, groups: Sequence[Sequence[int]]) -> SearchOptions:
         alpha = _check_share(self.alpha, "alpha")
         check_flag(self.symmetric, "symmetric")
         check_flag(self.verbose, "verbose")
@@ -374,18 +376,16 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             cap = check_integer(self.screen, "screen", 1)
         if self.test is not None and not callable(self.test):
             raise TypeError(f"test is {self.test!r}; it must be a function of y, z and given.")
-        groups = self._given_groups(table)
-        always = []
-        for j in columns_by_name(self.always_include or [], table.names, "always_include"):
+        always: list[int] = []
+        for j in self._always_included(table):
             feature = next(v for v, group in enumerate(groups) if j in group)
             always += [feature] if feature not in always else []
         return SearchOptions(alpha, limit, cap, tuple(always), self.test, check_jobs(self.n_jobs))
 
     def _given_groups(self, table: Table) -> tuple[tuple[int, ...], ...]:
         """Every column in one group, groups by their first column."""
-        if self.groups is None:
-            return tuple((j,) for j in range(len(table.names)))
-        groups = [tuple(columns_by_name(group, table.names, "groups")) for group in self.groups]
+        given = [_as_list(group, "groups") for group in _as_list(self.groups, "groups")]
+        groups = [tuple(columns_by_name(group, table.names, "groups")) for group in given]
         named = [j for group in groups for j in group]
         if len(set(named)) < len(named):
             twice = next(j for j in named if named.count(j) > 1)
@@ -395,9 +395,12 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         groups += [(j,) for j in range(len(table.names)) if j not in set(named)]
         return tuple(sorted(groups, key=min))
 
+    def _always_included(self, table: Table) -> list[int]:
+        return columns_by_name(_as_list(self.always_include, "always_include"), table.names, "always_include")
+
     def _discrete(self, table: Table, response: Table) -> bool:
         """Whether the search for discrete data applies."""
-        plain = self.test is None and self.groups is None
+        plain = self.test is None and not _as_list(self.groups, "groups")
         return plain and all(
             nominal or _few_whole_numbers(values)
             for t in (response, table)
@@ -432,7 +435,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
 
     # ----------------------------------------------------------------------- FOCI and L-FOCI
     def _select_forward(self, features: Table, response: Table) -> None:
-        include = columns_by_name(self.always_include or [], features.names, "always_include")
+        include = self._always_included(features)
         options = Options(
             method=self.method,
             max_features=self.max_features,
@@ -518,6 +521,18 @@ def _check_share(value: Any, argument: str) -> float:
     if share >= 1.0:
         raise ValueError(f"{argument} is {value}; it must be below 1.")
     return share
+
+
+def _as_list(chosen: Any, argument: str) -> list[Any]:
+    """What was chosen, one alone too; an iterator would be empty when it is read again."""
+    if chosen is None:
+        return []
+    if isinstance(chosen, (str, numbers.Integral)):
+        return [chosen]
+    if isinstance(chosen, Iterator) or not isinstance(chosen, Iterable):
+        what = "can be read only once" if isinstance(chosen, Iterator) else "holds no columns"
+        raise TypeError(f"{argument} is {chosen!r}, which {what}; pass a list of names or indices.")
+    return list(chosen)
 
 
 def _few_whole_numbers(values: FloatArray) -> bool:

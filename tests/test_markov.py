@@ -347,6 +347,29 @@ def test_always_include(product):
     assert set(chosen(constant, y, always_include=[6])) == {1, 4, 6}
 
 
+@pytest.mark.parametrize("columns", [0, [0], np.array([0]), pd.Index([0]), {0}, "x0", pd.Index(["x0"])])
+@pytest.mark.parametrize("method", ["auto", "foci"])
+def test_always_include_takes_one_column_and_any_list(columns, method):
+    X = normal(60, 3)
+    assert 0 in fit(X, X[:, 2], method=method, always_include=columns).blanket_
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"always_include": iter([0])}, "always_include is .* can be read only once; pass a list"),
+        ({"always_include": iter([0]), "method": "foci"}, "always_include is .* can be read only once"),
+        ({"always_include": 0.5}, "always_include is 0.5, which holds no columns"),
+        ({"groups": iter([[0, 1]])}, "groups is .* can be read only once"),
+        ({"groups": [iter([0, 1])]}, "groups is .* can be read only once"),
+    ],
+)
+def test_columns_that_cannot_be_read_again_are_refused(options, error):
+    X = normal(60, 3)
+    with pytest.raises(TypeError, match=error):
+        fit(X, X[:, 2], **options)
+
+
 def test_alpha_is_the_level_of_the_decisions():
     # One candidate whose permutation p-value is known: the share of copies with a larger statistic.
     X = normal(60, 1)
@@ -371,6 +394,13 @@ def test_groups_enter_together():
     assert selector.path_.n_features == 4
     assert fit(X, y, groups=[["d", "b"]], always_include=["b"]).support_[[1, 3]].all()
     assert fit(X, y, groups=[["d", "b"]], max_features=1).support_.sum() == 2
+    arrays = fit(X, y, groups=np.array([["d", "b"], ["a", "c"]]))
+    same_fit(arrays, selector)
+
+
+def test_no_groups_are_an_empty_list():
+    X = np.random.default_rng(0).integers(0, 3, (100, 3))
+    assert fit(X, X[:, 0], groups=[]).path_.method == "discrete" == fit(X, X[:, 0]).path_.method
 
 
 def test_a_group_shows_what_an_exclusive_or_hides():

@@ -92,8 +92,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     alpha : float, default 0.05
         Level of the decisions of ``method='auto'``.
     max_features : int, optional
-        Most features to select, those of ``always_include`` not counted. Default: no limit; the
-        calibrated search stops at one feature for 15 rows, since more leave nothing to test with.
+        Most features to select, those of ``always_include`` not counted; with ``stability`` in each half, and of the
+        stable ones the most frequent. Default: no limit; the calibrated search stops at one feature for 15 rows,
+        since more leave nothing to test with.
     screen : 'auto', int or False, default 'auto'
         How many features, at most, trees may propose before the tests begin, and a regression as many; ``'auto'``:
         12. False: none, everything is found by adding one feature at a time, which misses those that act only
@@ -583,9 +584,10 @@ class _Task:
         )
 
     def stable_members(self, result: StabilityResult) -> tuple[int, ...]:
-        """Features that are always included, then the stable ones by frequency."""
+        """Features that are always included, then the most frequent of the stable ones."""
         always = self.options.always_include
-        return (*always, *(v for v in result.selected if v not in always))
+        stable = [v for v in result.selected if v not in always]
+        return (*always, *stable[: self.options.max_features])
 
     def stability(self, names: Sequence[str], options: dict[str, Any], rng: np.random.Generator) -> StabilityResult:
         def select(rows: IntArray, generator: np.random.Generator) -> Iterable[int]:

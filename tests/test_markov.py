@@ -489,6 +489,18 @@ def test_stability(product):
     assert not hasattr(selector, "stability_")
 
 
+def test_no_more_stable_features_than_asked_for():
+    def largest_sum(_y, z, _given):
+        return z.sum(), 0.0
+
+    X = normal(80, 3)
+    halves = {"n_subsamples": 6, "threshold": 0.51}
+    selector = fit(X, X[:, 0], stability=halves, max_features=2, test=largest_sum, screen=False, random_state=1)
+    assert sorted(selector.stability_.selected) == [0, 1, 2]  # each in two halves of three
+    assert selector.blanket_.tolist() == list(selector.stability_.selected[:2])
+    assert selector.support_.sum() == 2
+
+
 def test_a_rare_class_may_be_absent_from_a_half():
     X = normal(60, 3)
     y = np.zeros(60, dtype=int)

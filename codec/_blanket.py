@@ -541,6 +541,13 @@ def _few_whole_numbers(values: FloatArray) -> bool:
     return bool((present == np.round(present)).all()) and np.unique(present).size <= DISCRETE_LEVELS
 
 
+def _varying(y: Table) -> Table:
+    """The responses that vary in these rows; a rare class may be absent from them."""
+    kept = np.flatnonzero(~constant_columns(y))
+    names = tuple(y.names[i] for i in kept)
+    return replace(y, columns=y.columns[kept], nominal=y.nominal[kept], names=names)
+
+
 class _Task:
     """One table to search, whole or in part."""
 
@@ -557,7 +564,7 @@ class _Task:
     def find(self, rows: IntArray, rng: np.random.Generator, *, quiet: bool = False) -> Found:
         """The blanket in some rows; features are groups."""
         whole = rows.size == self.response.n_rows
-        y = self.response if whole else self.response.take(rows)
+        y = self.response if whole else _varying(self.response.take(rows))
         features = self.features if whole else self.features.take(rows)
         show = partial(show_progress, "blanket", False) if quiet else self.show
         if self.discrete:
@@ -591,7 +598,7 @@ class _Task:
 
     def stability(self, names: Sequence[str], options: dict[str, Any], rng: np.random.Generator) -> StabilityResult:
         def select(rows: IntArray, generator: np.random.Generator) -> Iterable[int]:
-            if constant_columns(self.response.take(rows)).any():  # a rare class is absent from this half
+            if constant_columns(self.response.take(rows)).all():  # a rare class is absent from this half
                 return ()
             return self.find(rows, generator, quiet=True).members
 

@@ -507,3 +507,11 @@ def test_a_rare_class_may_be_absent_from_a_half():
     y[7] = 1
     selector = fit(X, y, stability={"n_subsamples": 4})
     assert selector.support_.shape == (3,)
+
+
+def test_a_response_that_is_constant_in_a_half_leaves_the_others():
+    X = normal(60, 3)
+    rare = np.zeros(60)
+    rare[7] = 1.0
+    selector = fit(X, np.column_stack([X[:, 0], rare]), stability={"n_subsamples": 2})
+    assert selector.stability_.frequencies[0] == 1.0

@@ -605,5 +605,6 @@ class _Task:
         verbose = self.show.args[1]
         n, p = self.response.n_rows, len(self.features)
         return stability_selection(
-            select, n, p, names=names, rng=rng, n_jobs=self.options.n_jobs, verbose=verbose, **options
-        )
+            select, n, p, names=names, always_include=self.options.always_include, rng=rng,
+            n_jobs=self.options.n_jobs, verbose=verbose, **options,
+        )  # fmt: skip

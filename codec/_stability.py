@@ -36,9 +36,11 @@ class StabilityResult:
     n_subsamples, subsample_size : int
         Halves drawn, in complementary pairs, and rows in each.
     mean_selected : float
-        q: mean number of features selected in a subsample.
+        q: mean number of features selected in a subsample, those of ``always_include`` not counted.
     names : tuple of str
         Feature names.
+    always_include : tuple of int
+        Features that are selected whatever the data say: their frequency is 1, and the bounds are on the others.
 
     Notes
     -----
@@ -56,6 +58,7 @@ class StabilityResult:
     subsample_size: int
     mean_selected: float
     names: tuple[str, ...] = field(default=())
+    always_include: tuple[int, ...] = field(default=())
 
     @property
     def support(self) -> BoolArray:
@@ -63,15 +66,21 @@ class StabilityResult:
         return self.frequencies >= self.threshold - 1e-12
 
     @property
+    def _n_open(self) -> int:
+        """p: features that the data decide about."""
+        return len(self.frequencies) - len(self.always_include)
+
+    @property
     def expected_false(self) -> float:
         r""":math:`q^2 / ((2 \tau - 1) p)`: bound on the expected number of improbable features selected."""
-        p = len(self.frequencies)
-        return min(worst_case_bound(self.mean_selected, p, self.threshold), float(p))
+        p = self._n_open
+        return min(worst_case_bound(self.mean_selected, p, self.threshold), float(p)) if p else 0.0
 
     @property
     def expected_false_unimodal(self) -> float:
         """A smaller bound if the share of pairs that agree on a feature has a unimodal distribution; else NaN."""
-        return unimodal_bound(self.mean_selected, len(self.frequencies), self.threshold, self.n_subsamples // 2)
+        p = self._n_open
+        return unimodal_bound(self.mean_selected, p, self.threshold, self.n_subsamples // 2) if p else 0.0
 
     def to_frame(self) -> pd.DataFrame:
         """One row a feature, the most frequent first: frequency, selected."""
@@ -82,10 +91,11 @@ class StabilityResult:
         return pd.Index(self.names or [f"x{j}" for j in range(len(self.frequencies))], name="feature")
 
     def _title(self) -> str:
+        beside = f" beside {len(self.always_include)} always included" if self.always_include else ""
         return (
             f"{len(self.selected)} of {len(self.frequencies)} features selected in at least "
             f"{self.threshold:.0%} of {self.n_subsamples} halves of the data ({self.subsample_size} rows each); "
-            f"{self.mean_selected:.1f} selected in a half on average, "
+            f"{self.mean_selected:.1f} selected in a half on average{beside}, "
             f"at most {self.expected_false:.2g} improbable ones expected"
         )
 
@@ -110,6 +120,7 @@ def stability_selection(
     n_subsamples: int = 100,
     threshold: float = 0.6,
     names: Sequence[str] | None = None,
+    always_include: Iterable[int] = (),
     rng: Rng = None,
     n_jobs: int | None = None,
     verbose: bool = False,
@@ -128,6 +139,8 @@ def stability_selection(
         :math:`\tau`, above .5: a feature is selected if its frequency is at least this.
     names : sequence of str, optional
         Feature names; ``x0, x1, ...`` when absent.
+    always_include : iterable of int
+        Features that ``select`` is told to select: no evidence, and no risk of a false selection.
     rng : int, SeedSequence, Generator or None, default None
         Seed. Each subsample has a stream of its own, so the result is the same for any ``n_jobs``.
     n_jobs : int, optional
@@ -178,6 +191,10 @@ def stability_selection(
         for found in in_order(tasks, check_jobs(n_jobs)):
             counts += found
             advance(1.0 / n_subsamples)
+    always = tuple(int(j) for j in always_include)
+    counts[list(always)] = 0
+    mean_selected = float(counts.sum() / n_subsamples)
+    counts[list(always)] = n_subsamples
     frequencies = counts / n_subsamples
     stable = [int(j) for j in np.argsort(-counts, kind="stable") if frequencies[j] >= threshold - 1e-12]
     return StabilityResult(
@@ -186,8 +203,9 @@ def stability_selection(
         threshold,
         n_subsamples,
         n // 2,
-        float(counts.sum() / n_subsamples),
+        mean_selected,
         tuple(names) if names is not None else tuple(f"x{j}" for j in range(n_features)),
+        always,
     )
 
 

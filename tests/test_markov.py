@@ -483,7 +483,11 @@ def test_stability(product):
     assert set(selector.blanket_.tolist()) == {1, 4}
     assert np.flatnonzero(selector.scores_).tolist() == [1, 4]
     assert np.flatnonzero(~np.isnan(selector.pvalues_)).tolist() == [1, 4]
-    assert fit(X, y, always_include=[0], **options).blanket_.tolist()[0] == 0
+    with_first = fit(X, y, always_include=[0], **options)
+    assert with_first.blanket_.tolist()[0] == 0
+    others = with_first.stability_.frequencies[1:]
+    assert with_first.stability_.mean_selected == pytest.approx(others.sum())
+    assert with_first.stability_.expected_false == pytest.approx(others.sum() ** 2 / (0.5 * 5))
     same_fit(fit(X, y, n_jobs=2, **options), selector)
     selector.set_params(stability=None).fit(X, y)
     assert not hasattr(selector, "stability_")

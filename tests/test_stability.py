@@ -41,6 +41,28 @@ def test_frequencies_are_counts(data):
     assert result.to_frame().index.tolist() == ["x0", "x1", "x2", "x3"]
 
 
+def test_what_is_always_included_is_no_evidence(data):
+    X, y = data
+    plain = stability_selection(correlations(X, y, 4), 120, 30, n_subsamples=20, threshold=0.9, rng=0)
+
+    def with_two_more(rows, rng):
+        return [*correlations(X, y, 4)(rows, rng), 30, 31]
+
+    found = stability_selection(with_two_more, 120, 32, always_include=[30, 31], n_subsamples=20, threshold=0.9, rng=0)
+    np.testing.assert_array_equal(found.frequencies, [*plain.frequencies, 1.0, 1.0])
+    assert set(found.selected) == {*plain.selected, 30, 31}
+    assert found.mean_selected == plain.mean_selected == 4
+    assert found.expected_false == plain.expected_false == pytest.approx(16 / (0.8 * 30))
+    assert found.expected_false_unimodal == plain.expected_false_unimodal
+    assert "4.0 selected in a half on average beside 2 always included" in repr(found)
+
+
+def test_everything_always_included_leaves_nothing_false():
+    found = stability_selection(lambda *_: [], 20, 2, always_include=[1, 0], n_subsamples=2, rng=0)
+    assert found.selected == (0, 1)
+    assert found.expected_false == found.expected_false_unimodal == 0
+
+
 def test_signals_are_stable_and_named(data):
     X, y = data
     names = [f"gene {j}" for j in range(30)]

@@ -112,7 +112,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         arrays of shape (n, d), or frames where columns are categories; ``given`` may be None.
     split : float, optional
         Share of the rows, such as .5, that the search uses; ``pvalues_`` then come from the other rows and are
-        valid whatever was selected.
+        valid whatever was selected. Each class of y is divided in this way.
     stability : bool or dict, optional
         True or keywords (``n_subsamples``, ``threshold``): select the features found in most random
         halves of the data, see :func:`codec._stability.stability_selection`.
@@ -342,7 +342,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         stability = self._stability_options()
         names = tuple(" + ".join(table.names[j] for j in group) for group in groups)
         rows = np.arange(response.n_rows)
-        kept_rows, held_rows = self._split(rows, rng)
+        kept_rows, held_rows = self._split(response, rng)
         found = task.find(kept_rows, rng)
         if stability is not None:
             self.stability_ = task.stability(names, stability, rng)
@@ -420,19 +420,28 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             )
         return dict(options)
 
-    def _split(self, rows: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Rows of the search and rows held out."""
+    def _split(self, response: Table, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Rows of the search and rows held out; of every class of y some in both, if it has two."""
+        rows = np.arange(response.n_rows)
         if self.split is None:
             return rows, rows[:0]
         share = _check_share(self.split, "split")
-        n_kept = round(share * rows.size)
-        if min(n_kept, rows.size - n_kept) < MIN_SPLIT_ROWS:
+        order, code = rng.permutation(rows), _classes(response)
+        n_kept = _shared_out(np.bincount(code), share)
+        kept = np.sort(np.concatenate([order[code[order] == c][:n] for c, n in enumerate(n_kept)]))
+        held = np.setdiff1d(rows, kept)
+        if min(kept.size, held.size) < MIN_SPLIT_ROWS:
             raise ValueError(
-                f"split is {self.split}: {n_kept} of {rows.size} rows would be searched and "
-                f"{rows.size - n_kept} tested; each part needs at least {MIN_SPLIT_ROWS}."
+                f"split is {self.split}: {kept.size} of {rows.size} rows would be searched and "
+                f"{held.size} tested; each part needs at least {MIN_SPLIT_ROWS}."
             )
-        order = rng.permutation(rows)
-        return np.sort(order[:n_kept]), np.sort(order[n_kept:])
+        for part, use in ((kept, "searched"), (held, "tested")):
+            if constant_columns(response.take(part)).all():
+                raise ValueError(
+                    f"split is {self.split}: y is constant in the {part.size} rows that would be {use}; "
+                    "pass a share nearer to .5, another random_state, or no split."
+                )
+        return kept, held
 
     # ----------------------------------------------------------------------- FOCI and L-FOCI
     def _select_forward(self, features: Table, response: Table) -> None:
@@ -541,6 +550,19 @@ def _few_whole_numbers(values: FloatArray) -> bool:
     return bool((present == np.round(present)).all()) and np.unique(present).size <= DISCRETE_LEVELS
 
 
+def _classes(y: Table) -> IntArray:
+    """Code of every row's classes, of all responses that have some; a single one where none has."""
+    with_classes = [v for v, nominal in zip(y.columns, y.nominal, strict=True) if nominal or _few_whole_numbers(v)]
+    _, code = np.unique([*with_classes, np.zeros(y.n_rows)], axis=1, return_inverse=True)
+    return np.asarray(code.ravel(), dtype=np.int64)
+
+
+def _shared_out(sizes: IntArray, share: float) -> IntArray:
+    """How many of each class make up a share of all rows: at least one of two or more, and never all of them."""
+    n_kept = np.diff(np.round(share * np.cumsum(sizes)), prepend=0.0)
+    return np.where(sizes > 1, np.clip(n_kept, 1, sizes - 1), n_kept).astype(np.int64)
+
+
 def _varying(y: Table) -> Table:
     """The responses that vary in these rows; a rare class may be absent from them."""
     kept = np.flatnonzero(~constant_columns(y))
@@ -578,10 +600,8 @@ class _Task:
 
     def test_members(self, found: Found, rows: IntArray, rng: np.random.Generator) -> Found:
         """The same members with statistics and p-values from these rows."""
-        y, features = self.response.take(rows), self.features.take(rows)
+        y, features = _varying(self.response.take(rows)), self.features.take(rows)
         tested = [v for v in found.members if not constant_columns(features.part([v])).all()]
-        if constant_columns(y).any():
-            raise ValueError("y is constant in the rows held out; pass another random_state, or a smaller split.")
         values = member_pvalues(y, features, tested, self.options, rng)
         return replace(
             found,

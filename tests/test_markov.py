@@ -460,6 +460,36 @@ def test_split_uses_some_rows_to_search_and_the_others_to_test(product):
     assert selector.n_tests_ != plain.n_tests_ or not np.array_equal(selector.scores_, plain.scores_)
 
 
+@pytest.mark.parametrize("labels", [[0, 1], ["no", "yes"]])
+def test_split_has_rare_classes_in_both_parts(labels, global_random_seed):
+    seen = set()
+
+    def look(y, _z, _given):
+        seen.add(tuple(np.unique(np.ravel(y), return_counts=True)[1].tolist()))
+        return 1.0, 0.01
+
+    y = np.repeat(labels, [117, 3])
+    fit(normal(120, 2), y, split=0.2, test=look, screen=False, alpha=0.9, random_state=global_random_seed)
+    assert seen == {(23, 1), (94, 2)}
+
+
+def test_split_leaves_out_a_response_that_is_constant_in_a_part():
+    X = normal(100, 3)
+    rare = np.zeros(100)
+    rare[7] = 0.5
+    assert fit(X, np.column_stack([X[:, 0], rare]), split=0.5).blanket_.tolist() == [0]
+
+
+def test_a_split_that_leaves_a_constant_response_is_refused_before_the_search():
+    def never(*_):
+        raise AssertionError("the search has begun")
+
+    y = np.zeros(60)
+    y[7] = 0.5
+    with pytest.raises(ValueError, match=r"split is 0.5: y is constant in the 30 rows that would be .*; pass a share"):
+        fit(normal(60, 3), y, split=0.5, test=never, screen=False)
+
+
 def test_p_values_of_held_out_rows_are_valid(global_random_seed):
     # The worst selected feature of noise: in the rows of the search its p-value is small, in the others uniform.
     rng = np.random.default_rng(global_random_seed)

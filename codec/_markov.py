@@ -413,7 +413,7 @@ def member_pvalues(
 def keep_mutual(
     y: Table, features: Features, found: Found, options: SearchOptions, rng: np.random.Generator, show: Show
 ) -> Found:
-    """The AND rule: only members in whose own blanket y is."""
+    """The AND rule: only members in whose own blanket y is, tested given each other."""
     both = with_response(features, y)
     kept, decisions, n_tests = [], list(found.decisions), found.n_tests
     for v in found.members:
@@ -433,12 +433,28 @@ def keep_mutual(
             decisions.append(
                 Decision("removed", v, (), np.nan, np.nan, len(others), "y is not in this feature's blanket")
             )
-    return Found(
-        tuple(kept),
-        tuple(decisions),
-        n_tests,
-        {v: found.scores[v] for v in kept if v in found.scores},
-        {v: found.pvalues[v] for v in kept if v in found.pvalues},
+    if len(kept) == len(found.members):
+        return replace(found, n_tests=n_tests)
+    found = replace(found, members=tuple(kept), decisions=tuple(decisions), n_tests=n_tests)
+    return _tested_again(y, features, found, options, rng)
+
+
+def _tested_again(
+    y: Table, features: Features, found: Found, options: SearchOptions, rng: np.random.Generator
+) -> Found:
+    """The members given each other, now that some have left."""
+    tested = [v for v in found.members if v in found.scores]
+    values = member_pvalues(y, features, tested, options, rng)
+    decisions = [
+        Decision("kept", v, tuple(u for u in tested if u != v), *value, 1, f"given those that stay: p {value[1]:.3g}")
+        for v, value in values.items()
+    ]
+    return replace(
+        found,
+        decisions=(*found.decisions, *decisions),
+        n_tests=found.n_tests + len(tested),
+        scores={v: statistic for v, (statistic, _) in values.items()},
+        pvalues={v: pvalue for v, (_, pvalue) in values.items()},
     )
 
 

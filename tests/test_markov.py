@@ -97,6 +97,24 @@ def test_and_rule_drops_what_is_not_mutual():
     assert fit(X, y, test=one_way, screen=False, symmetric=True, always_include=[0]).blanket_.tolist() == [0]
 
 
+def test_and_rule_tests_those_that_stay_given_each_other():
+    # The test says that y depends on both, on x0 less given x1, and that x1 depends on nothing.
+    X, y = normal(60, 2), normal(60, 1, 5)[:, 0]
+
+    def test(response, z, given):
+        if np.array_equal(response, X[:, 1]):
+            return 0.0, 1.0
+        return (2.0, 0.001) if given is None or not (given == X[:, [1]]).all() else (1.0, 0.002)
+
+    both = fit(X, y, test=test, screen=False)
+    assert (both.scores_.tolist(), both.pvalues_.tolist()) == ([1.0, 2.0], [0.002, 0.001])
+    mutual = fit(X, y, test=test, screen=False, symmetric=True)
+    assert mutual.blanket_.tolist() == [0]
+    assert (mutual.scores_[0], mutual.pvalues_[0]) == (2.0, 0.001)
+    last = mutual.path_.decisions[-1]
+    assert (last.action, last.feature, last.given, last.pvalue) == ("kept", 0, (), 0.001)
+
+
 # --------------------------------------------------------------------------- a user's test
 @pytest.mark.parametrize(("pvalue", "enters"), [(0.0125, True), (0.0126, False)])
 def test_bonferroni_over_the_candidates(pvalue, enters):

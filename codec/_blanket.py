@@ -329,7 +329,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     # ----------------------------------------------------------------------- the calibrated search
     def _search(self, table: Table, response: Table) -> None:
         """Check the rest, search, and set the learned attributes."""
-        rng = self._generator()
+        rng = generator_of(self.random_state)
         n_columns = len(table.names)
         discrete = self._discrete(table, response)
         if not discrete:
@@ -385,7 +385,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
 
     def _given_groups(self, table: Table) -> tuple[tuple[int, ...], ...]:
         """Every column in one group, groups by their first column."""
-        given = [_as_list(group, "groups") for group in _as_list(self.groups, "groups")]
+        given = [list_of_columns(group, "groups") for group in list_of_columns(self.groups, "groups")]
         groups = [tuple(columns_by_name(group, table.names, "groups")) for group in given]
         named = [j for group in groups for j in group]
         if len(set(named)) < len(named):
@@ -397,11 +397,11 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         return tuple(sorted(groups, key=min))
 
     def _always_included(self, table: Table) -> list[int]:
-        return columns_by_name(_as_list(self.always_include, "always_include"), table.names, "always_include")
+        return columns_by_name(list_of_columns(self.always_include, "always_include"), table.names, "always_include")
 
     def _discrete(self, table: Table, response: Table) -> bool:
         """Whether the search for discrete data applies."""
-        plain = self.test is None and not _as_list(self.groups, "groups")
+        plain = self.test is None and not list_of_columns(self.groups, "groups")
         return plain and all(
             nominal or _few_whole_numbers(values)
             for t in (response, table)
@@ -460,7 +460,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             skip_constant=True,
             show=self._shown(partial(show_progress, self.method, self.verbose)),
         )
-        path = select_features(features, response, options, self._generator())
+        path = select_features(features, response, options, generator_of(self.random_state))
         self.path_ = path
         self.blanket_ = np.concatenate([np.array(include, dtype=np.int64), path.order])
         self.support_ = np.zeros(len(features.names), dtype=np.bool_)
@@ -506,13 +506,6 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     def _accepts_nan(self) -> bool:
         return bool(self.allow_nan) and self.method == "auto"
 
-    def _generator(self) -> np.random.Generator:
-        """A Generator of any kind of random_state; an int gives the same one at every fit."""
-        state = self.random_state
-        if isinstance(state, np.random.RandomState):
-            state = int(state.randint(2**31))
-        return as_generator(state, "random_state")
-
     def _get_support_mask(self) -> BoolArray:
         check_is_fitted(self)
         support: BoolArray = self.support_
@@ -526,14 +519,14 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         return tags
 
 
-def _check_share(value: Any, argument: str) -> float:
-    share = check_positive(value, argument)
-    if share >= 1.0:
-        raise ValueError(f"{argument} is {value}; it must be below 1.")
-    return share
+def generator_of(random_state: Any) -> np.random.Generator:
+    """A Generator of any kind of random_state; an int gives the same one every time."""
+    if isinstance(random_state, np.random.RandomState):
+        random_state = int(random_state.randint(2**31))
+    return as_generator(random_state, "random_state")
 
 
-def _as_list(chosen: Any, argument: str) -> list[Any]:
+def list_of_columns(chosen: Any, argument: str) -> list[Any]:
     """What was chosen, one alone too; an iterator would be empty when it is read again."""
     if chosen is None:
         return []
@@ -543,6 +536,13 @@ def _as_list(chosen: Any, argument: str) -> list[Any]:
         what = "can be read only once" if isinstance(chosen, Iterator) else "holds no columns"
         raise TypeError(f"{argument} is {chosen!r}, which {what}; pass a list of names or indices.")
     return list(chosen)
+
+
+def _check_share(value: Any, argument: str) -> float:
+    share = check_positive(value, argument)
+    if share >= 1.0:
+        raise ValueError(f"{argument} is {value}; it must be below 1.")
+    return share
 
 
 def _few_whole_numbers(values: FloatArray) -> bool:

@@ -14,7 +14,7 @@ import pandas as pd
 from joblib import delayed
 from sklearn.base import clone
 
-from codec._blanket import MarkovBlanketSelector
+from codec._blanket import MarkovBlanketSelector, generator_of, list_of_columns
 from codec._forward import show_progress
 from codec._inference import codec_test
 from codec._parallel import in_order
@@ -22,12 +22,12 @@ from codec._validation import (
     BoolArray,
     FloatArray,
     Table,
-    as_generator,
     check_flag,
     check_jobs,
     check_option,
-    constant_columns,
+    columns_by_name,
     count_once,
+    drop_incomplete,
     read_table,
 )
 
@@ -189,15 +189,17 @@ def markov_blanket_graph(
         ``'and'``: both select each other, fewer false edges. ``'or'``: one of them does, fewer missed ones.
     selector : MarkovBlanketSelector, optional
         Its parameters are used for every variable; any selector with ``get_support`` will do. Default:
-        ``MarkovBlanketSelector()``.
+        ``MarkovBlanketSelector()``. Its ``always_include`` and ``groups`` name columns of X; the variable whose blanket
+        is sought is left out of them. With its ``allow_nan=True``, so are the rows in which this variable is missing.
     parents : bool, default False
         Also look for each variable's direct causes (see Notes).
     alpha : float, default 0.05
         Level of the tests of independence between would-be parents.
     n_jobs : int, optional
         Threads over the variables, or any backend of :func:`joblib.parallel_config`.
-    random_state : int, SeedSequence, Generator or None, default None
-        Seed; each variable gets a stream of its own, so the result is the same for any ``n_jobs``.
+    random_state : int, SeedSequence, Generator, RandomState or None, default None
+        Seed, by default the selector's; each variable gets a stream of its own, so the result is the same for any
+        ``n_jobs``.
     verbose : bool, default False
         Show progress on stderr.
 
@@ -209,7 +211,7 @@ def markov_blanket_graph(
     Raises
     ------
     ValueError
-        If X has one column only.
+        If X has one column only, or missing values that the selector does not accept.
 
     See Also
     --------
@@ -264,7 +266,9 @@ def markov_blanket_graph(
         raise ValueError(f"X has {d} column; a graph needs at least two.")
     (table,) = count_once([table], stacklevel=2)
     selector = MarkovBlanketSelector() if selector is None else selector
-    rng = as_generator(random_state, "random_state")
+    if isinstance(selector, MarkovBlanketSelector) and not _accepts_nan(selector):
+        drop_incomplete([table], "raise")
+    rng = generator_of(getattr(selector, "random_state", None) if random_state is None else random_state)
     found, pvalues = _all_blankets(table, selector, rng.integers(2**31, size=d).tolist(), check_jobs(n_jobs), verbose)
     local = None
     if parents:
@@ -278,7 +282,7 @@ def _all_blankets(
 ) -> tuple[BoolArray, FloatArray]:
     """Who selects whom, and the p-values; one fit a variable that is not constant."""
     frame = to_frame(table)
-    varying = [int(v) for v in np.flatnonzero(~constant_columns(table))]
+    varying = [v for v, values in enumerate(table.columns) if np.unique(values[~np.isnan(values)]).size > 1]
     d = len(table.names)
     found, pvalues = np.zeros((d, d), dtype=np.bool_), np.full((d, d), np.nan)
     tasks = (delayed(_blanket)(frame, v, selector, seeds[v]) for v in varying)
@@ -309,11 +313,36 @@ def _blanket(frame: pd.DataFrame, v: int, selector: Any, seed: int) -> tuple[Boo
     fitted = clone(selector)
     if "random_state" in fitted.get_params():
         fitted.set_params(random_state=seed)
-    keep = [j for j in range(frame.shape[1]) if j != v]
-    fitted.fit(frame.iloc[:, keep], frame.iloc[:, v])
+    y, keep = frame.iloc[:, v], [j for j in range(frame.shape[1]) if j != v]
+    X = frame.iloc[:, keep]
+    if isinstance(fitted, MarkovBlanketSelector):
+        fitted.set_params(**_without(fitted, v, list(frame.columns)))
+        if _accepts_nan(fitted):
+            X, y = X[y.notna()], y[y.notna()]
+    fitted.fit(X, y)
     values = getattr(fitted, "pvalues_", None)
     support = np.asarray(fitted.get_support())
     return support, np.where(support, values, np.nan) if values is not None else np.full(len(keep), np.nan)
+
+
+def _accepts_nan(selector: MarkovBlanketSelector) -> bool:
+    return bool(selector.__sklearn_tags__().input_tags.allow_nan)
+
+
+def _without(selector: MarkovBlanketSelector, v: int, names: Sequence[str]) -> dict[str, Any]:
+    """The options that speak of columns, for the table without column v."""
+
+    def others(chosen: Any, argument: str) -> list[int]:
+        columns = columns_by_name(list_of_columns(chosen, argument), names, argument)
+        return [j - (j > v) for j in columns if j != v]
+
+    groups = [others(group, "groups") for group in list_of_columns(selector.groups, "groups")]
+    most = selector.max_features
+    return {
+        "always_include": others(selector.always_include, "always_include") or None,
+        "groups": [group for group in groups if group] or None,
+        "max_features": most - 1 if most == len(names) else most,
+    }
 
 
 # --------------------------------------------------------------------------- parents

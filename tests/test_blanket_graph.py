@@ -86,6 +86,69 @@ def test_chain_is_found_and_the_seed_decides():
     assert not hasattr(selector, "support_")
 
 
+SEEN = {}
+
+
+class Recorder(MarkovBlanketSelector):
+    """Keeps what each variable's search is asked for, by the names of columns."""
+
+    __init__ = MarkovBlanketSelector.__init__
+
+    def fit(self, X, y):
+        names = [X.columns[j] for j in self.always_include or []]
+        groups = [[X.columns[j] for j in group] for group in self.groups or []]
+        SEEN[y.name] = {"asked": (names, groups, self.max_features), "rows": len(y), "seed": self.random_state}
+        self.support_ = np.zeros(X.shape[1], dtype=bool)
+        return self
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen():
+    SEEN.clear()
+
+
+def test_the_seed_is_the_selectors_by_default():
+    def seeds(state=None, **options):
+        markov_blanket_graph(frame_of(3), selector=Recorder(**options), random_state=state)
+        return [one["seed"] for one in SEEN.values()]
+
+    expected = seeds(1)
+    assert seeds(random_state=1) == expected
+    assert seeds(1, random_state=2) == expected
+    assert seeds(random_state=2) != expected
+    assert seeds(np.random.RandomState(0)) == seeds(random_state=np.random.RandomState(0))
+    assert seeds() != seeds()
+
+
+def test_columns_are_those_of_the_whole_table():
+    options = {"always_include": ["v2", 0], "groups": np.array([[0, 1], [2, 3]]), "max_features": 4}
+    markov_blanket_graph(frame_of(4), selector=Recorder(**options))
+    assert {name: one["asked"] for name, one in SEEN.items()} == {
+        "v0": (["v2"], [["v1"], ["v2", "v3"]], 3),
+        "v1": (["v2", "v0"], [["v0"], ["v2", "v3"]], 3),
+        "v2": (["v0"], [["v0", "v1"], ["v3"]], 3),
+        "v3": (["v2", "v0"], [["v0", "v1"], ["v2"]], 3),
+    }
+    markov_blanket_graph(frame_of(2), selector=Recorder(max_features=1, groups=[[0]]))
+    assert SEEN["v0"]["asked"] == ([], [], 1)
+    with pytest.raises(ValueError, match="always_include names 'z', which is no column of X"):
+        markov_blanket_graph(frame_of(3), selector=MarkovBlanketSelector(always_include=["z"]))
+
+
+def test_rows_without_the_variable_take_no_part_in_its_search():
+    data = frame_of(3)
+    data.loc[:4, "v1"] = np.nan
+    data["v2"] = data["v2"].round().astype("category")
+    data.loc[:1, "v2"] = np.nan
+    markov_blanket_graph(data, selector=Recorder(allow_nan=True))
+    assert [SEEN[name]["rows"] for name in data] == [40, 35, 38]
+    with pytest.raises(ValueError, match="X contains NaN: column 'v1' has 5 missing"):
+        markov_blanket_graph(data, selector=MarkovBlanketSelector())
+    data["v1"] = data["v1"] * 0.0
+    graph = markov_blanket_graph(data, selector=MarkovBlanketSelector(allow_nan=True), random_state=0)
+    assert graph.blankets["v1"] == ()
+
+
 def test_frames_of_every_kind_give_the_same_graph():
     data = chain().data
     selector = MarkovBlanketSelector("foci", n_neighbors=10)

@@ -292,6 +292,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         self
             The fitted selector.
         """
+        self._forget()
         check_option(self.method, "method", ("auto", "foci", "lfoci"))
         self._refuse_foreign_options()
         features, response = self._read(X, y)
@@ -303,6 +304,14 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         if steps is not None:
             steps.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
+
+    def _forget(self) -> None:
+        """Nothing of an earlier fit is left, even if this one fails."""
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "support_")
 
     def _begin_callbacks(self, X: Any, y: Any) -> Any:
         """The context whose tasks are the steps of a forward selection; None without callbacks."""
@@ -347,8 +356,6 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         if stability is not None:
             self.stability_ = task.stability(names, stability, rng)
             found = replace(found, members=task.stable_members(self.stability_))
-        elif hasattr(self, "stability_"):
-            del self.stability_
         if stability is not None or held_rows.size:
             found = task.test_members(found, held_rows if held_rows.size else rows, rng)
         self.path_ = BlanketPath(

@@ -127,6 +127,28 @@ def test_not_fitted():
         MarkovBlanketSelector("foci").get_support()
 
 
+def test_nothing_is_left_of_a_fit_when_the_next_one_fails(data):
+    X, y = data
+    selector = MarkovBlanketSelector("foci").fit(X, y)
+    with pytest.raises(ValueError, match="y is constant"):
+        selector.fit(X[["a", "b"]], np.ones(300))
+    for ask in (selector.get_feature_names_out, selector.get_support, lambda: selector.transform(X[["a", "b"]])):
+        with pytest.raises(NotFittedError):
+            ask()
+    assert not hasattr(selector, "path_")
+    with pytest.raises(ValueError, match="method"):
+        selector.fit(X, y).set_params(method="none").fit(X, y)
+    assert not hasattr(selector, "n_features_in_")
+
+
+def test_a_fit_without_stability_has_none_left(data):
+    X, y = data
+    selector = MarkovBlanketSelector(random_state=0, stability={"n_subsamples": 2}).fit(X[:40], y[:40])
+    assert selector.stability_.n_subsamples == 2
+    selector.set_params(method="foci", stability=None).fit(X, y)
+    assert not hasattr(selector, "stability_")
+
+
 def test_parameters_are_stored_as_given():
     include = ["a"]
     selector = MarkovBlanketSelector("foci", always_include=include, standardize=None, n_jobs=3, random_state=1)

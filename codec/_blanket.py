@@ -48,6 +48,7 @@ from codec._validation import (
     count_once,
     drop_incomplete,
     read_table,
+    without_mask,
 )
 
 try:
@@ -498,7 +499,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             features = read_table(X, "X")
             validate_data(self, X, skip_check_array=True)
         else:
-            X = validate_data(self, X, dtype=None, ensure_all_finite="allow-nan")  # refused below, with the remedy
+            # missing values are refused below, with the remedy
+            X = validate_data(self, without_mask(X), dtype=None, ensure_all_finite="allow-nan")
             features = read_table(X, "X")
         response = read_response(y, self.nominal_y)
         if self.method != "auto":

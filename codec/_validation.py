@@ -143,9 +143,13 @@ def _polars_series(series: Any) -> pd.Series[Any]:
     return pd.Series(np.asarray(series.to_numpy()), name=series.name)
 
 
+def without_mask(data: Any) -> Any:
+    """Masked values are missing values."""
+    return np.ma.filled(data.astype(np.float64), np.nan) if isinstance(data, np.ma.MaskedArray) else data
+
+
 def _as_array(data: Any, argument: str) -> NDArray[Any]:
-    if isinstance(data, np.ma.MaskedArray):
-        data = np.ma.filled(data.astype(np.float64), np.nan)
+    data = without_mask(data)
     try:
         array = np.asarray(data)
     except ValueError as error:

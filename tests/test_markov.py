@@ -467,6 +467,17 @@ def test_missing_levels_of_discrete_data():
     assert selector.blanket_.tolist() == [2]
 
 
+@pytest.mark.parametrize("method", ["auto", "foci"])
+def test_masked_values_are_missing(method):
+    X = np.ma.masked_array(normal(60, 2), mask=np.zeros((60, 2), dtype=bool))
+    y = X.data[:, 0].copy()
+    X[3, 1] = np.ma.masked
+    with pytest.raises(ValueError, match="X contains NaN: column 'x1' has 1 missing"):
+        fit(X, y, method=method)
+    if method == "auto":
+        same_fit(fit(X, y, allow_nan=True), fit(X.filled(np.nan), y, allow_nan=True))
+
+
 def test_split_uses_some_rows_to_search_and_the_others_to_test(product):
     X, y = product
     selector = fit(X, y, split=0.6)

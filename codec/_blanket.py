@@ -503,6 +503,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             X = validate_data(self, without_mask(X), dtype=None, ensure_all_finite="allow-nan")
             features = read_table(X, "X")
         response = read_response(y, self.nominal_y)
+        _refuse_missing(response)
         if self.method != "auto":
             return features, response
         present = replace(features, columns=np.nan_to_num(features.columns, nan=0.0, posinf=np.inf, neginf=-np.inf))
@@ -552,6 +553,17 @@ def _check_share(value: Any, argument: str) -> float:
     if share >= 1.0:
         raise ValueError(f"{argument} is {value}; it must be below 1.")
     return share
+
+
+def _refuse_missing(y: Table) -> None:
+    """No option of the selector is a remedy for missing responses."""
+    n_missing = np.isnan(y.columns).sum(axis=1)
+    if n_missing.any():
+        k = int(np.argmax(n_missing > 0))
+        raise ValueError(
+            f"y contains NaN: column {y.names[k]!r} has {n_missing[k]} missing value(s); "
+            "y must be complete, leave these rows out."
+        )
 
 
 def _few_whole_numbers(values: FloatArray) -> bool:

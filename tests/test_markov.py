@@ -442,8 +442,15 @@ def test_missing_values_are_accepted_on_request():
     assert selector.scores_.shape == (5,)
     pd.testing.assert_frame_equal(selector.transform(X), X[["a", "e"]])
     same_fit(fit(pl.from_pandas(X), y.to_numpy(), allow_nan=True), selector)
-    with pytest.raises(ValueError, match="y"):
-        fit(X, y.where(y < 2), allow_nan=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"allow_nan": True}, {"method": "foci"}])
+def test_missing_responses_are_refused_without_a_remedy_that_is_none(options):
+    X = normal(60, 2)
+    Y = X.copy()
+    Y[[3, 5], 1] = np.nan
+    with pytest.raises(ValueError, match=r"column 'y1' has 2 missing .* y must be complete, leave these rows out"):
+        fit(X, Y, **options)
 
 
 def test_that_a_value_is_missing_can_be_what_matters():

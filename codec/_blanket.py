@@ -76,6 +76,7 @@ AUTO_ONLY = {
     "stability": None,
     "allow_nan": False,
 }
+SAME_AS_NONE: dict[str, tuple[Any, ...]] = {"groups": ([], ()), "stability": (False,)}
 
 
 class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
@@ -484,7 +485,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         foreign = FORWARD_ONLY if self.method == "auto" else AUTO_ONLY
         for name, default in foreign.items():
             value = getattr(self, name)
-            if not (value is default or (isinstance(value, (str, int, float)) and value == default)):
+            if not any(_same(value, equivalent) for equivalent in (default, *SAME_AS_NONE.get(name, ()))):
                 right = "'foci' or 'lfoci'" if self.method == "auto" else "'auto'"
                 raise ValueError(f"{name} is {value!r}, but method is {self.method!r}; {name} belongs to {right}.")
 
@@ -534,6 +535,12 @@ def generator_of(random_state: Any) -> np.random.Generator:
     if isinstance(random_state, np.random.RandomState):
         random_state = int(random_state.randint(2**31))
     return as_generator(random_state, "random_state")
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether an option has this value; numpy's numbers and flags are those of Python."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return value is default or (isinstance(value, (str, int, float, list, tuple)) and value == default)
 
 
 def list_of_columns(chosen: Any, argument: str) -> list[Any]:

@@ -64,6 +64,33 @@ def test_wrong_options_are_named(options, error, product):
         fit(*product, **options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "foci", "stability": False},
+        {"method": "foci", "groups": []},
+        {"method": "lfoci", "groups": ()},
+        {"method": "foci", "allow_nan": np.False_},
+        {"method": "foci", "alpha": np.float64(0.05)},
+        {"n_neighbors": np.int64(1)},
+        {"stop": np.True_},
+    ],
+)
+def test_options_of_another_method_may_have_their_defaults(options):
+    X = normal(60, 2)
+    same = fit(X, X[:, 0], method=options.get("method", "auto"))
+    assert fit(X, X[:, 0], **options).blanket_.tolist() == same.blanket_.tolist()
+
+
+@pytest.mark.parametrize(
+    "options", [{"stability": True}, {"groups": [[0]]}, {"groups": False}, {"symmetric": np.True_}]
+)
+def test_options_of_another_method_may_have_no_other_values(options):
+    X = normal(60, 2)
+    with pytest.raises(ValueError, match="belongs to 'auto'"):
+        fit(X, X[:, 0], method="foci", **options)
+
+
 def test_wrong_data_are_named(product):
     X, y = product
     with pytest.raises(ValueError, match="y"):

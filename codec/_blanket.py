@@ -202,9 +202,10 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     further evidence. Rows that agree because the columns have few values are not taken for copies; tables of categories
     are left as they are.
 
-    Constant columns carry no information and are never selected. Dependence that holds by a
-    deterministic relation among features (copies of one another) leaves none of them necessary: of two
-    identical columns the blanket holds one or none.
+    Constant columns carry no information and are never selected, unless ``always_include`` names them or the group
+    that they belong to is selected, which enters as a whole. Dependence that holds by a deterministic relation among
+    features (copies of one another) leaves none of them necessary: of two identical columns the blanket holds one or
+    none.
 
     References
     ----------

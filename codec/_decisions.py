@@ -85,7 +85,7 @@ class BlanketPath:
     alpha : float
         Level of the decisions.
     n_samples, n_features, n_tests : int
-        Rows used, features offered, hypotheses tested.
+        Rows used, features offered (a group of columns is one), hypotheses tested.
     """
 
     decisions: tuple[Decision, ...]

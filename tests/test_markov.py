@@ -416,6 +416,13 @@ def test_groups_enter_together():
     same_fit(arrays, selector)
 
 
+def test_a_group_brings_its_constant_columns_and_counts_as_one_feature():
+    X = np.column_stack([normal(60, 3), np.ones((60, 2))])
+    selector = fit(X, X[:, 2], groups=[[2, 3]])
+    assert sorted(selector.blanket_.tolist()) == [2, 3]
+    assert selector.path_.n_features == 4
+
+
 def test_no_groups_are_an_empty_list():
     X = np.random.default_rng(0).integers(0, 3, (100, 3))
     assert fit(X, X[:, 0], groups=[]).path_.method == "discrete" == fit(X, X[:, 0]).path_.method

@@ -412,8 +412,11 @@ def test_groups_enter_together():
     assert selector.path_.n_features == 4
     assert fit(X, y, groups=[["d", "b"]], always_include=["b"]).support_[[1, 3]].all()
     assert fit(X, y, groups=[["d", "b"]], max_features=1).support_.sum() == 2
-    arrays = fit(X, y, groups=np.array([["d", "b"], ["a", "c"]]))
-    same_fit(arrays, selector)
+
+
+def test_groups_may_be_an_array():
+    X = normal(60, 4)
+    same_fit(fit(X, X[:, 0], groups=np.array([[0, 1], [2, 3]])), fit(X, X[:, 0], groups=[(0, 1), (2, 3)]))
 
 
 def test_a_group_brings_its_constant_columns_and_counts_as_one_feature():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +29,7 @@ from codec._markov import (
     member_pvalues,
     spread_values,
 )
+from codec._nulls import CLASS_ROWS, pool_rare
 from codec._selection import Options, select_features
 from codec._stability import StabilityResult, stability_selection
 from codec._validation import (
@@ -506,6 +508,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             features = read_table(X, "X")
         response = read_response(y, self.nominal_y)
         _refuse_missing(response)
+        _warn_of_rare_classes(response)
         if self.method != "auto":
             return features, response
         present = replace(features, columns=np.nan_to_num(features.columns, nan=0.0, posinf=np.inf, neginf=-np.inf))
@@ -574,6 +577,18 @@ def _refuse_missing(y: Table) -> None:
         )
 
 
+def _warn_of_rare_classes(y: Table) -> None:
+    """Numbers stored as text, most often."""
+    if y.nominal.all() and np.ptp(pool_rare(y).columns, axis=1).max() == 0.0 and not constant_columns(y).any():
+        n_classes = np.unique(y.columns[0]).size
+        warnings.warn(
+            f"y has {n_classes} classes in {y.n_rows} rows, none of them with {CLASS_ROWS}: given other features nothing "
+            "can be tested. Pass numbers if y is a number stored as text, or merge classes.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def _few_whole_numbers(values: FloatArray) -> bool:
     present = values[~np.isnan(values)]
     return bool((present == np.round(present)).all()) and np.unique(present).size <= DISCRETE_LEVELS
@@ -629,7 +644,9 @@ class _Task:
 
     def test_members(self, found: Found, rows: IntArray, rng: np.random.Generator) -> Found:
         """The same members with statistics and p-values from these rows."""
-        y, features = _varying(self.response.take(rows)), self.features.take(rows)
+        # the search for discrete data takes a missing value for a level, the tests for a column of its own
+        features = with_indicators(self.features) if self.discrete else self.features
+        y, features = _varying(self.response.take(rows)), features.take(rows)
         tested = [v for v in found.members if not constant_columns(features.part([v])).all()]
         values = member_pvalues(y, features, tested, self.options, rng)
         return replace(

@@ -596,3 +596,33 @@ def test_a_response_that_is_constant_in_a_half_leaves_the_others():
     rare[7] = 1.0
     selector = fit(X, np.column_stack([X[:, 0], rare]), stability={"n_subsamples": 2})
     assert selector.stability_.frequencies[0] == 1.0
+
+
+@pytest.mark.parametrize("kind", ["codes", "ticks"])
+@pytest.mark.parametrize("option", [{"split": 0.5}, {"stability": {"n_subsamples": 10}}])
+def test_missing_values_of_discrete_features_reach_the_tests_of_members(kind, option):
+    """Codes with gaps, and a box that is ticked or empty: the search takes a gap for a level, and so must the tests."""
+    rng = np.random.default_rng(0)
+    others = rng.integers(0, 3, (300, 2))
+    if kind == "codes":
+        first = np.where(rng.random(300) < 0.1, np.nan, rng.integers(0, 3, 300).astype(float))
+        y = np.where(rng.random(300) < 0.7, np.nan_to_num(first), rng.integers(0, 3, 300))
+        X = np.column_stack([first, others])
+    else:
+        ticked = rng.random(300) < 0.5
+        y = np.where(rng.random(300) < 0.8, ticked, ~ticked).astype(int)
+        X = pd.DataFrame({"tick": pd.Series(np.where(ticked, "x", None)).astype("category")})
+        X[["a", "b"]] = pd.DataFrame(others).astype("category")
+    fitted = MarkovBlanketSelector(allow_nan=True, random_state=0, **option).fit(X, y)
+    assert list(fitted.blanket_) == [0]
+    assert fitted.pvalues_[0] <= 0.01
+    assert fitted.scores_[0] > 0.0
+
+
+@pytest.mark.filterwarnings("ignore:The number of unique classes")  # so do scikit-learn's trees
+def test_numbers_stored_as_text_are_no_classes():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((80, 3))
+    with pytest.warns(UserWarning, match="y has 80 classes in 80 rows"):
+        fitted = MarkovBlanketSelector(random_state=0).fit(X, [f"{value:.3f} EUR" for value in X[:, 0]])
+    assert fitted.blanket_.size <= 1

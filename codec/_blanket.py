@@ -113,7 +113,10 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         ``test(y, z, given)`` with the first three arguments of :func:`codec.codec_test` returns (statistic,
         p-value) or an object that unpacks so; used in place of the calibrated test, with
         Bonferroni's correction. It is also passed ``n_resamples`` and ``rng`` if it has them. ``z`` and ``given`` are
-        arrays of shape (n, d), or frames where columns are categories; ``given`` may be None.
+        arrays of shape (n, d), or frames where columns are categories; ``given`` may be None. ``z`` has several columns
+        where it is a group, or a number with missing values: the median in their place, and 0/1 for what was missing.
+        Constant columns of ``z`` are left out. :func:`codec.codec_test` takes all of this, :func:`codec.g_test`
+        whatever is discrete, :func:`codec.fisher_z` one numeric column as y and as z.
     split : float, optional
         Share of the rows, such as .5, that the search uses; ``pvalues_`` then come from the other rows and are
         valid whatever was selected. Each class of y is divided in this way.

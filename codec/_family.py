@@ -68,13 +68,7 @@ class Features:
 
     def part(self, chosen: Sequence[int]) -> Table:
         """The columns of some features side by side."""
-        columns = [j for feature in chosen for j in self.groups[feature]]
-        return replace(
-            self.table,
-            columns=self.table.columns[columns],
-            nominal=self.table.nominal[columns],
-            names=tuple(self.table.names[j] for j in columns),
-        )
+        return self.table.pick([j for feature in chosen for j in self.groups[feature]])
 
     def take(self, rows: IntArray) -> Features:
         return replace(self, table=self.table.take(rows))

@@ -7,6 +7,7 @@ allows for the number of features that a choice was made among.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ import pandas as pd
 
 from codec._family import Features, Step, Values
 from codec._spouses import Children
-from codec._validation import Table
+from codec._validation import COPIES, Table, constant_columns
 
 N_RESAMPLES = 199
 LARGE_ROWS = 20_000  # from here on fewer copies: every real dependence is far outside
@@ -174,8 +175,15 @@ class External:
             options["rng"] = np.random.default_rng([self._seed, feature, *sorted(given)])
         if "n_resamples" in self._known:
             options["n_resamples"] = max(N_RESAMPLES, int(np.ceil(2.0 * n_tests / self._level)) - 1)
+        z = self._features.part([feature])
+        z = z.pick(np.flatnonzero(~constant_columns(z)))  # a constant tells nothing, and tests refuse it
         condition = to_data(self._features.part(sorted(given))) if len(given) else None
-        statistic, pvalue = self._test(self._y, to_data(self._features.part([feature])), condition, **options)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", f".* {COPIES}")  # counted once already, before gaps were filled
+                statistic, pvalue = self._test(self._y, to_data(z), condition, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(_refusal(error, self._y, z, condition)) from error
         if not 0.0 <= float(pvalue) <= 1.0:
             raise ValueError(f"test returned the p-value {pvalue!r}; it must return (statistic, pvalue).")
         return float(statistic), float(pvalue)
@@ -192,6 +200,18 @@ class External:
         place = min(range(len(found)), key=lambda i: (found[i][1], -found[i][0]))
         statistic, pvalue = found[place]
         return _Best(candidates[place], Verdict(statistic, pvalue, min(1.0, pvalue * len(candidates))))
+
+
+def _refusal(error: Exception, y: Any, z: Table, given: Any) -> str:
+    """What a user's test was called with when it failed."""
+    n_responses = y.shape[1] if y.ndim > 1 else 1
+    n_given = 0 if given is None else given.shape[1]
+    return (
+        f"test failed for z = {' and '.join(map(repr, z.names))}, {n_given} column(s) given, {n_responses} column(s) "
+        f"of y: {error} A test must take every y, z and given of the search, and return (statistic, pvalue): a group, "
+        "or a number with missing values, has several columns, and categories come in frames. Pass a test that does, "
+        "or test=None."
+    )
 
 
 def to_data(table: Table) -> Any:

@@ -38,7 +38,8 @@ def fisher_z(y: Any, z: Any, given: Any = None, *, nan_policy: NanPolicy = "rais
     Returns
     -------
     CodecTestResult
-        ``statistic`` is ``sqrt(n - d - 3) artanh(r)`` with the partial correlation r; two-sided p-value.
+        ``statistic`` is ``sqrt(n - d - 3) artanh(r)`` with the partial correlation r; two-sided p-value. Where y or z
+        is a linear function of X, nothing is left to correlate: 0 and p = 1, with a note.
 
     Examples
     --------
@@ -59,9 +60,10 @@ def fisher_z(y: Any, z: Any, given: Any = None, *, nan_policy: NanPolicy = "rais
     d = int(np.linalg.matrix_rank(design)) - 1
     if data.n - d - 3 <= 0:
         raise ValueError(f"{data.n} rows are too few for {d} conditioning columns; at least {d + 4} are needed.")
-    size = np.sqrt((left**2).sum(axis=0))
-    if size.min() <= 1e-10 * np.sqrt((columns**2).sum(axis=0)).max():
-        raise ValueError("y or z is a linear function of given: nothing is left to correlate.")
+    size = np.linalg.norm(left, axis=0)
+    if (size <= 1e-10 * np.linalg.norm(columns, axis=0)).any():
+        notes = ("y or z is a linear function of given: nothing is left to correlate.",)
+        return _classical(data, "fisher-z", "normal limit", 0.0, 1.0, notes=notes)
     r = np.clip(left[:, 0] @ left[:, 1] / size.prod(), -1.0 + 1e-15, 1.0 - 1e-15)
     value = float(np.sqrt(data.n - d - 3) * np.arctanh(r))
     return _classical(data, "fisher-z", "normal limit", value, float(2.0 * norm.sf(abs(value))))
@@ -104,7 +106,8 @@ def g_test(
     Returns
     -------
     CodecTestResult
-        ``statistic`` is G, summed over strata.
+        ``statistic`` is G, summed over strata. Where every row is alone in its stratum, nothing can be permuted:
+        p = 1, with a note.
 
     Examples
     --------
@@ -130,7 +133,8 @@ def g_test(
         pvalue = float(chi2.sf(value, freedom)) if freedom else 1.0
         return _classical(data, "g", f"chi-square limit, {freedom} degrees of freedom", value, pvalue, notes=notes)
     if strata.alone == 1.0:
-        raise ValueError("every row has an X of its own: there is nothing to permute; merge levels of given.")
+        note = "every row has an X of its own: there is nothing to permute; merge levels of given."
+        return _classical(data, "g", "stratified", value, 1.0, notes=(note,))
     from codec import _inference_kernels as kernels
 
     cells = np.unique(levels * (strata.code.max() + 1) + strata.code, return_inverse=True)[1].astype(np.int64)

@@ -28,6 +28,7 @@ Rng = int | np.random.SeedSequence | np.random.Generator | None
 MIN_ROWS = 3
 ROWS_AT_ONCE = 512  # at least, of an array that is turned into columns
 VALUES_AT_ONCE = 2**17
+COPIES = "rows are copies of other rows"
 HARMLESS = 0.02  # share of rows that are copies: as good as none
 MANY_VALUES, HARDLY = 0.25, 0.05  # shares of rows: distinct values of a column, agreement by chance
 SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
@@ -60,6 +61,11 @@ class Table:
 
     def take(self, rows: NDArray[Any]) -> Table:
         return replace(self, columns=np.ascontiguousarray(self.columns[:, rows]))
+
+    def pick(self, chosen: Sequence[int] | IntArray) -> Table:
+        """Some of the columns, in this order."""
+        names = tuple(self.names[j] for j in chosen)
+        return replace(self, columns=self.columns[chosen], nominal=self.nominal[chosen], names=names)
 
 
 # --------------------------------------------------------------------------- reading one argument
@@ -304,7 +310,7 @@ def count_once(tables: Sequence[Table], stacklevel: int) -> list[Table]:
 
 def copies_note(n_copies: int, n_rows: int) -> str:
     """What to say of rows that are there twice."""
-    return f"{n_copies} of {n_rows} rows are copies of other rows, which are no further evidence"
+    return f"{n_copies} of {n_rows} {COPIES}, which are no further evidence"
 
 
 def first_of_equal(columns: Sequence[FloatArray]) -> IntArray:

@@ -190,6 +190,39 @@ def test_a_p_value_that_is_none_is_refused(answer, error, product):
         fit(*product, test=test)
 
 
+def test_where_nothing_is_left_to_test_the_search_goes_on():
+    # One of two equal columns is left; y = x0 + x1 leaves nothing for the others; six levels of twelve columns put
+    # every row into a stratum of its own.
+    X = normal(150, 4)
+    y = X[:, 0] + 0.5 * normal(150, 1, 1)[:, 0]
+    assert chosen(np.column_stack([X, X[:, 0]]), y, test=fisher_z, alpha=1e-4) in ([0], [4])
+    assert chosen(X, X[:, 0] + X[:, 1], test=fisher_z, alpha=1e-4) == [0, 1]
+    codes = np.random.default_rng(0).integers(0, 6, (150, 12))
+    assert 0 in chosen(codes, codes[:, 0] // 2, test=g_test)
+
+
+def test_what_a_test_cannot_take_is_said():
+    X, y = normal(80, 3), normal(80, 1, 1)[:, 0]
+    gaps = np.where(X > 1.0, np.nan, X)
+    with pytest.raises(ValueError, match=r"test failed for z = 'x0' and 'x0 missing'.* one numeric column as z"):
+        fit(gaps, y, test=fisher_z, allow_nan=True, screen=False)
+    with pytest.raises(ValueError, match=r"test failed .* one numeric column as y.*Pass a test"):
+        fit(X, np.where(y > 0, "a", "b"), test=fisher_z, screen=False)
+    with pytest.raises(ValueError, match=r"test failed .* return \(statistic, pvalue\)"):
+        fit(X, y, test=lambda *_: None, screen=False)
+
+
+def test_gaps_and_constants_reach_a_test_without_a_warning_or_an_error():
+    # Rows in which x is missing are alike in y and x once the median is there; a tick that is 1 or missing has no median
+    # of its own to test.
+    x = np.where(np.arange(80) % 3 == 0, np.nan, normal(80, 1)[:, 0])
+    tick = np.where(np.arange(80) % 2 == 0, np.nan, 1.0)
+    classes = np.where(np.arange(80) % 2 == 0, "a", "b")
+    frame = pd.DataFrame({"x": x, "tick": tick, "fixed": 1.0, "other": normal(80, 1, 2)[:, 0]})
+    found = fit(frame, classes, test=codec_test, allow_nan=True, groups=[["x", "fixed"]], screen=False)
+    assert found.get_feature_names_out().tolist() == ["tick"]
+
+
 def test_an_interruption_comes_through(product):
     def interrupted(y, z, given):
         raise KeyboardInterrupt

@@ -292,6 +292,7 @@ def test_every_name_of_the_room_is_there():
         (lambda: make_mlp_network(10, 4, target=9), "target is 9"),
         (lambda: make_gaussian_network({"a": {"coef": {"b": 1.0}}}), "parent 'b' of 'a' is no node"),
         (lambda: make_gaussian_network({"a": {"coef": {"b": 1.0}}, "b": {"coef": {"a": 1.0}}}), "cycle"),
+        (lambda: make_gaussian_network({"x": {}, "y": {}}, target="x").to_frame(), "a feature is called 'y'"),
         (lambda: make_discrete_network({"a": ([], [0.5, 0.6])}), "must be at least 0 and sum to 1"),
         (lambda: make_discrete_network({"a": ([], [0.5, 0.5]), "b": (["a"], [1.0])}), "has shape"),
     ],

@@ -47,7 +47,9 @@ class Simulation:
         return iter((self.X, self.y, self.blanket))
 
     def to_frame(self) -> pd.DataFrame:
-        """Features and response, the response last and called ``y``."""
+        """Features and response, the response last and called ``y``; no feature may have that name."""
+        if "y" in self.names:
+            raise ValueError("a feature is called 'y', as the response would be; rename it, or join X and y yourself.")
         frame = self.X if isinstance(self.X, pd.DataFrame) else pd.DataFrame(self.X, columns=list(self.names))
         return frame.assign(y=self.y)
 

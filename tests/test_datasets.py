@@ -293,6 +293,7 @@ def test_every_name_of_the_room_is_there():
         (lambda: make_gaussian_network({"a": {"coef": {"b": 1.0}}}), "parent 'b' of 'a' is no node"),
         (lambda: make_gaussian_network({"a": {"coef": {"b": 1.0}}, "b": {"coef": {"a": 1.0}}}), "cycle"),
         (lambda: make_gaussian_network({"x": {}, "y": {}}, target="x").to_frame(), "a feature is called 'y'"),
+        (lambda: make_gaussian_network({}), "nodes is empty"),
         (lambda: make_discrete_network({"a": ([], [0.5, 0.6])}), "must be at least 0 and sum to 1"),
         (lambda: make_discrete_network({"a": ([], [0.5, 0.5]), "b": (["a"], [1.0])}), "has shape"),
     ],
@@ -300,3 +301,24 @@ def test_every_name_of_the_room_is_there():
 def test_wrong_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: make_mlp_network(10, 4, target=1.5), "target is 1.5; it must be the name of a node or its index"),
+        (lambda: make_gaussian_network({0: {}, 1: {"coef": {0: 1.0}}}), "the name 0 is no string; write '0'"),
+        (lambda: make_discrete_network({0: ([], [0.5, 0.5])}), "the name 0 is no string"),
+        (lambda: make_mlp_network(10, 4, noise="0.1"), "noise must be an instance of"),
+    ],
+)
+def test_wrong_types_are_named(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_numpy_scalars_are_numbers():
+    made = make_mlp_network(20, 4, noise=np.float32(0.5), products=np.float64(0.25), target=np.int64(1), random_state=0)
+    np.testing.assert_array_equal(made.X, make_mlp_network(20, 4, target=1, random_state=0).X)
+    assert make_modular_sum(20, flip=np.float32(0.5), random_state=0).X.shape == (20, 10)
+    assert make_bullseye(20, noise=np.float32(0.1), random_state=0).X.shape == (20, 6)

@@ -7,9 +7,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import check_scalar
 
-from codec.datasets._simulation import FloatArray, RandomState, Simulation, check_count, simulation, tanh_network
+from codec.datasets._simulation import (
+    FloatArray,
+    RandomState,
+    Simulation,
+    check_count,
+    check_real,
+    simulation,
+    tanh_network,
+)
 
 
 def _linear(x: FloatArray, rng: np.random.Generator) -> FloatArray:
@@ -149,7 +156,7 @@ def make_bullseye(
     (4, 5, 6, 7, 8, 9, 10, 11)
     """
     check_count(n, "n")
-    check_scalar(noise, "noise", (int, float), min_val=0.0)
+    noise = check_real(noise, "noise", 0.0)
     rng = np.random.default_rng(random_state)
     e = rng.uniform(-noise, noise, (6, n))
     inner = rng.random(n) < 0.5
@@ -219,7 +226,7 @@ def make_modular_sum(
     """
     check_count(n, "n")
     check_count(p, "p", check_count(n_terms, "n_terms"))
-    check_scalar(flip, "flip", (int, float), min_val=0.0, max_val=1.0)
+    flip = check_real(flip, "flip", 0.0, 1.0)
     rng = np.random.default_rng(random_state)
     m = 1 if modulus is None else check_count(modulus, "modulus", 2)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.utils import check_scalar
 
 from codec.datasets._simulation import (
     FloatArray,
@@ -17,6 +16,7 @@ from codec.datasets._simulation import (
     RandomState,
     Simulation,
     check_count,
+    check_real,
     scale,
     tanh_network,
 )
@@ -41,7 +41,7 @@ def make_mlp_network(
     .. math:: X_v = f_v(X_{pa(v)}) + \text{noise} \cdot e_v,\qquad
         f_v(x) = \sum_{h=1}^{8} a_h \tanh(w_h^T x + b_h)
 
-    or, with probability ``products`` where there are two parents or more,
+    or, with probability ``products`` where there are two parents or more, all of them numbers,
     :math:`f_v(x) = \mathrm{sign}(x_1 x_2) \sqrt{|x_1 x_2|} + x_3 + x_4`, in which neither of the first two
     parents has an effect of its own. Every numeric node is scaled to mean 0 and standard deviation 1. A
     nominal node has three classes with probabilities proportional to :math:`\exp(f_{vc}(x) / \text{noise})`,
@@ -59,7 +59,7 @@ def make_mlp_network(
     noise : float, default 0.5
         Standard deviation of the noise.
     products : float, default 0.25
-        Share of nodes, among those with two parents or more, that multiply.
+        Share of nodes, among those with two parents or more and no nominal one, that multiply.
     nominal : float, default 0
         Share of nodes that are categories without order.
     random_state : int, SeedSequence, Generator or None, default None
@@ -79,9 +79,8 @@ def make_mlp_network(
     """
     check_count(n, "n")
     check_count(n_nodes, "n_nodes", 2)
-    for value, name in ((products, "products"), (nominal, "nominal")):
-        check_scalar(value, name, (int, float), min_val=0.0, max_val=1.0)
-    check_scalar(noise, "noise", (int, float), min_val=0.0, include_boundaries="neither")
+    products, nominal = check_real(products, "products", 0.0, 1.0), check_real(nominal, "nominal", 0.0, 1.0)
+    noise = check_real(noise, "noise", 0.0, boundaries="neither")
     rng = np.random.default_rng(random_state)
     counts = np.minimum(rng.poisson(mean_parents, n_nodes), 4)
     parents = tuple(
@@ -146,7 +145,7 @@ def make_gaussian_network(
     """
     check_count(n, "n")
     rng = np.random.default_rng(random_state)
-    names = [str(name) for name in nodes]
+    names = _names(nodes)
     parents = _parents({name: tuple(node.get("coef", {})) for name, node in nodes.items()})
     columns: list[FloatArray] = [np.empty(0)] * len(names)
     for v in _order(parents, names):
@@ -201,7 +200,7 @@ def make_discrete_network(
     """
     check_count(n, "n")
     rng = np.random.default_rng(random_state)
-    names = [str(name) for name in nodes]
+    names = _names(nodes)
     tables = {name: np.asarray(table, dtype=np.float64) for name, (_, table) in nodes.items()}
     parents = _parents({name: tuple(above) for name, (above, _) in nodes.items()})
     for v, name in enumerate(names):
@@ -240,13 +239,22 @@ def _choose(network: Network, target: int | str | None, rng: np.random.Generator
     return network.target(int(rng.choice(possible)) if possible else 0)
 
 
-def _parents(named: Mapping[str, Sequence[Hashable]]) -> tuple[tuple[int, ...], ...]:
+def _names(nodes: Mapping[str, Any]) -> list[str]:
+    if not nodes:
+        raise ValueError("nodes is empty; name one node at least.")
+    for name in nodes:
+        if not isinstance(name, str):
+            raise TypeError(f"nodes: the name {name!r} is no string; write {str(name)!r}, also among the parents.")
+    return list(nodes)
+
+
+def _parents(named: Mapping[str, Sequence[str]]) -> tuple[tuple[int, ...], ...]:
     names = list(named)
     for name, above in named.items():
         unknown = [u for u in above if u not in named]
         if unknown:
             raise ValueError(f"nodes: parent {unknown[0]!r} of {name!r} is no node.")
-    return tuple(tuple(names.index(str(u)) for u in above) for above in named.values())
+    return tuple(tuple(names.index(u) for u in above) for above in named.values())
 
 
 def _order(parents: Parents, names: Sequence[str]) -> list[int]:

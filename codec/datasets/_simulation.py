@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -88,11 +89,7 @@ class Network:
             Columns of X keep the order of the nodes.
         """
         names = [str(name) for name in self.data.columns]
-        if isinstance(node, str) and node not in names:
-            raise ValueError(f"target is {node!r}, which is no node; nodes are {', '.join(names[:8])}, ...")
-        index = names.index(node) if isinstance(node, str) else int(node)
-        if not 0 <= index < len(names):
-            raise ValueError(f"target is {index}; it must be between 0 and {len(names) - 1}.")
+        index = _index_of(node, names)
         X, y = self.data.drop(columns=self.data.columns[index]), self.data.iloc[:, index]
         nominal = any(isinstance(dtype, pd.CategoricalDtype) for dtype in X.dtypes)
         blanket = tuple(v - (v > index) for v in self.blankets[index])
@@ -104,6 +101,18 @@ class Network:
             tuple((j,) for j in range(X.shape[1])),
             self,
         )
+
+
+def _index_of(node: Any, names: Sequence[str]) -> int:
+    if isinstance(node, str):
+        if node not in names:
+            raise ValueError(f"target is {node!r}, which is no node; nodes are {', '.join(names[:8])}, ...")
+        return names.index(node)
+    if isinstance(node, bool) or not isinstance(node, (int, np.integer)):
+        raise TypeError(f"target is {node!r}; it must be the name of a node or its index, an integer.")
+    if not 0 <= node < len(names):
+        raise ValueError(f"target is {node}; it must be between 0 and {len(names) - 1}.")
+    return int(node)
 
 
 def markov_blankets(parents: Parents) -> tuple[tuple[int, ...], ...]:
@@ -149,6 +158,11 @@ def simulation(
     return Simulation(
         X, y, tuple(blanket), names or tuple(f"x{j}" for j in columns), groups or tuple((j,) for j in columns)
     )
+
+
+def check_real(value: Any, name: str, low: float, high: float | None = None, *, boundaries: str = "both") -> float:
+    """A number of any kind, numpy's scalars included."""
+    return float(check_scalar(value, name, Real, min_val=low, max_val=high, include_boundaries=boundaries))
 
 
 def check_count(value: Any, name: str, low: int = 1) -> int:

@@ -32,12 +32,13 @@ from itertools import combinations
 from math import nan
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from numpy.typing import NDArray
 
 from codec import _strata_kernels as kernels
 from codec._decisions import Action, Decision, Found
-from codec._forward import Advance, Show, show_progress
+from codec._forward import Show, show_progress
+from codec._parallel import in_order
 from codec._strata import Coded, Outcome, StratifiedTest, code_variables
 from codec._validation import BoolArray, IntArray, Table
 
@@ -257,12 +258,15 @@ class Search:
         columns = data.columns[variables].astype(np.int32)  # half the memory of every bootstrap sample
         levels = data.levels[variables]
         seeds = np.random.SeedSequence([self.seed, variables[place]]).spawn(self.n_networks)
+        tasks = (
+            delayed(_blanket_of_sample)(columns, levels, allowed, start, place, seed, k) for k, seed in enumerate(seeds)
+        )
+        counts = np.zeros(len(variables), dtype=np.int64)
         with self.show(f"{self.n_networks} networks of {len(variables)} variables") as advance:
-            blankets = Parallel(n_jobs=self.n_jobs, prefer="threads")(
-                delayed(_blanket_of_sample)(columns, levels, allowed, start, place, seed, k, self.n_networks, advance)
-                for k, seed in enumerate(seeds)
-            )
-        return np.asarray(np.sum(blankets, axis=0))
+            for blanket in in_order(tasks, self.n_jobs):
+                counts += blanket
+                advance(1.0 / self.n_networks)  # here: a bar cannot go to another process
+        return counts
 
 
 def _blanket_of_sample(
@@ -273,8 +277,6 @@ def _blanket_of_sample(
     place: int,
     seed: np.random.SeedSequence,
     number: int,
-    n_networks: int,
-    advance: Advance,
 ) -> BoolArray:
     """Blanket of one variable in the network of a bootstrap sample, the variables in random order.
 
@@ -289,7 +291,6 @@ def _blanket_of_sample(
     shuffled = kernels.climb(sample, levels[order], allowed[places], MAX_PARENTS, kind, start[places])
     parent = np.empty_like(shuffled)
     parent[places] = shuffled
-    advance(1.0 / n_networks)
     return blanket_of(parent, place)
 
 

@@ -1,5 +1,7 @@
 """Blankets of discrete variables: networks with known answers, levels, options, invariances."""
 
+import threading
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 
@@ -124,6 +126,21 @@ def test_result_depends_on_the_seed_alone(global_random_seed):
     again = find(X, y == 1, 3)
     assert renamed.scores == pytest.approx(again.scores)
     assert renamed.members == again.members
+
+
+def test_progress_is_told_where_the_search_was_called():
+    # A bar belongs to this process; workers, which may be other processes, never get hold of it.
+    told = []
+
+    @contextmanager
+    def progress(what):
+        yield lambda share: told.append((what, share, threading.current_thread()))
+
+    X, y = simulate(200, np.random.default_rng(0))
+    found = find(X, y, 3, n_jobs=2, progress=progress)
+    assert repr(found) == repr(find(X, y, 3))
+    assert sum(share for _, share, _ in told) == pytest.approx(len({what for what, _, _ in told}))
+    assert {thread for _, _, thread in told} == {threading.current_thread()}
 
 
 def test_options():

@@ -11,9 +11,11 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.feature_selection import SelectorMixin
 from sklearn.utils import Tags
+from sklearn.utils._set_output import _get_output_config  # as SelectorMixin.transform does
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from codec._decisions import BlanketPath, Found
@@ -524,6 +526,23 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     def _accepts_nan(self) -> bool:
         return bool(self.allow_nan) and self.method == "auto"
 
+    def transform(self, X: Any) -> Any:
+        """The selected columns of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, p)
+            Columns as in fit.
+
+        Returns
+        -------
+        ndarray of shape (n, n_selected) or DataFrame
+            A frame after ``set_output``; else an array, of objects where a frame mixes numbers and categories.
+        """
+        if isinstance(X, pd.DataFrame) and _get_output_config("transform", self)["dense"] == "default":
+            X = _without_nullable(X)
+        return super().transform(X)
+
     def _get_support_mask(self) -> BoolArray:
         check_is_fitted(self)
         support: BoolArray = self.support_
@@ -590,6 +609,17 @@ def _warn_of_rare_classes(y: Table) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def _without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Nullable numbers as floats, where there are categories, too: scikit-learn makes no array of such a frame."""
+    if not any(isinstance(dtype, pd.CategoricalDtype) for dtype in frame.dtypes):
+        return frame
+    nullable = [
+        isinstance(s.dtype, pd.api.extensions.ExtensionDtype) and s.dtype.kind in "biuf" for _, s in frame.items()
+    ]
+    columns = [s.astype(np.float64) if plain else s for (_, s), plain in zip(frame.items(), nullable, strict=True)]
+    return pd.concat(columns, axis=1).set_axis(frame.columns, axis=1)
 
 
 def _few_whole_numbers(values: FloatArray) -> bool:

@@ -195,6 +195,25 @@ def test_numbers_as_column_names(data):
     assert not hasattr(selector, "feature_names_in_")
 
 
+@pytest.mark.parametrize("labels", [["u", "v"], ["1", "2"]])
+def test_transform_of_nullable_numbers_beside_a_category(labels):
+    rng = np.random.default_rng(0)
+    x, whole, tick = rng.standard_normal(40), rng.integers(0, 50, 40), rng.random(40) < 0.5
+    colour = rng.choice(labels, 40)
+    X = pd.DataFrame({
+        "x": pd.array([pd.NA, *x[1:]], dtype="Float64"), "whole": pd.array([*whole[:-1], pd.NA], dtype="Int64"),
+        "tick": pd.array(tick, dtype="boolean"), "colour": pd.Categorical(colour),
+    })  # fmt: skip
+    y = np.where(rng.random(40) < 0.5, x, rng.standard_normal(40))
+    selector = MarkovBlanketSelector(always_include=list(X), allow_nan=True, screen=False, random_state=0).fit(X, y)
+    found = selector.transform(X)
+    assert isinstance(found, np.ndarray)
+    expected = pd.DataFrame({"x": [np.nan, *x[1:]], "whole": [*whole[:-1], np.nan], "tick": 1.0 * tick})
+    np.testing.assert_array_equal(found[:, :3].astype(float), expected.to_numpy())
+    assert found[:, 3].tolist() == colour.tolist()
+    assert selector.set_output(transform="pandas").transform(X).dtypes.equals(X.dtypes)
+
+
 def test_transform_keeps_the_columns(data):
     X, y = data
     selector = MarkovBlanketSelector("foci")

@@ -29,12 +29,13 @@ from codec._blanket import MarkovBlanketSelector
 from codec._selection import SelectionPath, foci, lfoci
 
 READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
-OPTIONS = {"--neighbors": "n_neighbors", "--max-features": "max_features", "--jobs": "n_jobs", "--alpha": "alpha"}
+OPTIONS = {"n_neighbors": "--neighbors", "max_features": "--max-features", "n_jobs": "--jobs", "alpha": "--alpha"}
 ALPHA = 0.05  # level of the tests, unless --alpha says otherwise
 SELECT_EPILOG = """\
 The file's first row holds the column names. Numbers and true/false are used as they are. A column of
 text is an error until you name it: --categorical compares its values for equality, --drop leaves it out.
-A target of text, or one named in --categorical, has classes without order.
+A target of text, or one named in --categorical, has classes without order. Several names are separated by
+commas; a name that holds a comma stands in an option of its own.
 
 The output file is the table that is printed, as CSV, one row a selected feature in order of entry:
 step, feature, column (its place among the features used, from 0), and
@@ -93,6 +94,7 @@ def split_columns(
     if len(set(table.columns)) < table.shape[1]:
         twice = table.columns[table.columns.duplicated()][0]
         raise InputError(f"two columns are called '{twice}'; rename one of them")
+    categorical, drop = _named(categorical, table), _named(drop, table)
     for option, names in (("--target", [target]), ("--categorical", categorical), ("--drop", drop)):
         for name in names:
             _require_column(table, name, option)
@@ -110,6 +112,14 @@ def split_columns(
     if _is_text(response):
         response = response.astype("category")
     return features, response
+
+
+def _named(arguments: Sequence[str], table: pd.DataFrame) -> list[str]:
+    """Names in the arguments of an option: an argument that is a column as it stands, else its parts between commas."""
+    parts: list[str] = []
+    for argument in arguments:
+        parts += [argument] if argument in table.columns else argument.split(",")
+    return [part if part in table.columns else part.strip() for part in parts if part.strip()]
 
 
 def _require_column(table: pd.DataFrame, name: str, option: str) -> None:
@@ -137,9 +147,15 @@ def _refuse_text(features: pd.DataFrame) -> None:
     what = f"column '{text[0]}' holds text such as {str(sample)[:30]!r}"
     if len(text) > 1:
         what = f"columns {', '.join(map(repr, text))} hold text"
-    joined = ",".join(text)
-    argument = f"'{joined}'" if any(not c.isalnum() and c not in "_-.," for c in joined) else joined
-    raise InputError(f"{what}; use --categorical {argument} for categories or --drop {argument} to leave it out")
+    categorical, drop = _as_options("--categorical", text), _as_options("--drop", text)
+    raise InputError(f"{what}; use {categorical} for categories or {drop} to leave it out")
+
+
+def _as_options(option: str, names: Sequence[str]) -> str:
+    """What to type for these names: in one argument, or in one each where a name holds a comma."""
+    arguments = names if any("," in name for name in names) else [",".join(names)]
+    odd = [any(not c.isalnum() and c not in "_-.," for c in argument) for argument in arguments]
+    return " ".join(f"{option} '{a}'" if o else f"{option} {a}" for a, o in zip(arguments, odd, strict=True))
 
 
 def prepare(features: pd.DataFrame, response: pd.Series[Any], nan_policy: str) -> tuple[pd.DataFrame, pd.Series[Any]]:
@@ -289,15 +305,18 @@ def run_select(args: argparse.Namespace) -> None:
     try:
         frame, text = (_find_blanket if args.method == "auto" else _find_path)(features, response, args)
     except (TypeError, ValueError) as error:
-        line = _one_line(error)
-        for option, parameter in OPTIONS.items():
-            line = line.replace(parameter, option)
-        raise InputError(line) from None
+        raise InputError(_with_option(_one_line(error))) from None
     print(f"{args.file.name}: which columns carry information on '{args.target}'?\n")
     print(text)
     if args.output is not None:
         write_atomically(frame, args.output)
         print(f"written to {args.output}")
+
+
+def _with_option(line: str) -> str:
+    """A message that begins with a parameter, as the command line calls it; columns may be called alike."""
+    first, space, rest = line.partition(" ")
+    return f"{OPTIONS.get(first, first)}{space}{rest}"
 
 
 def _check_method(args: argparse.Namespace) -> None:
@@ -444,10 +463,6 @@ def _integer(text: str, low: int) -> int:
     return value
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = _Parser(
@@ -476,8 +491,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--max-features", type=_positive, metavar="N", help="select at most N features (default: no limit)")
     add("--neighbors", type=_positive, metavar="K", help="foci, lfoci: nearest neighbours; 1 (default) is R's FOCI, "
         "10 or more finds weaker dependence in noisy data")  # fmt: skip
-    add("--categorical", type=_names, action="extend", metavar="COL,..", help="columns that hold categories")
-    add("--drop", type=_names, action="extend", metavar="COL,..", help="columns to leave out, such as an id")
+    add("--categorical", action="append", metavar="COL,..", help="columns that hold categories")
+    add("--drop", action="append", metavar="COL,..", help="columns to leave out, such as an id")
     add("--nan-policy", choices=("raise", "omit", "keep"), default="raise", help="rows with missing values: an "
         "error (default), left out, or kept: that a value is missing is then information, too")  # fmt: skip
     add("--seed", type=_natural, default=0, metavar="N", help="seed of the tests, or of lfoci's noise (default: 0)")

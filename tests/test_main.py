@@ -1,6 +1,7 @@
 """The command line: every answer it can give, and that it never answers with a traceback."""
 
 import gzip
+import shlex
 import signal
 import subprocess
 import sys
@@ -345,6 +346,30 @@ def test_column_named_like_an_option_needs_quotes(table, tmp_path, capsys):
     line = refused(capsys, "select", path, "--target", "y")
     assert "--drop 'home town'" in line
     assert run(capsys, "select", path, "--target", "y", "--categorical", "home town")[0] == 0
+
+
+def test_what_is_said_of_odd_names_works_as_typed(table, tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    table.rename(columns={"city": "price, total", "kind": " kind"}).to_csv(path, index=False)
+    line = refused(capsys, "select", path, "--target", "y")
+    said = line.partition(" or ")[2].partition(" to leave")[0]
+    assert shlex.split(said) == ["--drop", "price, total", "--drop", " kind"]
+    options = ["--max-features", 1, *shlex.split(said)]
+    assert run(capsys, "select", path, "--target", "y", *options)[0] == 0
+    assert "did you mean ' kind'?" in refused(capsys, "select", path, "--target", "y", "--drop", "kind")
+    assert "no column 'price'" in refused(capsys, "select", path, "--target", "y", "--drop", "price, b")
+
+
+def test_names_between_commas_are_found_with_and_without_spaces(table):
+    frame = table.rename(columns={"b": " b"})
+    features, _ = cli.split_columns(frame, "y", ["city, kind"], ["a, b"])
+    assert features.columns.tolist() == ["city", "kind"]
+
+
+def test_a_column_called_like_a_parameter_keeps_its_name(table, tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    table.assign(alpha=np.where(table["a"] > 1, np.inf, 0.0))[["a", "alpha", "y"]].to_csv(path, index=False)
+    assert "column 'alpha' has" in refused(capsys, "select", path, "--target", "y")
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch, capsys):

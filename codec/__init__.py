@@ -5,17 +5,20 @@ The names below are the package.
 
 from codec._blanket import MarkovBlanketSelector
 from codec._blanket_graph import BlanketGraph, markov_blanket_graph
+from codec._decisions import BlanketPath
 from codec._dependence import codec, lcodec
 from codec._inference import CodecTestResult, codec_test
 from codec._intervals import ConfidenceInterval, codec_interval
 from codec._many import CodecTestsResult, PowerCurve, codec_test_many, power_curve
 from codec._peers import CITest, fisher_z, g_test, register_causal_learn
 from codec._selection import SelectionPath, foci, lfoci
+from codec._stability import StabilityResult
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BlanketGraph",
+    "BlanketPath",
     "CITest",
     "CodecTestResult",
     "CodecTestsResult",
@@ -23,6 +26,7 @@ __all__ = [
     "MarkovBlanketSelector",
     "PowerCurve",
     "SelectionPath",
+    "StabilityResult",
     "__version__",
     "codec",
     "codec_interval",

@@ -123,8 +123,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         Share of the rows, such as .5, that the search uses; ``pvalues_`` then come from the other rows and are
         valid whatever was selected. Each class of y is divided in this way.
     stability : bool or dict, optional
-        True or keywords (``n_subsamples``, ``threshold``): select the features found in most random
-        halves of the data, see :func:`codec._stability.stability_selection`.
+        True: select the features found in at least 60 % of 100 random halves of the data, whose number bounds the
+        false ones, see :class:`codec.StabilityResult`. A dict changes that: ``n_subsamples`` (even), ``threshold``
+        (above .5).
     always_include : iterable of str or int, optional
         Features that are always selected, by name or index (a group: by any of its columns).
     allow_nan : bool, default False
@@ -201,6 +202,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     then the information that was **recorded**: tests stay valid whatever makes values missing, but a
     feature that is often missing explains less, so that others which replace it are rightly selected
     beside it. ``transform`` leaves missing values as they are. y must be complete.
+
+    *Nothing selected* is an answer: no feature stands out from chance. ``transform`` then returns no columns, with a
+    warning, and the next step of a pipeline refuses them. Name columns in ``always_include`` where a model needs some.
 
     *Callbacks* of scikit-learn 1.9 and newer are supported (``set_callbacks``): each step of FOCI and L-FOCI is a
     task, the calibrated search is one task as a whole. What a callback answers does not stop a search.

@@ -49,6 +49,14 @@ class StabilityResult:
     number of improbable features among the selected ones, whatever the procedure and the data [2]_, Theorem 1;
     the same number bounds the expected number of noise features if these are exchangeable and the procedure
     is no worse than blind [1]_, Theorem 1.
+
+    References
+    ----------
+    .. [1] N. Meinshausen, P. Bühlmann, "Stability selection", Journal of the Royal Statistical Society B
+       72(4), 417-473, 2010, :doi:`10.1111/j.1467-9868.2010.00740.x`.
+    .. [2] R. D. Shah, R. J. Samworth, "Variable selection with error control: another look at stability
+       selection", Journal of the Royal Statistical Society B 75(1), 55-80, 2013,
+       :doi:`10.1111/j.1467-9868.2011.01034.x`.
     """
 
     frequencies: FloatArray

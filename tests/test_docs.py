@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import codec.datasets
+import codec.plotting
+
 ROOT = Path(__file__).parents[1]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.rst"))]
@@ -30,6 +33,13 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks))
     runpy.run_path(str(script))
+
+
+@pytest.mark.parametrize("module", [codec, codec.datasets, codec.plotting])
+def test_every_public_name_is_on_the_page_of_the_api(module):
+    page = (ROOT / "docs" / "api.rst").read_text()
+    named = set(re.findall(r"^   (\w+)$", page, re.MULTILINE))
+    assert set(module.__all__) - {"__version__"} <= named
 
 
 def test_every_edge_case_of_r_is_decided():

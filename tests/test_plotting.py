@@ -136,6 +136,12 @@ def test_from_estimator_needs_a_fitted_one():
         SelectionPathDisplay.from_estimator(MarkovBlanketSelector())
 
 
+def test_the_path_of_tests_is_refused_with_the_right_display():
+    selector = MarkovBlanketSelector(screen=False, random_state=0).fit(np.eye(30)[:, :2], np.arange(30))
+    with pytest.raises(TypeError, match=r"path is a BlanketPath.*BlanketPathDisplay draws"):
+        SelectionPathDisplay.from_estimator(selector)
+
+
 def test_nothing_selected_is_drawn_as_such():
     display = SelectionPathDisplay.from_path(make_path([]))
     assert display.ax_.texts[0].get_text() == "nothing was selected"
@@ -184,6 +190,19 @@ def test_blanket_path_shows_every_test_and_the_stop():
     assert [label.get_text() for label in display.ax_.get_xticklabels()] == ["c", "a", "b", "c"]
     bottom, top = display.ax_.get_ylim()
     assert top < 0.001 < 0.6 < bottom  # small p-values at the top
+    display.figure_.canvas.draw()
+
+
+def test_every_test_of_discrete_data_has_a_mark():
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 3, (200, 3))
+    y = np.where(rng.random(200) < 0.7, X[:, 0], rng.integers(0, 3, 200))
+    display = BlanketPathDisplay.from_estimator(MarkovBlanketSelector(random_state=0).fit(X, y))
+    assert display.actions == ("screened", "kept")
+    assert {action: points.get_offsets()[:, 0].tolist() for action, points in display.points_.items()} == {
+        "screened": [1.0],
+        "kept": [2.0],
+    }
     display.figure_.canvas.draw()
 
 

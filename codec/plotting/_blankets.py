@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from codec._decisions import BlanketPath
     from codec._stability import StabilityResult
 
-MARKS = {  # marker, face, edge, zorder
+MARKS = {  # marker, face, edge
+    "screened": ("D", "none", KEPT),
     "kept": ("o", KEPT, KEPT),
     "entered": ("^", NOTED, NOTED),
     "removed": ("o", "none", "0.55"),
@@ -32,9 +33,10 @@ SMALLEST = 1e-12
 class BlanketPathDisplay:
     """The tests of a search for a Markov blanket in their order, with the point where it stopped.
 
-    Small p-values stand at the top. Filled circles are members that were kept, triangles features that
-    entered, empty circles features that were removed; the cross is the best remaining candidate when the
-    search stopped, with the p-value of the whole step.
+    Small p-values stand at the top. Diamonds are features that the first tests of discrete data have listed,
+    filled circles members that were kept, triangles features that entered, empty circles features that were
+    removed; the cross is the best remaining candidate when the search stopped, with the p-value of the whole
+    step.
 
     Parameters
     ----------

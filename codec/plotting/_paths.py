@@ -66,6 +66,11 @@ class SelectionPathDisplay:
     figure_: Figure
 
     def __init__(self, path: SelectionPath) -> None:
+        if not hasattr(path, "cumulative"):
+            raise TypeError(
+                f"path is a {type(path).__name__}, which holds no values of T; BlanketPathDisplay draws the path of "
+                "method='auto'."
+            )
         self.path = path
         self.names: tuple[str, ...] = tuple(path.names)
         self.cumulative: NDArray[np.float64] = np.asarray(path.cumulative, dtype=np.float64)
@@ -189,7 +194,7 @@ class SelectionPathDisplay:
         Parameters
         ----------
         estimator : MarkovBlanketSelector
-            A fitted selector.
+            Fitted with ``method='foci'`` or ``'lfoci'``.
         ax : matplotlib.axes.Axes, optional
             Axes to draw on.
         **kwargs : dict
@@ -204,6 +209,8 @@ class SelectionPathDisplay:
         ------
         sklearn.exceptions.NotFittedError
             If the selector is not fitted.
+        TypeError
+            If it was fitted with ``method='auto'``.
         """
         check_is_fitted(estimator, "path_")
         return cls.from_path(estimator.path_, ax=ax, **kwargs)

@@ -138,7 +138,9 @@ def discrete_blanket(
     elected = [v for v in elected if v not in always_include]
     if max_features is not None and len(elected) > max_features:
         reason = f"max_features = {max_features} reached"
-        decisions.append(Decision("stopped", -1, (), nan, nan, len(elected) - max_features, reason))
+        beyond = elected[max_features:]
+        decisions += [Decision("removed", v, (), shares[v], nan, len(elected), reason) for v in beyond]
+        decisions.append(Decision("stopped", -1, (), nan, nan, len(beyond), reason))
         elected = elected[:max_features]
     return _finish(search, y, elected, shares, always_include, decisions)
 

@@ -147,6 +147,8 @@ def test_options():
     X, y = simulate(1500, np.random.default_rng(2))
     full = find(X, y)
     fewer = find(X, y, max_features=2)
+    last = {d.feature: d.action for d in fewer.decisions if d.action in {"entered", "removed"}}
+    assert {v for v, action in last.items() if action == "entered"} == set(fewer.members)
     assert fewer.members == full.members[:2]
     assert any(d.action == "stopped" and "max_features" in d.reason for d in fewer.decisions)
     forced = find(X, y, always_include=(7,))

@@ -25,6 +25,7 @@ from codec._validation import (
     check_flag,
     check_jobs,
     check_option,
+    check_positive,
     columns_by_name,
     count_once,
     drop_incomplete,
@@ -55,7 +56,7 @@ class LocalParents:
     reason: str
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BlanketGraph:
     """Every variable's Markov blanket.
 
@@ -258,8 +259,8 @@ def markov_blanket_graph(
     """
     check_option(rule, "rule", ("and", "or"))
     check_flag(parents, "parents")
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha is {alpha!r}; it must be between 0 and 1.")
+    if check_positive(alpha, "alpha") >= 1.0:
+        raise ValueError(f"alpha is {alpha!r}; it must be below 1.")
     table = read_table(X, "X")
     d = len(table.names)
     if d < 2:

@@ -41,7 +41,7 @@ from codec._validation import FloatArray, NanPolicy, Rng, Table, as_generator
 
 
 # --------------------------------------------------------------------------- the result
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CodecTestResult:
     """Result of :func:`codec_test`; unpacks as ``(statistic, pvalue)``.
 
@@ -85,7 +85,7 @@ class CodecTestResult:
     terms: dict[str, TermValue] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     n_omitted: int = 0
-    _tables: tuple[Table, Table, Table | None] | None = field(default=None, repr=False, compare=False)
+    _tables: tuple[Table, Table, Table | None] | None = field(default=None, repr=False)
     _n_neighbors: int = field(default=1, repr=False)
 
     def __iter__(self) -> Iterator[float]:

@@ -35,7 +35,7 @@ MIN_SUBSAMPLE = 20  # rows below which a simulated power means nothing
 
 
 # --------------------------------------------------------------------------- many hypotheses
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CodecTestsResult:
     """Result of :func:`codec_test_many`, one entry for each column of Z.
 
@@ -216,7 +216,7 @@ class _Power(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PowerCurve:
     """Simulated power by sample size.
 

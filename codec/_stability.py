@@ -14,14 +14,23 @@ from joblib import delayed
 
 from codec._forward import show_progress
 from codec._parallel import in_order
-from codec._validation import BoolArray, FloatArray, IntArray, Rng, as_generator, check_integer, check_jobs
+from codec._validation import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Rng,
+    as_generator,
+    check_integer,
+    check_jobs,
+    check_positive,
+)
 
 Select = Callable[[IntArray, np.random.Generator], Iterable[int]]
 MIN_ROWS = 8  # halves of fewer rows hold nothing to select by
 
 
 # --------------------------------------------------------------------------- the result
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StabilityResult:
     r"""How often each feature was selected, and a bound on the false ones among the stable ones.
 
@@ -219,7 +228,7 @@ def stability_selection(
 
 def check_threshold(threshold: Any) -> float:
     """A threshold for which there is a bound."""
-    value = float(threshold)
+    value = check_positive(threshold, "threshold")
     if not 0.5 < value <= 1.0:
         raise ValueError(f"threshold is {threshold!r}; it must be above 0.5 and at most 1.")
     return value

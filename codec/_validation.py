@@ -416,7 +416,9 @@ def as_generator(rng: Any, argument: str = "rng") -> np.random.Generator:
     try:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{argument} is {rng!r}; pass None, an int, a SeedSequence or a Generator.") from None
+        raise type(error)(
+            f"{argument} is {rng!r}; pass None, an int from 0 on, a SeedSequence or a Generator."
+        ) from None
 
 
 def columns_by_name(chosen: Any, names: Sequence[str], argument: str) -> list[int]:
@@ -433,6 +435,8 @@ def columns_by_name(chosen: Any, names: Sequence[str], argument: str) -> list[in
 
 
 def _column_index(item: Any, names: Sequence[str], argument: str) -> int:
+    if isinstance(item, tuple):  # a label of several levels; names are strings
+        item = str(item)
     if isinstance(item, str):
         if item not in names:
             raise ValueError(f"{argument} names {item!r}, which is no column of X.")

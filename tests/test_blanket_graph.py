@@ -266,6 +266,17 @@ def test_wrong_arguments_are_named(arguments, message):
         markov_blanket_graph(frame_of(4), selector=ONE_WAY).parents_to_frame()
 
 
+def test_a_level_that_is_no_number_is_named():
+    with pytest.raises(TypeError, match="alpha is 'x'; it must be a number"):
+        markov_blanket_graph(frame_of(3), selector=ONE_WAY, alpha="x")
+
+
+def test_two_graphs_can_be_compared():
+    graph, same = (markov_blanket_graph(frame_of(4), selector=ONE_WAY) for _ in range(2))
+    assert graph == graph
+    assert graph != same  # two objects, as of scikit-learn's estimators; `found` tells whether they agree
+
+
 def test_without_networkx_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "networkx", None)
     with pytest.raises(ImportError, match="pip install networkx"):

@@ -322,3 +322,10 @@ def test_numpy_scalars_are_numbers():
     np.testing.assert_array_equal(made.X, make_mlp_network(20, 4, target=1, random_state=0).X)
     assert make_modular_sum(20, flip=np.float32(0.5), random_state=0).X.shape == (20, 10)
     assert make_bullseye(20, noise=np.float32(0.1), random_state=0).X.shape == (20, 6)
+
+
+def test_two_simulations_can_be_compared():
+    first, second = (make_mlp_network(20, 4, random_state=0) for _ in range(2))
+    assert first != second
+    assert first.network != second.network
+    assert first == first

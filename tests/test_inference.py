@@ -595,3 +595,10 @@ def test_no_warning_on_ordinary_data():
         result = codec_test(*confounded(200, np.random.default_rng(0), 4), rng=0)
     assert isinstance(result, CodecTestResult)
     assert result.notes == ()
+
+
+def test_two_results_can_be_compared():
+    y, z = np.random.default_rng(0).standard_normal((2, 30))
+    first, second = (codec_test(y, z, n_resamples=19, rng=0) for _ in range(2))
+    assert first == first
+    assert first != second

@@ -43,6 +43,7 @@ from codec import MarkovBlanketSelector, fisher_z
         ({"stability": {"halves": 10}}, "stability is"),
         ({"stability": 100}, "stability is 100"),
         ({"stability": {"threshold": 0.4}}, "threshold is 0.4"),
+        ({"stability": {"threshold": "x"}}, "threshold is 'x'; it must be a number"),
         ({"stability": {"n_subsamples": 5}}, "must be even"),
         ({"stability": True, "split": 0.5}, "stability and split"),
         ({"n_neighbors": 5}, "n_neighbors is 5, but method is 'auto'; n_neighbors belongs to 'foci' or 'lfoci'"),
@@ -56,6 +57,8 @@ from codec import MarkovBlanketSelector, fisher_z
         ({"method": "best"}, "method is 'best'"),
         ({"nominal_y": "yes"}, "nominal_y"),
         ({"random_state": "x"}, "random_state"),
+        ({"random_state": -1}, "random_state is -1; pass None, an int from 0 on"),
+        ({"always_include": [("x0", "x1")]}, "always_include names .*, which is no column of X"),
         ({"n_jobs": 0}, "n_jobs"),
     ],
 )
@@ -89,6 +92,14 @@ def test_options_of_another_method_may_have_no_other_values(options):
     X = normal(60, 2)
     with pytest.raises(ValueError, match="belongs to 'auto'"):
         fit(X, X[:, 0], method="foci", **options)
+
+
+def test_labels_of_several_levels_name_columns(product):
+    X, y = product
+    frame = pd.DataFrame(X, columns=pd.MultiIndex.from_product([["g", "h", "i"], ["a", "b"]]))
+    options = {"always_include": [("g", "b")], "groups": [[("h", "a"), ("h", "b")]], "screen": False}
+    by_place = fit(X, y, always_include=[1], groups=[[2, 3]], screen=False)
+    np.testing.assert_array_equal(fit(frame, y, **options).scores_, by_place.scores_)
 
 
 def test_wrong_data_are_named(product):

@@ -151,3 +151,9 @@ def test_wrong_arguments_are_named(changed, message):
     arguments = {"n": 50, "n_features": 3, **changed}
     with pytest.raises(ValueError, match=message):
         stability_selection(lambda *_: [], **arguments)
+
+
+def test_two_results_can_be_compared():
+    first, second = (stability_selection(lambda *_: [0], 20, 3, n_subsamples=2, rng=0) for _ in range(2))
+    assert first == first
+    assert first != second

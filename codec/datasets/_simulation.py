@@ -17,7 +17,7 @@ RandomState = int | np.random.SeedSequence | np.random.Generator | None
 Parents = Sequence[Sequence[int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Simulation:
     """Data and the answer; unpacks to ``X, y, blanket``.
 
@@ -55,7 +55,7 @@ class Simulation:
         return frame.assign(y=self.y)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """A sample of all nodes of a directed acyclic graph.
 

@@ -316,7 +316,7 @@ def record_baseline(
     report: Mapping[str, Any] | None = None,
 ) -> Deletion:
     """Run a method and write down what it did; only its own time counts."""
-    wanted = fresh_ids(read_ids(ids, problem.n), (), problem.n, "raise")
+    wanted = fresh_ids(read_ids(ids, problem.n, problem.source), (), problem.n, "raise")
     forget, retain = torch.tensor(wanted), others(wanted, problem.n)
     start = time.process_time()
     after = run(forget, retain)

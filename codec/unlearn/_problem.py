@@ -76,6 +76,8 @@ class Problem:
         Other names of tied tensors, with the first.
     n : int
         Training samples.
+    source : object
+        The training data as they were given.
     team : Team
         The processes.
 
@@ -106,6 +108,7 @@ class Problem:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
         self.team = Team(group)
+        self.source = data
         self.model = whole_copy(model).eval()
         self.names, self.tied = _trainable(self.model)
         self.device = _device(self.model, device)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence, Set
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,13 +12,18 @@ from torch.utils.data import Subset
 
 from codec.unlearn._problem import Problem
 
-Request = int | Sequence[int] | Tensor | Subset[Any]
+Request = int | Sequence[int] | Set[int] | Tensor | Subset[Any]
 
 
-def read_ids(request: Any, n: int) -> list[int]:
-    """Ids of a request in its order: one id, several, a boolean mask, or a Subset of the training data."""
+def read_ids(request: Any, n: int, data: Any = None) -> list[int]:
+    """Ids of a request: one id, several, a boolean mask, or a Subset of ``data``; in its order, those of a set sorted.
+
+    ``data`` is the training data as the caller gave them; a Subset counts from 0 there, however deep it is nested.
+    """
     if isinstance(request, Subset):
-        request = request.indices
+        request = _indices(request, data)
+    elif isinstance(request, Set):
+        request = sorted(request)
     values = np.asarray(request.cpu() if isinstance(request, Tensor) else request)
     if values.dtype == np.bool_:
         if values.shape != (n,):
@@ -35,13 +40,26 @@ def read_ids(request: Any, n: int) -> list[int]:
     return ids
 
 
+def _indices(subset: Subset[Any], data: Any) -> Any:
+    """Where the samples of a Subset lie in the training data."""
+    found, place = np.arange(len(subset)), cast(Any, subset)
+    while isinstance(place, Subset) and place is not data:
+        found, place = np.asarray(place.indices)[found], place.dataset
+    if place is not data:
+        raise ValueError(
+            f"ids is a Subset of a {type(place).__name__} that is not the training data that were passed (the same "
+            "object is needed): its indices may count other samples. Pass the samples' numbers in the training data."
+        )
+    return found
+
+
 def fresh_ids(ids: Sequence[int], forgotten: Collection[int], n: int, repeated: str) -> list[int]:
     """The ids that are not yet forgotten; what is asked twice is refused, or ignored on purpose."""
     if repeated not in {"raise", "ignore"}:
         raise ValueError(f"repeated must be 'raise' or 'ignore', got {repeated!r}.")
     gone = set(forgotten)
-    twice = [i for k, i in enumerate(ids) if i in gone or i in ids[:k]] if repeated == "raise" else []
-    if twice:
+    twice = _repeated(ids, gone)
+    if twice and repeated == "raise":
         raise ValueError(
             f"ids holds {twice[:5]}, asked for twice or forgotten already; pass repeated='ignore' to skip such ids."
         )
@@ -49,6 +67,15 @@ def fresh_ids(ids: Sequence[int], forgotten: Collection[int], n: int, repeated: 
     if len(gone) + len(fresh) >= n:
         raise ValueError(f"all {n} training samples would be forgotten: nothing is left to keep. Delete the model.")
     return fresh
+
+
+def _repeated(ids: Sequence[int], gone: Set[int]) -> list[int]:
+    seen, found = set(gone), []
+    for i in ids:
+        if i in seen:
+            found.append(i)
+        seen.add(i)
+    return found
 
 
 def ids_of_class(problem: Problem, target: int, forgotten: Collection[int]) -> list[int]:

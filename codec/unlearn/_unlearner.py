@@ -266,8 +266,9 @@ class Unlearner:
 
         Parameters
         ----------
-        ids : int, sequence of int, boolean mask, Tensor or Subset, optional
-            Training samples, numbered from 0.
+        ids : int, sequence or set of int, boolean mask, Tensor or Subset, optional
+            Training samples, numbered from 0. A Subset must be one of the very object ``train_data``, or of a Subset
+            of it.
         target : int, optional
             Instead of ids: all samples of a class.
         repeated : {'raise', 'ignore'}, default 'raise'
@@ -291,7 +292,10 @@ class Unlearner:
     def _read(self, ids: Any, target: int | None, repeated: str, gone: Sequence[int]) -> tuple[int, ...]:
         if (ids is None) == (target is None):
             raise ValueError("pass either ids or target.")
-        asked = ids_of_class(self.problem, target, gone) if target is not None else read_ids(ids, self.problem.n)
+        if target is not None:
+            asked = ids_of_class(self.problem, target, gone)
+        else:
+            asked = read_ids(ids, self.problem.n, self.problem.source)
         return tuple(fresh_ids(asked, gone, self.problem.n, repeated))
 
     def _forget(self, ids: tuple[int, ...], *, waited: bool = False) -> Deletion:

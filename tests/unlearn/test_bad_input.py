@@ -84,9 +84,7 @@ REQUESTS = {
     "an empty mask": ({"ids": torch.zeros(N, dtype=torch.bool)}, ValueError, "nothing to forget"),
     "a mask of another length": ({"ids": torch.ones(3, dtype=torch.bool)}, ValueError, "one entry for each"),
     "everything": ({"ids": range(N), "repeated": "ignore"}, ValueError, "nothing is left to keep"),
-    "everything, as a subset": (
-        {"ids": Subset(range(N), range(N)), "repeated": "ignore"}, ValueError, "nothing is left to keep",
-    ),
+    "of other data": ({"ids": Subset(range(N), [3])}, ValueError, "not the training data that were passed"),
     "twice": ({"ids": [3, 3]}, ValueError, "asked for twice"),
     "forgotten already": ({"ids": [3, 7]}, ValueError, r"\[7\], asked for twice or forgotten"),
     NOTHING_LEFT: ({"ids": [7], "repeated": "ignore"}, ValueError, "nothing to do"),

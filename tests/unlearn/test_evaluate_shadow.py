@@ -14,7 +14,7 @@ import torch
 from scipy.stats import norm
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from codec.unlearn.evaluate import ShadowModels, auc, logit_confidence, shadow_models, split
 
@@ -274,8 +274,12 @@ def test_split_in_every_form():
         assert len(parts["retain"][1]) == 37
     parts = split({"x": X[:40], "labels": np.asarray(Y[:40])}, FORGET)
     np.testing.assert_array_equal(parts["forget"]["labels"], Y[FORGET])
-    parts = split(TensorDataset(*DATA), FORGET)
+    data = TensorDataset(*DATA)
+    parts = split(data, FORGET)
     assert torch.equal(parts["forget"][1][0], X[8])
+    assert split(data, Subset(parts["retain"], [0, 2]))["forget"].indices == parts["retain"].indices[:3:2]
+    with pytest.raises(ValueError, match="not the training data that were passed"):
+        split(data, Subset(TensorDataset(*DATA), [0]))
     with pytest.raises(ValueError, match="nothing is left to keep"):
         split(DATA, range(40))
     with pytest.raises(ValueError, match=r"entries of \[39, 40\] samples"):

@@ -21,8 +21,8 @@ def split(data: Any, ids: Any) -> dict[str, Any]:
     ----------
     data : Dataset, (inputs, targets), or dict of tensors
         Training samples.
-    ids : int, sequence of int, mask or Subset
-        Samples to forget.
+    ids : int, sequence or set of int, mask or Subset
+        Samples to forget; a Subset must be one of the object ``data``.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def split(data: Any, ids: Any) -> dict[str, Any]:
     ([0.0, 2.0, 3.0], [1])
     """
     n = n_samples(data)
-    gone = read_ids(ids, n)
+    gone = read_ids(ids, n, data)
     kept = others(gone, n)
     if len(kept) == 0:
         raise ValueError(f"all {n} samples are forgotten: nothing is left to keep.")

@@ -228,9 +228,9 @@ def clone(params: Mapping[str, Tensor]) -> Parameters:
     return {name: value.detach().clone() for name, value in params.items()}
 
 
-def with_noise(params: Mapping[str, Tensor], sigma: float, random_state: int | None) -> Parameters:
+def with_noise(params: Mapping[str, Tensor], sigma: float, source: np.random.SeedSequence) -> Parameters:
     """Copies with independent normal noise on every coordinate."""
-    seed = int(np.random.default_rng(random_state).integers(2**63 - 1))
+    seed = int(np.random.default_rng(source).integers(2**63 - 1))
     draw = torch.Generator().manual_seed(seed)
     return {
         name: w + sigma * torch.randn(w.shape, generator=draw, dtype=torch.float64).to(w) for name, w in params.items()

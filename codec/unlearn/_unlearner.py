@@ -549,7 +549,8 @@ class Unlearner:
             Distance to the retrained model that you fixed beforehand; the noise is made for it. The release is
             refused unless the certificate meets it.
         random_state : int, optional
-            Seed of the noise. Keep it secret.
+            Seed of the noise. Keep it secret. Every release draws its own from it: the same noise on two copies would
+            cancel in their difference.
 
         Returns
         -------
@@ -573,8 +574,9 @@ class Unlearner:
                 f"no release: the certificate's bound is {certificate.bound:.3g}, above the {bound:.3g} that the noise "
                 "would be made for; take another Newton step (n_steps), or retrain."
             )
+        source = np.random.SeedSequence(random_state, spawn_key=(len(self.accountant.releases),))
         sigma = self._history.release(epsilon, delta, bound).sigma
-        return self.problem.model_with(with_noise(self._history.weights, sigma, random_state))
+        return self.problem.model_with(with_noise(self._history.weights, sigma, source))
 
     @property
     def accountant(self) -> Accountant:

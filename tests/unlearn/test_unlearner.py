@@ -331,6 +331,19 @@ def test_what_was_released_stays_spent(ridge, tmp_path):
         again.close()
 
 
+def test_the_noise_of_two_releases_does_not_cancel(ridge, tmp_path):
+    """With one seed: their difference has the noise of both, also where the process ended between them."""
+    model, X, Y = ridge
+    options = {"weight_decay": 0.1, "selector": "all", "update": "gradient", "convex": True}
+    Unlearner(model, "mse", (X, Y), ledger=tmp_path, **options).close()
+    noise = []
+    for _ in range(2):
+        ours = Unlearner.resume(tmp_path, model, "mse", (X, Y), **options)
+        noise.append(ours.release(1.0, 1e-5, bound=1.0, random_state=7).weight.detach() - model.weight.detach())
+        ours.close()
+    assert float((noise[1] - noise[0]).abs().min()) > 1e-3  # sigma is 3.7
+
+
 @pytest.mark.parametrize("selector", ["all", "kfac_greedy"])
 def test_a_run_that_is_resumed_at_every_request_has_the_same_bits(selector, tmp_path):
     """Conjugate gradients with what the process keeps between requests, and without."""

@@ -182,6 +182,7 @@ class Unlearner:
         check_option(update, "update", METHODS)
         check_solver(solver, curvature, update)
         _check_steps(n_steps, update == "gradient" and convex, convex, weight_decay, budget)
+        _check_damping(damping, update == "gradient" and convex)
         self.problem = Problem(
             model, loss, train_data, weight_decay=weight_decay, output=output, target_key=target_key, device=device,
             batch_size=batch_size, group=group,
@@ -399,6 +400,8 @@ class Unlearner:
                 n_steps=self.n_steps,
                 curvature=self.curvature,
                 solver=self.solver,
+                guard=None if self.guard is None else self._guarded,
+                max_drop=self.guard_drop,
             )
         return deletion_step(
             self.problem,
@@ -587,6 +590,19 @@ class Unlearner:
     def _at_anchor(self) -> Tensor:
         """Samples that the starting point still has."""
         return others(ids_of(self._history.before_anchor), self.problem.n)
+
+
+def _check_damping(damping: Any, undamped: bool) -> None:
+    """Refuse what is no damping, and damping that no step would take."""
+    if damping == "auto":
+        return
+    if isinstance(damping, str) or not damping >= 0.0:
+        raise ValueError(f"damping is {damping!r}; it must be 'auto' or a number of 0 or more.")
+    if undamped and damping > 0.0:
+        raise ValueError(
+            f"damping is {damping}, but update='gradient' with convex=True takes Newton steps without damping; leave "
+            "damping='auto'."
+        )
 
 
 def _check_steps(n_steps: int, several: bool, convex: bool, weight_decay: float, budget: float) -> None:

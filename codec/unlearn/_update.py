@@ -129,8 +129,8 @@ def deletion_step(
         Of its linear system; 'auto': Cholesky up to 128 parameters.
     linearisation : Linearisation, optional
     damping : float or 'auto', default 'auto'
-        'auto': ``first_damping``, doubled until the retained objective rises by no more than ``max_rise`` of itself
-        and the guard holds.
+        'auto': ``first_damping``, doubled until the retained objective rises by no more than ``max_rise`` of its
+        size and the guard holds.
     first_damping : float, optional
         Where 'auto' begins. Default: `pull` of the model.
     fit_length : bool, default False
@@ -147,7 +147,7 @@ def deletion_step(
     tol, max_iter
         Of conjugate gradients.
     max_rise : float, default 0.5
-        Most relative rise of the retained objective.
+        Most rise of the retained objective, relative to its size.
     guard : callable, optional
         Validation score of parameters, larger is better.
     max_drop : float, default 0.01
@@ -222,24 +222,31 @@ def newton_steps(
     solver: str = "auto",
     tol: float = 1e-8,
     max_iter: int = 500,
+    guard: Guard | None = None,
+    max_drop: float = 0.01,
 ) -> Step:
-    """Exact Newton steps on the retained objective, for convex models; accepted if it does not rise.
+    """Exact Newton steps on the retained objective, for convex models; accepted if it does not rise and the guard holds.
 
     Each takes gradient and curvature anew; no damping beyond the weight decay.
     """
+    if n_steps < 1:
+        raise ValueError(f"n_steps is {n_steps}; it must be at least 1.")
     work = _Work(problem, params, forgotten, (), slices, torch.zeros(problem.n))
-    moved, total = dict(params), None
+    moved, solutions = dict(params), []
     for _ in range(n_steps):
         operator = Curvature(problem, moved, work.retained, slices, curvature)
-        delta = operator.solve(-operator.gradient(work.retained), tol=tol, max_iter=max_iter, method=solver).x
-        moved = slices.add(moved, delta)
-        total = delta if total is None else total + delta
-    if total is None:
-        raise ValueError("n_steps must be at least 1.")
+        found = operator.solve(-operator.gradient(work.retained), tol=tol, max_iter=max_iter, method=solver)
+        moved = slices.add(moved, found.x)
+        solutions.append(found)
     before, after = work.objective(params), work.objective(moved)
     said = f"retained objective {before:.6g} -> {after:.6g} in {n_steps} Newton steps"
-    slack = 1e-6 * abs(before)  # of rounding
-    return Step(total, 0.0, 1.0, before - after, 0, after <= before + slack, said, (before, after))
+    scores = None if guard is None else (guard(params), guard(moved))
+    fallen = scores is not None and not scores[1] >= scores[0] - max_drop
+    if scores is not None and fallen:
+        said += f"; guard {scores[0]:.4g} -> {scores[1]:.4g}, more than the allowed drop of {max_drop:.4g}"
+    ok = after <= before + 1e-6 * abs(before) and not fallen  # the slack is for rounding
+    total, products = torch.stack([s.x for s in solutions]).sum(0), sum(s.iterations for s in solutions)
+    return Step(total, 0.0, 1.0, before - after, products, ok, said, (before, after), scores)
 
 
 def captured_decrement(operator: Curvature, g: Tensor, part: Sequence[int] | Tensor, tol: float = 1e-3) -> float:
@@ -344,7 +351,7 @@ class _Work:
         losses = self.problem.sample_losses(moved)
         after = float(losses[self.retained].mean()) + self.problem.regularizer(moved)
         scores = None if guard is None else (guard(self.params), guard(moved))
-        risen = not after <= self.before * (1.0 + max_rise)  # also where it is not a number
+        risen = not after <= self.before + max_rise * abs(self.before)  # also where it is not a number
         fallen = scores is not None and not scores[1] >= scores[0] - max_drop
         reasons = [f"retained objective {self.before:.4g} -> {after:.4g}"]
         if risen:

@@ -131,6 +131,8 @@ class History:
         kind = entry["kind"]
         if kind == "submitted":
             self.pending.append(tuple(entry["ids"]))
+        elif kind == "withdrawn":
+            self.pending.pop(entry["place"])
         elif kind == "rollback":
             self.standing.remove(entry["request"])
         elif kind == "anchor":
@@ -145,6 +147,11 @@ class History:
         """A request that waits."""
         self._write({"kind": "submitted", "ids": list(ids)})
         self.pending.append(ids)
+
+    def withdraw(self, place: int) -> None:
+        """A request that waits no longer."""
+        self._write({"kind": "withdrawn", "place": place})
+        self.pending.pop(place)
 
     def enter(self, deletion: Deletion, weights: Parameters, waited: bool) -> None:
         """A request that was done, and the parameters after it."""
@@ -193,7 +200,7 @@ class History:
 
     def _take(self, deletion: Deletion, waited: bool) -> None:
         if waited:
-            self.pending.remove(deletion.forgotten)
+            self.pending.pop(0)
         self.deletions.append(deletion)
         if deletion.accepted:
             self.standing.append(deletion.id)

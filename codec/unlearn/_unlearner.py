@@ -254,16 +254,32 @@ class Unlearner:
         return fresh
 
     def run(self, *, verbose: bool = False) -> tuple[Deletion, ...]:
-        """Do the waiting requests in the order in which they came; ``verbose=True`` shows progress."""
+        """Do the waiting requests in the order in which they came; ``verbose=True`` shows progress.
+
+        Samples that :meth:`forget` took in the meantime are left out, and a request of such samples alone is withdrawn.
+        One that fails goes on waiting; take it back with :meth:`withdraw`.
+        """
         waiting, done = len(self._history.pending), []
         with show_progress("Unlearner", verbose, f"{waiting} requests") as advance:
             while self._history.pending:
-                done.append(self._forget(self._history.pending[0], waited=True))
+                ids = tuple(fresh_ids(self._history.pending[0], self.forgotten, self.problem.n, "ignore"))
+                if ids:
+                    done.append(self._forget(ids, waited=True))
+                else:
+                    self._history.withdraw(0)
                 advance(1.0 / waiting)
         return tuple(done)
 
+    def withdraw(self, place: int) -> tuple[int, ...]:
+        """Take back a request that waits: the one at this place in :attr:`pending`. Returns its ids."""
+        waiting = self.pending
+        if not 0 <= place < len(waiting):
+            raise IndexError(f"place is {place}; {len(waiting)} requests wait, numbered from 0.")
+        self._history.withdraw(place)
+        return waiting[place]
+
     def forget(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> Deletion:
-        """Delete samples: one call, one request.
+        """Delete samples: one call, one request, done at once, before those that wait.
 
         Parameters
         ----------

@@ -281,6 +281,46 @@ def ours_after(ours):
     return ours.run()[0]
 
 
+@pytest.mark.parametrize("update", ["difference", "chained"])
+def test_what_waits_may_be_forgotten_at_once(update, tmp_path):
+    """The rest of a request is done, and one of which nothing is left is dropped, from the folder too."""
+    model, X, y = net()
+    ours = unlearner(model, X, y, update=update, ledger=tmp_path)
+    for ids in ([3], [4, 5], [6]):
+        ours.submit(ids)
+    ours.forget([3, 5])
+    assert [d.forgotten for d in ours.run()] == [(4,), (6,)]
+    assert ours.forgotten == (3, 5, 4, 6)
+    ours.close()
+    with contextlib.closing(
+        Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), weight_decay=0.01, selector="all", update=update)
+    ) as again:
+        assert again.forgotten == (3, 5, 4, 6)
+        assert again.pending == ()
+        assert same(again.parameters, ours.parameters)
+
+
+def test_a_request_that_cannot_be_done_is_withdrawn(tmp_path):
+    model, X, y = net()
+    ours = unlearner(model, X, y, ledger=tmp_path)
+    ours.submit(range(60))
+    ours.submit([60])
+    ours.forget(range(60, 80))
+    with pytest.raises(ValueError, match="nothing is left to keep"):
+        ours.run()
+    assert ours.forgotten == tuple(range(60, 80))
+    with pytest.raises(IndexError, match="place is 2; 2 requests wait"):
+        ours.withdraw(2)
+    assert ours.withdraw(0) == tuple(range(60))
+    ours.close()
+    with contextlib.closing(
+        Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), weight_decay=0.01, selector="all")
+    ) as again:
+        assert again.pending == ((60,),)
+        assert again.run() == ()
+        assert again.pending == ()
+
+
 def test_save_and_resume(tmp_path):
     model, X, y = net()
     ours = unlearner(model, X, y, budget=0.02)

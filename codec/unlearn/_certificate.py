@@ -244,6 +244,7 @@ def certify(
     gradient_norm: float,
     rounding: float = 0.0,
     constants: Constants | None = None,
+    assumed: Sequence[str] = (),
     measured: Sequence[str] = (),
 ) -> Certificate:
     """Certificate of kind 'a posteriori': convex loss, gradient measured at the model.
@@ -260,17 +261,17 @@ def certify(
         What rounding may hide of it.
     constants : Constants, optional
         Of the loss: the certificate then says what was known beforehand.
-    measured : sequence of str
-        Further sentences on what was measured.
+    assumed, measured : sequence of str
+        Further sentences on what is taken for granted, and on what was measured.
 
     """
     bound = a_posteriori_bound(gradient_norm, weight_decay, rounding)
     over = " (||grad F_R|| / weight decay)" if rounding == 0.0 else " ((||grad F_R|| + rounding) / weight decay)"
-    assumed = [f"the loss is convex in the weights, so F_R is strongly convex with {weight_decay:.3g}"]
+    taken = [f"the loss is convex in the weights, so F_R is strongly convex with {weight_decay:.3g}", *assumed]
     found = [f"||grad F_R|| = {gradient_norm:.3g}" + (f", rounding <= {rounding:.1g}" if rounding else "")]
     if constants is not None:
         prior = a_priori_bound(constants, weight_decay, n, m)
-        assumed.append(constants.source)
+        taken.append(constants.source)
         found.append(f"known beforehand: one exact Newton step from the minimiser of F_S ends within {prior:.3g}")
     return Certificate(
         kind="a posteriori",
@@ -278,7 +279,7 @@ def certify(
         n=n,
         m=m,
         proved=(f"distance to the retrained model <= {bound:.3g}{over}",),
-        assumed=tuple(assumed),
+        assumed=tuple(taken),
         measured=(*found, *measured),
     )
 

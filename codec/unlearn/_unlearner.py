@@ -87,7 +87,8 @@ class Unlearner:
         Newton steps of ``update='gradient'`` where ``convex=True``.
     convex : bool, default False
         You state that the loss is convex in the parameters. Then deletions carry a certificate, and copies can
-        be released with noise; needs weight decay.
+        be released with noise; needs weight decay. Both are about the parameters alone: norms that keep running
+        statistics are refused unless their parameters are frozen, and other buffers are assumed to be free of the data.
     guard : callable(model) -> float, optional
         Validation score, higher is better, on data of its own. A request that lowers it by more than
         ``guard_drop`` is refused.
@@ -188,6 +189,8 @@ class Unlearner:
             batch_size=batch_size, group=group,
         )  # fmt: skip
         self.problem.team.check_seed(random_state)
+        if convex:
+            _check_statistics(self.problem.model)
         self.units = units if isinstance(units, Units) else find_units(self.problem.model)
         self.selector, self.scope, self.perturb, self.max_units = selector, scope, perturb, max_units
         self.n_perturbations, self.curvature, self.damping = n_perturbations, curvature, damping
@@ -477,7 +480,14 @@ class Unlearner:
         """A posteriori, from the gradient measured over the retained samples in double precision."""
         problem = self.problem
         norm, rounding = gradient_norm(problem, weights, others(gone, problem.n))
-        return certify(problem.n, len(gone), weight_decay=problem.weight_decay, gradient_norm=norm, rounding=rounding)
+        return certify(
+            problem.n,
+            len(gone),
+            weight_decay=problem.weight_decay,
+            gradient_norm=norm,
+            rounding=rounding,
+            assumed=_assumed_of_buffers(problem.model),
+        )
 
     # ------------------------------------------------------------------------ undo
     def rollback(self, id: int | None = None) -> None:  # noqa: A002 - as in `Deletion.id`
@@ -606,6 +616,31 @@ class Unlearner:
     def _at_anchor(self) -> Tensor:
         """Samples that the starting point still has."""
         return others(ids_of(self._history.before_anchor), self.problem.n)
+
+
+def _check_statistics(model: nn.Module) -> None:
+    """Refuse norms that keep statistics of the training data: no bound holds for those, and no noise is on them."""
+    kept = [
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "running_mean", None) is not None
+        and not [p for p in module.parameters(recurse=False) if not p.requires_grad]
+    ]
+    if kept:
+        raise ValueError(
+            f"model keeps running statistics of the training data in {', '.join(kept[:3])}{', ...' * (len(kept) > 3)}; "
+            "with convex=True no bound holds for them. Use a norm without them, such as LayerNorm, or, if they never "
+            "saw the training data, freeze the norm's parameters or put its outputs in the data."
+        )
+
+
+def _assumed_of_buffers(model: nn.Module) -> tuple[str, ...]:
+    """What a certificate takes for granted of values that training may have set beside the parameters."""
+    names = [name for name, value in model.named_buffers() if value.is_floating_point()]
+    if not names:
+        return ()
+    shown = f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
+    return (f"the buffers of the model ({shown}) do not depend on the training data",)
 
 
 def _check_damping(damping: Any, undamped: bool) -> None:

@@ -511,6 +511,32 @@ def test_a_report_and_a_history():
     assert ours.history["accepted"].tolist() == [True]
 
 
+class Scaled(nn.Linear):
+    """A linear model of inputs that are scaled by a buffer."""
+
+    def __init__(self):
+        super().__init__(5, 3)
+        self.register_buffer("scale", torch.ones(5))
+
+    def forward(self, x):
+        return super().forward(x / self.scale)
+
+
+def test_statistics_of_the_data_are_refused_or_named():
+    """What a norm keeps of the forgotten samples is no parameter: no bound holds for it, no noise is on it."""
+    _, X, y = net()
+    options = {"weight_decay": 0.1, "selector": "all", "convex": True}
+    for affine in (True, False):
+        norm = nn.BatchNorm1d(5, affine=affine)
+        with pytest.raises(ValueError, match="keeps running statistics of the training data in 0;"):
+            unlearner(nn.Sequential(norm, nn.Linear(5, 3)), X, y, **options)
+    frozen = nn.BatchNorm1d(5).requires_grad_(False)
+    for model, name in ((nn.Sequential(frozen, nn.Linear(5, 3)), "0.running_mean, 0.running_var"), (Scaled(), "scale")):
+        assumed = unlearner(model, X, y, **options).forget([0]).certificate.assumed
+        assert assumed[-1] == f"the buffers of the model ({name}) do not depend on the training data"
+    assert len(unlearner(nn.Linear(5, 3), X, y, **options).forget([0]).certificate.assumed) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._greedy import KfacGreedy, exchange, residual_greedy
@@ -113,13 +116,44 @@ class SampleLosses:
             self._known = [*others[-1:], (params, losses)]
 
 
+class InDouble(Problem):
+    """The same problem with model, data and loss in double precision."""
+
+    def __init__(self, problem: Problem) -> None:
+        vars(self).update(vars(problem))
+        self.model = copy.deepcopy(problem.model).double()
+        if isinstance(getattr(problem._loss, "loss", None), nn.Module):  # it may hold weights of classes
+            self._loss = copy.deepcopy(problem._loss)
+            cast(Any, self._loss).loss.double()
+
+    def fetch(self, ids: Sequence[int] | Tensor) -> tuple[Any, Any]:
+        """Inputs and targets of the samples; real numbers in double precision."""
+        inputs, targets = tree_map(_double, super().fetch(ids))
+        return inputs, targets
+
+
+def check_double(problem: Problem) -> None:
+    """Refuse what cannot be computed in double precision, as `gradient_norm` does."""
+    try:
+        InDouble(problem).check()
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"convex=True needs the gradient in double precision, where model or loss fail ({error}). Let their "
+            "constants take the type of the inputs, or pass model and train_data in double precision."
+        ) from error
+
+
 def gradient_norm(problem: Problem, params: Parameters, ids: Tensor) -> tuple[float, float]:
-    """Norm of the mean of ``grad f`` over samples, and what rounding may have taken from it."""
-    gradient = objective_gradient(Products(problem, params), ids)
-    norm = float(torch.cat([g.double().flatten() for g in gradient.values()]).norm())
-    eps = torch.finfo(next(iter(params.values())).dtype).eps
+    """Norm of the mean of ``grad f`` over samples in double precision, and what rounding may have taken from it."""
+    exact = {name: w.double() for name, w in params.items()}
+    gradient = objective_gradient(Products(InDouble(problem), exact), ids)
+    norm = float(torch.cat([g.flatten() for g in gradient.values()]).norm())
     size = sum(w.numel() for w in params.values())
-    return norm, eps * (size**0.5 + norm)
+    return norm, torch.finfo(torch.float64).eps * (size**0.5 + norm)
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def objective_gradient(products: Products, ids: Tensor) -> Parameters:

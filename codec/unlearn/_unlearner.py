@@ -20,7 +20,7 @@ from codec.unlearn._deletion import NAN, Deletion, Timer
 from codec.unlearn._distributed import Group
 from codec.unlearn._history import History, clone, ids_of, with_noise
 from codec.unlearn._nearest import shared_finder
-from codec.unlearn._point import Point, SampleLosses, gradient_norm
+from codec.unlearn._point import Point, SampleLosses, check_double, gradient_norm
 from codec.unlearn._problem import Loss, Parameters, Problem
 from codec.unlearn._record import record
 from codec.unlearn._report import Report
@@ -191,6 +191,7 @@ class Unlearner:
         self.problem.team.check_seed(random_state)
         if convex:
             _check_statistics(self.problem.model)
+            check_double(self.problem)
         self.units = units if isinstance(units, Units) else find_units(self.problem.model)
         self.selector, self.scope, self.perturb, self.max_units = selector, scope, perturb, max_units
         self.n_perturbations, self.curvature, self.damping = n_perturbations, curvature, damping

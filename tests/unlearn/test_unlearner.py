@@ -485,6 +485,60 @@ def test_the_same_seed_gives_the_same_weights():
     assert same(one.parameters, two.parameters)
 
 
+def softmax_minimum(X, y, decay):
+    """Weights (2, p) without an intercept, by Newton steps that are halved until the objective falls."""
+    p, Y = X.shape[1], nn.functional.one_hot(y).to(X.dtype)
+
+    def objective(w):
+        return nn.functional.cross_entropy(X @ w.view(2, p).T, y) + decay / 2 * w.square().sum()
+
+    w = torch.zeros(2 * p, dtype=X.dtype)
+    for _ in range(60):
+        P = (X @ w.view(2, p).T).softmax(1)
+        bend = (torch.diag_embed(P) - P[:, :, None] * P[:, None]).transpose(0, 2)  # (2, 2, n)
+        hessian = torch.einsum("abn,ni,nj->aibj", bend, X, X).reshape(2 * p, 2 * p) / len(X)
+        gradient = ((P - Y).T @ X).flatten() / len(X) + decay * w
+        step, share = torch.linalg.solve(hessian + decay * torch.eye(2 * p, dtype=X.dtype), gradient), 1.0
+        while objective(w - share * step) > objective(w) and share > 1e-9:
+            share /= 2
+        w = w - share * step
+    return w.view(2, p)
+
+
+def wide(n=200, scale=3e3):
+    """Two classes far apart, in large numbers."""
+    sign = torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0)
+    X = torch.stack([sign * scale * (1.0 + 0.1 * torch.rand(n)), 0.01 * scale * torch.randn(n)], 1)
+    return X, (sign > 0).long()
+
+
+def test_the_bound_of_a_float32_model_holds():
+    """Of large features single precision sees a gradient that is smaller than it is."""
+    X, y = wide()
+    model = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(softmax_minimum(X.double(), y, 0.1))
+    for loss in ("cross_entropy", nn.CrossEntropyLoss(weight=torch.ones(2), reduction="none")):
+        options = {"selector": "all", "update": "gradient", "convex": True, "n_steps": 5}
+        ours = Unlearner(model, loss, (X, y), weight_decay=0.1, **options)
+        bound = ours.forget([0, 1, 2]).certificate.bound
+        distance = (ours.parameters["weight"].double() - softmax_minimum(X[3:].double(), y[3:], 0.1)).norm()
+        assert 1e-6 < float(distance) <= bound <= 1e-3
+
+
+def test_what_has_no_double_precision_is_refused():
+    X, y = wide()
+    weights = torch.ones(2)
+
+    def loss(output, target):
+        return nn.functional.cross_entropy(output, target, weight=weights, reduction="none")
+
+    model = nn.Linear(2, 2)
+    Unlearner(model, loss, (X, y), weight_decay=0.1, selector="all")
+    with pytest.raises(ValueError, match="convex=True needs the gradient in double precision"):
+        Unlearner(model, loss, (X, y), weight_decay=0.1, selector="all", convex=True)
+
+
 def test_release_needs_a_bound(ridge):
     model, X, y = net()
     with pytest.raises(ValueError, match="no bound"):

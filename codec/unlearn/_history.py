@@ -63,6 +63,7 @@ class History:
         self._anchored = anchored
         self._settled = 0  # standing requests that were done before the anchor
         self._renewed = False  # whether the anchor is not on disk yet
+        self._previous: tuple[int, Parameters] | None = None  # the last request, and the weights before it
         self._ledger: Ledger | None = None
 
     # ------------------------------------------------------------------------ disk
@@ -93,7 +94,11 @@ class History:
             for release in self.accountant.releases:
                 ledger.append({"kind": "release", "release": vars(release)})
             ledger.append({"kind": "anchor", "requests": self._settled}, self.anchor, self.start)
-            ledger.append({"kind": "weights"}, self.weights, self.anchor)
+            state = self.anchor
+            if self._previous is not None:
+                number, state = self._previous
+                ledger.append({"kind": "previous", "request": number}, state, self.anchor)
+            ledger.append({"kind": "weights"}, self.weights, state)
 
     def close(self) -> None:
         """Let other processes open the folder."""
@@ -114,9 +119,12 @@ class History:
             raise ValueError(f"folder {str(folder)!r} holds no unlearner; begin one with ledger={str(folder)!r}.")
         self._check_settings(entries[0]["settings"], folder)
         self.entropy = int(entries[0]["entropy"])
+        last: tuple[int, int] | None = None  # a request, and how many entries have the weights before it
         for place, entry in enumerate(entries):
             self._replay(entry, partial(ledger.replay, self.start, place + 1))
+            last = _last_request(entry, place, last)
         self.weights = ledger.replay(self.start)
+        self._previous = None if last is None else (last[0], ledger.replay(self.start, last[1]))
 
     def _check_settings(self, said: Mapping[str, Any], folder: str | Path) -> None:
         wrong = [
@@ -157,18 +165,18 @@ class History:
         """A request that was done, and the parameters after it."""
         if self._renewed:
             self._write({"kind": "anchor", "requests": self._settled})
-            self._renewed = False
+            self._renewed, self._previous = False, None
         entry = {"kind": "deletion", "waited": waited, "deletion": deletion.to_dict()}
         self._write(entry, weights if deletion.accepted else None)
         self._take(deletion, waited)
         if deletion.accepted:
-            self.weights = weights
+            self._previous, self.weights = (deletion.id, self.weights), weights
 
     def take_back(self, number: int, weights: Parameters) -> None:
         """A request that stands no longer, and the parameters without it."""
         self._write({"kind": "rollback", "request": number}, weights)
         self.standing.remove(number)
-        self.weights = weights
+        self._previous, self.weights = None, weights
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -225,9 +233,23 @@ class History:
         """Standing requests that a step from the starting point must do again."""
         return self.of(self.standing[self._settled :] if self._anchored else ())
 
+    def before(self, number: int) -> Parameters | None:
+        """Weights before a request, which are kept of the last one alone."""
+        return self._previous[1] if self._previous is not None and self._previous[0] == number else None
+
     def of(self, numbers: list[int] | tuple[int, ...]) -> tuple[Deletion, ...]:
         """Requests by number."""
         return tuple(self.deletions[k - 1] for k in numbers)
+
+
+def _last_request(entry: Mapping[str, Any], place: int, known: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The last request that changed the weights, and how many entries go before; what ``entry`` makes of it."""
+    kind = entry["kind"]
+    if kind == "deletion":
+        return (entry["deletion"]["id"], place) if entry["deletion"]["accepted"] else known
+    if kind == "previous":
+        return entry["request"], place + 1
+    return None if kind in {"rollback", "anchor"} else known
 
 
 def clone(params: Mapping[str, Tensor]) -> Parameters:

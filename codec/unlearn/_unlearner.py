@@ -39,6 +39,8 @@ from codec.unlearn._update import (
     pull,
 )
 
+WITHOUT_ANCHOR = {"gradient", "chained"}  # updates that step on from where the model is
+
 Guard = Callable[[nn.Module], float]
 
 
@@ -122,7 +124,7 @@ class Unlearner:
     Notes
     -----
     With the difference gradient [1]_ the model moves by ``-(H_R + mu I)^-1 [grad F_R - grad F_S]``, which is
-    nothing when nothing is forgotten, and the same whatever the order of the requests. Where a whole class goes that
+    nothing when nothing is forgotten, and the same to ``tolerance`` whatever the order of the requests. Where a whole class goes that
     step stops too early, and further ones follow on the model linearised at the same point, with the loss as it is.
     For networks no bound is known: the result is empirical, to be measured beside a retrained model. Deleting a few
     random samples moves a network less than training it again from another seed does.
@@ -204,7 +206,7 @@ class Unlearner:
         self._history = History(
             self.problem.parameters(),
             cast(int, np.random.SeedSequence(random_state).entropy),
-            anchored=update not in {"gradient", "chained"},
+            anchored=update not in WITHOUT_ANCHOR,
             settings={"n": self.problem.n, "weight_decay": self.problem.weight_decay, "update": update},
         )
         if ledger is not None and self.problem.team.rank == 0:
@@ -335,7 +337,7 @@ class Unlearner:
         units = None if self.selector == "all" else self._touched(ranking.units)
         slices = Slices(self.units, units)
         with timer("solve"):
-            step = self._solve(prepared, slices, gone)
+            step = self._solve(prepared, slices, gone, self._history.weights)
         weights = clone(slices.add(prepared.point, step.delta)) if step.accepted else self._history.weights
         accepted = step.accepted and all(bool(torch.isfinite(w).all()) for w in weights.values())
         self._losses.put(weights, step.losses if accepted else None)
@@ -408,8 +410,8 @@ class Unlearner:
         before = [u for deletion in self._history.since_anchor for u in deletion.units]
         return torch.tensor(sorted({*before, *units.tolist()}), dtype=torch.long)
 
-    def _solve(self, prepared: Point, slices: Slices, gone: Sequence[int]) -> Step:
-        """The step for all samples forgotten since the point it starts from."""
+    def _solve(self, prepared: Point, slices: Slices, gone: Sequence[int], guess: Parameters) -> Step:
+        """The step for all samples forgotten since the point it starts from; conjugate gradients start at ``guess``."""
         before = ids_of(self._history.before_anchor)
         if self.update == "gradient" and self.convex:
             return newton_steps(
@@ -438,7 +440,7 @@ class Unlearner:
             whole_gradient=slices.gather(prepared.gradient),
             losses=prepared.losses,
             already=before,
-            x0=slices.gather(self._history.weights) - slices.gather(prepared.point),
+            x0=slices.gather(guess) - slices.gather(prepared.point),
             guard=None if self.guard is None else self._guarded,
             max_drop=self.guard_drop,
             tol=self.tolerance,
@@ -494,8 +496,9 @@ class Unlearner:
     def rollback(self, id: int | None = None) -> None:  # noqa: A002 - as in `Deletion.id`
         """Take back a request: its samples count as training samples again.
 
-        The model is solved anew from the anchor for the requests that remain, as if this one had never come;
-        without any request left, the anchor's own weights are back, bit for bit.
+        The last request is undone bit for bit. For any other the model is solved anew from the anchor for the requests
+        that remain, as if this one had never come, to ``tolerance``; updates that step on from where the model is
+        cannot do that.
 
         Parameters
         ----------
@@ -505,7 +508,8 @@ class Unlearner:
         Raises
         ------
         ValueError
-            No such request stands, or the model was anchored anew after it.
+            No such request stands, the model was anchored anew after it, or it is not the last and the update has no
+            anchor.
         """
         history = self._history
         if not history.standing:
@@ -513,12 +517,25 @@ class Unlearner:
         number = history.standing[-1] if id is None else id
         if number not in history.standing:
             raise ValueError(f"id is {number}; the requests that stand are {history.standing}.")
-        if number not in [d.id for d in history.since_anchor]:
+        history.take_back(number, self._without(number))
+
+    def _without(self, number: int) -> Parameters:
+        """Weights as they were before the last request, or without another one."""
+        before = self._history.before(number)
+        if before is not None:
+            return before
+        if self.update in WITHOUT_ANCHOR:
+            raise ValueError(
+                f"request {number} cannot be taken back: update={self.update!r} steps on from where the model is, and "
+                "only the weights before the last request are kept. Begin again with the trained model."
+            )
+        since = self._history.since_anchor
+        if number not in [d.id for d in since]:
             raise ValueError(
                 f"request {number} cannot be taken back alone: the model was anchored anew after it. Begin again with "
                 "the trained model, or use a larger budget."
             )
-        history.take_back(number, self._solved(tuple(d for d in history.since_anchor if d.id != number)))
+        return self._solved(tuple(d for d in since if d.id != number))
 
     def _solved(self, requests: tuple[Deletion, ...]) -> Parameters:
         """Weights for some of the requests since the anchor."""
@@ -527,7 +544,7 @@ class Unlearner:
         prepared = self._prepare(Timer(), renew=False)
         units = {u for deletion in requests for u in deletion.units}
         slices = Slices(self.units, None if self.selector == "all" else torch.tensor(sorted(units)))
-        step = self._solve(prepared, slices, ids_of(requests))
+        step = self._solve(prepared, slices, ids_of(requests), prepared.point)
         if not step.accepted:
             raise ValueError(f"the requests that would remain are refused together: {step.reason}")
         return clone(slices.add(prepared.point, step.delta))

@@ -1,6 +1,7 @@
 """Requests from the call to the weights: exact where retraining is exact, and nothing lost on the way."""
 
 import contextlib
+import itertools
 import random
 import subprocess
 import sys
@@ -245,6 +246,46 @@ def test_rollback_is_as_if_the_request_had_never_come():
     assert same(start, ours.parameters)
     with pytest.raises(ValueError, match="nothing to take back"):
         ours.rollback()
+
+
+@pytest.mark.parametrize("way", ["in memory", "ledger", "saved"])
+@pytest.mark.parametrize("update", ["difference", "gradient", "chained"])
+def test_the_last_request_is_undone_bit_for_bit(update, way, tmp_path):
+    """At the default tolerance, with a refused request behind it, and after the process ended."""
+    model, X, y = net()
+    falling, refusing = itertools.count(0, -1), []
+    options = {"update": update, "weight_decay": 0.01, "selector": "all"}
+    folder = tmp_path / "ledger"
+    guard = {"guard": lambda _: next(falling) if refusing else 1.0}
+    ours = unlearner(model, X, y, ledger=folder if way == "ledger" else None, **guard, **options)
+    ours.forget([1, 2])
+    before = ours.parameters
+    assert ours.forget([3]).accepted
+    refusing.append(True)
+    assert not ours.forget([4]).accepted
+    if way == "saved":
+        ours.save(folder)
+    ours.close()
+    if way != "in memory":
+        ours = Unlearner.resume(folder, model, "cross_entropy", (X, y), **options)
+    ours.rollback()
+    assert same(before, ours.parameters)
+    assert ours.forgotten == (1, 2)
+    if update != "difference":
+        with pytest.raises(ValueError, match=f"update='{update}' steps on from where the model is"):
+            ours.rollback()
+    ours.close()
+
+
+def test_rollback_of_an_earlier_request_starts_from_nothing():
+    """At the default tolerance too the one that remains is solved as it would have been alone."""
+    model, X, y = net()
+    ours, other = (unlearner(model, X, y, solver="cg") for _ in range(2))
+    for ids in ([1, 2], [3]):
+        ours.forget(ids)
+    other.forget([3])
+    ours.rollback(1)
+    assert same(other.parameters, ours.parameters)
 
 
 def test_requests_queue_and_survive_in_the_ledger(tmp_path):

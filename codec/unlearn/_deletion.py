@@ -34,13 +34,15 @@ class Deletion:
     reason : str
         Why, in words.
     units : tuple of int
-        Units that were changed; empty when a method has no units.
+        Units that this request chose; empty when a method has no units, or takes all. An update that starts at an
+        anchor changes those of the earlier requests since then too.
     labels : tuple of str
         Their names, ``layer[index]``.
     scores : tuple of float
         The selector's score of each.
     captured_decrement : float
-        Share of the full Newton decrease that a step on these units has, in [0, 1].
+        Share of the full Newton decrease that a step on the changed units has, those of earlier requests included, in
+        [0, 1].
     captured_by_gradient_norm : float
         The same for as many units with the largest gradients.
     retain_loss, forget_loss : tuple of (float, float)
@@ -108,7 +110,7 @@ class Deletion:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a changed unit, in the order in which they were chosen."""
+        """One row a unit that this request chose, in order."""
         scores = self.scores or (NAN,) * len(self.units)
         return pd.DataFrame({"unit": self.units, "label": self.labels, "score": scores})
 

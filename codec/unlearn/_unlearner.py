@@ -56,7 +56,7 @@ class Unlearner:
     weight_decay : float
         lambda of the objective that the model was trained on.
     units : 'auto' or Units, default 'auto'
-        Cut of the model into units, see :func:`codec.unlearn.find_units`.
+        Cut of the model into units, see :func:`codec.unlearn.find_units`. Parameters of no unit are never changed.
     selector : str or callable, default 'lfoci'
         Who chooses the units: 'lfoci', 'lfoci-pooled' (as the paper has it), 'first-pick', 'gradient_norm',
         'kfac_greedy', 'greedy_decrement', 'random', 'all', or a callable.
@@ -334,8 +334,7 @@ class Unlearner:
         gone = [*ids_of(self._history.since_anchor), *ids]
         with timer("select"):
             ranking = self._rank(prepared, ids, draws)
-        units = None if self.selector == "all" else self._touched(ranking.units)
-        slices = Slices(self.units, units)
+        slices = self._slices(self._touched(ranking.units))
         with timer("solve"):
             step = self._solve(prepared, slices, gone, self._history.weights)
         weights = clone(slices.add(prepared.point, step.delta)) if step.accepted else self._history.weights
@@ -405,6 +404,14 @@ class Unlearner:
             generator=draws,
         )
 
+    def _slices(self, units: Tensor) -> Slices:
+        """The parameters that may change: those of the units, or all where every unit may and nothing is left out."""
+        return Slices(self.units, None if self._everything else units)
+
+    @property
+    def _everything(self) -> bool:
+        return self.selector == "all" and not self.units.uncovered
+
     def _touched(self, units: Tensor) -> Tensor:
         """Units of every standing request since the anchor, and these."""
         before = [u for deletion in self._history.since_anchor for u in deletion.units]
@@ -468,7 +475,7 @@ class Unlearner:
 
     def _captured(self, prepared: Point, ranking: Ranking, gone: Sequence[int], kept: Tensor) -> tuple[float, float]:
         """Captured decrement of the units changed since the anchor, and of as many with the largest gradients."""
-        if self.selector == "all":
+        if self._everything:
             return 1.0, 1.0
         if not self.captured or self.curvature == "secant":
             return NAN, NAN
@@ -543,7 +550,8 @@ class Unlearner:
             return clone(self._history.anchor)
         prepared = self._prepare(Timer(), renew=False)
         units = {u for deletion in requests for u in deletion.units}
-        slices = Slices(self.units, None if self.selector == "all" else torch.tensor(sorted(units)))
+        every = self.selector == "all"
+        slices = self._slices(torch.arange(self.units.n_units) if every else torch.tensor(sorted(units)))
         step = self._solve(prepared, slices, ids_of(requests), prepared.point)
         if not step.accepted:
             raise ValueError(f"the requests that would remain are refused together: {step.reason}")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from codec.unlearn import LedgerError, Unlearner
+from codec.unlearn import LedgerError, Unlearner, find_units
 
 N, D, Q = 60, 4, 2
 
@@ -147,6 +147,21 @@ def test_only_the_chosen_units_change(selector):
     assert set(moved) <= first
     moved = (ours.model[2].weight != model[2].weight).any(1).nonzero().flatten().tolist()
     assert set(moved) <= {u - 16 for u in deletion.units if u >= 16}
+
+
+def test_parameters_of_no_unit_stay():
+    """Also when every unit may change, after a rollback, and in what the step is said to have of the whole one."""
+    model, X, y = net()
+    head = find_units(model).keep(lambda layer: layer.name == "2")
+    ours = unlearner(model, X, y, units=head)
+    first, second = ours.forget([5]), ours.forget([6])
+    assert 0.0 < second.captured_decrement < 1.0
+    ours.rollback(1)
+    for after in (ours.parameters, ours.model.state_dict()):
+        assert torch.equal(after["0.weight"], model[0].weight)
+        assert torch.equal(after["0.bias"], model[0].bias)
+        assert not torch.equal(after["2.weight"], model[2].weight)
+    assert first.units == ()
 
 
 def test_forget_loss_rises_and_retain_loss_stays():

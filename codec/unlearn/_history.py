@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from codec.unlearn._certificate import Accountant, Release
 from codec.unlearn._deletion import Deletion
-from codec.unlearn._ledger import Ledger
+from codec.unlearn._ledger import LINES, Ledger
 from codec.unlearn._problem import Parameters
 
 
@@ -73,6 +74,8 @@ class History:
 
     def resume(self, folder: str | Path, *, keep: bool = True) -> None:
         """Become the history that a folder holds, and go on there; or only read it."""
+        if not (Path(folder) / LINES).exists():
+            raise ValueError(_no_unlearner(folder))
         ledger = Ledger.open(folder, self.start, read_only=not keep)
         try:
             self._read(ledger, folder)
@@ -116,7 +119,7 @@ class History:
     def _read(self, ledger: Ledger, folder: str | Path) -> None:
         entries = ledger.entries()
         if not entries or entries[0].get("kind") != "start":
-            raise ValueError(f"folder {str(folder)!r} holds no unlearner; begin one with ledger={str(folder)!r}.")
+            raise ValueError(_no_unlearner(folder))
         self._check_settings(entries[0]["settings"], folder)
         self.entropy = int(entries[0]["entropy"])
         last: tuple[int, int] | None = None  # a request, and how many entries have the weights before it
@@ -240,6 +243,15 @@ class History:
     def of(self, numbers: list[int] | tuple[int, ...]) -> tuple[Deletion, ...]:
         """Requests by number."""
         return tuple(self.deletions[k - 1] for k in numbers)
+
+
+def _no_unlearner(folder: str | Path) -> str:
+    return f"folder {str(folder)!r} holds no unlearner; begin one with ledger={str(folder)!r}."
+
+
+def digest(words: Iterable[str]) -> str:
+    """A few characters that stand for a list of words."""
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 
 
 def _last_request(entry: Mapping[str, Any], place: int, known: tuple[int, int] | None) -> tuple[int, int] | None:

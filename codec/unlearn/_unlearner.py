@@ -18,7 +18,7 @@ from codec.unlearn._certificate import Accountant, Certificate, certify
 from codec.unlearn._curvature import Curvature
 from codec.unlearn._deletion import NAN, Deletion, Timer
 from codec.unlearn._distributed import Group
-from codec.unlearn._history import History, clone, ids_of, with_noise
+from codec.unlearn._history import History, clone, digest, ids_of, with_noise
 from codec.unlearn._nearest import shared_finder
 from codec.unlearn._point import Point, SampleLosses, check_double, gradient_norm
 from codec.unlearn._problem import Loss, Parameters, Problem
@@ -207,7 +207,14 @@ class Unlearner:
             self.problem.parameters(),
             cast(int, np.random.SeedSequence(random_state).entropy),
             anchored=update not in WITHOUT_ANCHOR,
-            settings={"n": self.problem.n, "weight_decay": self.problem.weight_decay, "update": update},
+            settings={
+                "n": self.problem.n,
+                "weight_decay": self.problem.weight_decay,
+                "update": update,
+                "loss": _name(loss),
+                "selector": _name(selector),
+                "units": f"{self.units.n_units}, {digest(self.units.all_labels)}",
+            },
         )
         if ledger is not None and self.problem.team.rank == 0:
             self._history.begin(ledger)
@@ -571,7 +578,7 @@ class Unlearner:
         folder : path
             Of ``ledger=`` or :meth:`save`.
         model, loss, train_data, **options
-            As they were given to the class; the model as it was before its first deletion.
+            As they were given to the class (``ledger`` may be left out); the model as it was before its first deletion.
 
         Returns
         -------
@@ -582,7 +589,15 @@ class Unlearner:
         ------
         LedgerError
             The folder is damaged, in use, or belongs to another model.
+        ValueError
+            The folder holds no unlearner, or was begun with another number of samples, weight decay, update, loss,
+            selector or units; or ``ledger`` is another folder.
         """
+        kept = options.pop("ledger", None)
+        if kept is not None and Path(kept).resolve() != Path(folder).resolve():
+            raise ValueError(
+                f"ledger is {str(kept)!r}; the ledger goes on in {str(folder)!r}, which is resumed: leave it out."
+            )
         made = cls(model, loss, train_data, **options)
         with made.problem.team.first_one_first():
             made._history.resume(folder, keep=made.problem.team.rank == 0)
@@ -642,6 +657,11 @@ class Unlearner:
     def _at_anchor(self) -> Tensor:
         """Samples that the starting point still has."""
         return others(ids_of(self._history.before_anchor), self.problem.n)
+
+
+def _name(choice: Any) -> str:
+    """A loss or selector in a word."""
+    return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)
 
 
 def _check_statistics(model: nn.Module) -> None:

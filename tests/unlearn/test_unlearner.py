@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from codec.unlearn import LedgerError, Unlearner, find_units
+from codec.unlearn._ledger import Ledger
 
 N, D, Q = 60, 4, 2
 
@@ -404,6 +405,43 @@ def test_resuming_needs_the_same_problem(ridge, tmp_path):
         Unlearner.resume(tmp_path, net(seed=1)[0], "cross_entropy", (X, y), **resume)
     with contextlib.closing(Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), **resume)):  # nobody holds it
         pass
+
+
+def test_resuming_needs_the_same_choices(tmp_path):
+    """With another selector the next request would undo what was done; folders of before that do not say are read."""
+    model, X, y = net()
+    folder = tmp_path / "ledger"
+    options = {"weight_decay": 0.01, "selector": "all"}
+    Unlearner(model, "cross_entropy", (X, y), ledger=folder, random_state=0, **options).close()
+    head = find_units(model).keep(lambda layer: layer.name == "2")
+    one_hot = nn.functional.one_hot(y).float()
+    for changes, message in (
+        ({"selector": "lfoci"}, "selector='all', not 'lfoci'"),
+        ({"selector": lambda *_: [0]}, "selector='all', not '<lambda>'"),
+        ({"units": head}, "units='19, .*', not '3, .*'"),
+        ({"loss": "mse", "data": (X, one_hot)}, "loss='cross_entropy', not 'mse'"),
+        ({"loss": nn.MSELoss(), "data": (X, one_hot)}, "loss='cross_entropy', not 'MSELoss'"),
+    ):
+        given = {"loss": "cross_entropy", "data": (X, y), **options, **changes}
+        with pytest.raises(ValueError, match=message):
+            Unlearner.resume(folder, model, given.pop("loss"), given.pop("data"), **given)
+    with Ledger.open(tmp_path / "old", dict(model.named_parameters())) as old:
+        old.append(
+            {"kind": "start", "entropy": "0", "settings": {"n": 80, "weight_decay": 0.01, "update": "difference"}}
+        )
+    for path in (folder, tmp_path / "old"):
+        Unlearner.resume(path, model, "cross_entropy", (X, y), ledger=path, **options).close()
+
+
+def test_resuming_needs_the_folder(tmp_path):
+    model, X, y = net()
+    options = {"weight_decay": 0.01, "selector": "all"}
+    with pytest.raises(ValueError, match="holds no unlearner"):
+        Unlearner.resume(tmp_path / "leger", model, "cross_entropy", (X, y), **options)
+    assert not list(tmp_path.iterdir())
+    Unlearner(model, "cross_entropy", (X, y), ledger=tmp_path / "ledger", **options).close()
+    with pytest.raises(ValueError, match=r"ledger is '.*other'; the ledger goes on in '.*ledger'"):
+        Unlearner.resume(tmp_path / "ledger", model, "cross_entropy", (X, y), ledger=tmp_path / "other", **options)
 
 
 def test_a_request_that_fails_does_not_move_the_anchor(tmp_path):

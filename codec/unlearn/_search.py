@@ -174,7 +174,7 @@ def search(
        Hessians", CVPR 2022, algorithm 2, arXiv:2204.07655.
     """
     n = evidence.units.n_units
-    _check(selector, scope, screen, screen_by, max_units, n_neighbors, n)
+    check_search(selector, scope, screen, screen_by, max_units, n_neighbors, n)
     draws = np.random.default_rng() if generator is None else generator
     budget = min(n, max_units) if max_units is not None else default_budget(n, share)
     if callable(selector):
@@ -200,7 +200,7 @@ def search(
     return _ranking(evidence, torch.arange(n), evidence.gradient_norms, "all")
 
 
-def _check(
+def check_search(
     selector: Selector,
     scope: str,
     screen: Screen,
@@ -209,6 +209,7 @@ def _check(
     n_neighbors: int,
     n_units: int,
 ) -> None:
+    """Refuse options that no search can be made with."""
     if not (callable(selector) or selector in SELECTORS):
         raise ValueError(f"selector must be one of {SELECTORS} or a callable(evidence, max_units), got {selector!r}.")
     if scope not in {"layer", "all"}:
@@ -217,8 +218,9 @@ def _check(
         raise ValueError(f"screen_by must be 'auto', 'gradient_norm' or 'kfac_greedy', got {screen_by!r}.")
     if n_units == 0:
         raise ValueError("model has no unit that can be chosen.")
+    words: dict[str, tuple[Any, ...]] = {"max_units": (None,), "screen": (None, "auto"), "n_neighbors": ()}
     for name, value in (("max_units", max_units), ("screen", screen), ("n_neighbors", n_neighbors)):
-        if value not in {None, "auto"} and not (isinstance(value, int) and value >= 1):
+        if value not in words[name] and not (isinstance(value, (int, np.integer)) and value >= 1):
             raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from codec._forward import show_progress
 from codec._validation import check_option
 from codec.unlearn._certificate import Accountant, Certificate, certify
-from codec.unlearn._curvature import Curvature
+from codec.unlearn._curvature import KINDS, Curvature
 from codec.unlearn._deletion import NAN, Deletion, Timer
 from codec.unlearn._distributed import Group
 from codec.unlearn._history import History, clone, digest, ids_of, with_noise
@@ -25,7 +25,7 @@ from codec.unlearn._problem import Loss, Parameters, Problem
 from codec.unlearn._record import record
 from codec.unlearn._report import Report
 from codec.unlearn._requests import fresh_ids, ids_of_class, others, read_ids
-from codec.unlearn._search import Evidence, Ranking, Scope, Screen, Selector, search
+from codec.unlearn._search import Evidence, Ranking, Scope, Screen, Selector, check_search, search
 from codec.unlearn._slices import Slices
 from codec.unlearn._units import Units, find_units
 from codec.unlearn._update import (
@@ -183,6 +183,7 @@ class Unlearner:
         random_state: int | None = None,
     ) -> None:
         check_option(update, "update", METHODS)
+        check_option(curvature, "curvature", KINDS)
         check_solver(solver, curvature, update)
         _check_steps(n_steps, update == "gradient" and convex, convex, weight_decay, budget)
         _check_damping(damping, update == "gradient" and convex)
@@ -194,7 +195,8 @@ class Unlearner:
         if convex:
             _check_statistics(self.problem.model)
             check_double(self.problem)
-        self.units = units if isinstance(units, Units) else find_units(self.problem.model)
+        self.units = _units_of(units, self.problem.model)
+        check_search(selector, scope, screen, "auto", max_units, n_neighbors, self.units.n_units)
         self.selector, self.scope, self.perturb, self.max_units = selector, scope, perturb, max_units
         self.n_perturbations, self.curvature, self.damping = n_perturbations, curvature, damping
         self.screen, self.n_neighbors = screen, n_neighbors
@@ -657,6 +659,14 @@ class Unlearner:
     def _at_anchor(self) -> Tensor:
         """Samples that the starting point still has."""
         return others(ids_of(self._history.before_anchor), self.problem.n)
+
+
+def _units_of(units: Any, model: nn.Module) -> Units:
+    if isinstance(units, Units):
+        return units
+    if units != "auto":
+        raise ValueError(f"units is {units!r}; it must be 'auto' or what codec.unlearn.find_units(model) gives.")
+    return find_units(model)
 
 
 def _name(choice: Any) -> str:

@@ -1,5 +1,6 @@
 """Bad input: a clear error, and the caller's model, ours and the ledger bit for bit as before."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -73,6 +74,34 @@ def test_no_unlearner_and_no_ledger_is_made(name, tmp_path):
     assert not folder.exists()
     for key, value in model.state_dict().items():
         assert value.is_meta or torch.equal(value, before[key])
+
+
+OPTIONS = {
+    "selector": ({"selector": "lfocy"}, "selector must be one of"),
+    "curvature": ({"curvature": "gnn"}, "curvature"),
+    "damping": ({"damping": "atuo"}, "damping is 'atuo'"),
+    "negative damping": ({"damping": -1.0}, "damping is -1"),
+    "units": ({"units": "foo"}, "units is 'foo'; it must be 'auto' or"),
+    "scope": ({"scope": "layers"}, "scope must be"),
+    "max_units": ({"max_units": 0}, "max_units is 0"),
+    "max_units in a word": ({"max_units": "auto"}, "max_units is 'auto'"),
+    "screen": ({"screen": "all"}, "screen is 'all'"),
+    "n_neighbors": ({"n_neighbors": None}, "n_neighbors is None"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_wrong_option_shows_before_the_ledger_is_begun(name, tmp_path):
+    options, message = OPTIONS[name]
+    folder = tmp_path / "ledger"
+    with pytest.raises(ValueError, match=message):
+        Unlearner(net(), "cross_entropy", data(), weight_decay=0.01, ledger=folder, **options)
+    assert not folder.exists()
+
+
+def test_integers_of_numpy_are_integers():
+    options = {"selector": "gradient_norm", "max_units": np.int64(3), "n_neighbors": np.int64(5), "random_state": 0}
+    assert len(Unlearner(net(), "cross_entropy", data(), weight_decay=0.01, **options).forget([0]).units) == 3
 
 
 # ------------------------------------------------------------------------------ what is no request

@@ -198,8 +198,8 @@ def pull(gradient: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> float:
 
     Training that ends at a gradient other than zero ends where a stronger pull towards the start would have ended:
     ``grad F_S + mu (w - start) = 0`` has ``mu = ||grad F_S|| / ||w - start||``. The same pull acted on the samples
-    that stay, so it damps the step; where the model is stationary nothing does. ``||w||`` stands for the distance
-    from the start, which is not known, and the factor 3 is measured (docs, "What is measured").
+    that stay, so it damps the step; where the model is stationary only the least damping, 1e-4, is left. ``||w||``
+    stands for the distance from the start, which is not known, and the factor 3 is measured (docs, "What is measured").
 
     Parameters
     ----------

@@ -134,8 +134,11 @@ class InDouble(Problem):
 
 def check_double(problem: Problem) -> None:
     """Refuse what cannot be computed in double precision, as `gradient_norm` does."""
+    exact = InDouble(problem)
     try:
-        InDouble(problem).check()
+        batch = next(exact.batches(size=8))
+        with torch.no_grad():
+            exact.losses(exact.outputs(exact.parameters(), batch.inputs), batch.targets)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"convex=True needs the gradient in double precision, where model or loss fail ({error}). Let their "

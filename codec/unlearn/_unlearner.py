@@ -125,8 +125,9 @@ class Unlearner:
     Notes
     -----
     With the difference gradient [1]_ the model moves by ``-(H_R + mu I)^-1 [grad F_R - grad F_S]``, which is
-    nothing when nothing is forgotten, and the same to ``tolerance`` whatever the order of the requests. Where a whole class goes that
-    step stops too early, and further ones follow on the model linearised at the same point, with the loss as it is.
+    nothing when nothing is forgotten, and the same to ``tolerance`` whatever the order of the requests. Where a whole
+    class goes that step stops too early, and further ones follow on the model linearised at the same point, with the
+    loss as it is.
     For networks no bound is known: the result is empirical, to be measured beside a retrained model. Deleting a few
     random samples moves a network less than training it again from another seed does.
 

@@ -225,9 +225,10 @@ def newton_steps(
     guard: Guard | None = None,
     max_drop: float = 0.01,
 ) -> Step:
-    """Exact Newton steps on the retained objective, for convex models; accepted if it does not rise and the guard holds.
+    """Exact Newton steps on the retained objective, for convex models.
 
-    Each takes gradient and curvature anew; no damping beyond the weight decay.
+    Each takes gradient and curvature anew; no damping beyond the weight decay. Accepted if the objective does not rise
+    and the guard holds.
     """
     if n_steps < 1:
         raise ValueError(f"n_steps is {n_steps}; it must be at least 1.")

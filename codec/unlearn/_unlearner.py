@@ -515,8 +515,8 @@ class Unlearner:
         """Take back a request: its samples count as training samples again.
 
         The last request is undone bit for bit. For any other the model is solved anew from the anchor for the requests
-        that remain, as if this one had never come, to ``tolerance``; updates that step on from where the model is
-        cannot do that.
+        that remain, on the units that were chosen for them, to ``tolerance``; updates that step on from where the model
+        is cannot do that.
 
         Parameters
         ----------

@@ -7,6 +7,7 @@ name, batches on one device, and one loss a sample. The caller's model and data 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ from codec.unlearn._distributed import Group, Team, whole_copy
 CACHE_BYTES = 2**31  # a data set whose samples fit is read once and kept
 PASS_BYTES = {"cpu": 2**28, "cuda": 2**33}  # intermediate results of a pass
 FLOATS = (torch.float32, torch.float64)
+CHECKED = 64  # most samples of the checks, spread over the data
+ROUGH = 1e-2  # of outputs: more than rounding differs between two batches, TF32 included
+CLOSE = 1e-3  # of losses of the same outputs
 
 Loss = str | Callable[[Any, Any], Tensor]
 Parameters = dict[str, Tensor]
@@ -84,8 +88,9 @@ class Problem:
     Raises
     ------
     ValueError
-        No trainable parameter, half precision, no data, a loss that is not finite, or a model whose output
-        changes from one call to the next.
+        No trainable parameter, half precision, no data, a loss that is not finite, a model whose output
+        changes from one call to the next or with the other samples of the batch, or a loss that is not the mean
+        of its values for single samples (class weights, ignored positions, ``reduction='sum'``).
     """
 
     def __init__(
@@ -118,6 +123,7 @@ class Problem:
         self._output = output or _tensor_of
         self._loss = _loss_function(loss)
         self._data = _read(data, target_key, self.device)
+        self._writes = False
         self.n = len(self._data)
         self.team.check_same(self.parameters(), self.n)
         self.check()
@@ -160,6 +166,8 @@ class Problem:
 
     def outputs(self, params: Mapping[str, Tensor], inputs: Any) -> Tensor:
         """What the loss takes, of the model with these trainable parameters."""
+        if self._writes:
+            inputs = _copied(inputs)
         args, kwargs = ((), inputs) if isinstance(inputs, dict) else (_as_args(inputs), {})
         return self._output(functional_call(self.model, {**self.buffers(), **params}, args, kwargs))
 
@@ -182,17 +190,77 @@ class Problem:
         return self.weight_decay / 2 * sum(float(p.square().sum()) for p in params.values())
 
     def check(self) -> None:
-        """Refuse what no derivative can be taken of: a first batch is run twice."""
-        ids = torch.arange(min(self.n, 8))
+        """Refuse what no derivative can be taken of, and what is no mean of one loss a sample."""
         params = self.parameters()
         with torch.no_grad():
+            self._writes = self._writes_into_inputs(params)
+            self.check_repeatable(params)
+            self._check_apart(params)
+            self._check_losses(params)
+
+    def _writes_into_inputs(self, params: Parameters) -> bool:
+        """Whether a call of the model changes its inputs in place; then every call gets a copy."""
+        inputs = _copied(self.fetch(torch.arange(min(self.n, 8)))[0])
+        leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        before = [leaf._version for leaf in leaves]
+        self.outputs(params, inputs)
+        return before != [leaf._version for leaf in leaves]
+
+    def check_repeatable(self, params: Mapping[str, Tensor]) -> None:
+        """Refuse a model that gives a first batch two outputs."""
+        ids = torch.arange(min(self.n, 8))
+        with torch.no_grad():
             first, second = (self.outputs(params, self.fetch(ids)[0]) for _ in range(2))
-            if not torch.equal(first.nan_to_num(), second.nan_to_num()):  # NaN is refused below
+        if not torch.equal(first.nan_to_num(), second.nan_to_num()):  # NaN is refused elsewhere
+            raise ValueError(
+                "model or train_data is not deterministic: the same samples gave two outputs although the model is "
+                "in evaluation mode. Switch off dropout that is forced on and random augmentation of the data."
+            )
+
+    def _check_apart(self, params: Parameters) -> None:
+        """Refuse samples of one batch that act on each other, in the model or in the loss."""
+        size = min(self.n, CHECKED, max(8, self.batch_size))
+        ids, half = torch.linspace(0, self.n - 1, size).round().long(), (size + 1) // 2
+        inputs, targets = self.fetch(ids)
+        outputs = self.outputs(params, inputs)
+        by_sample = half > 1 and outputs.shape[:1] == (size,)
+        if by_sample:
+            fewer = self.outputs(params, self.fetch(ids[:half])[0])
+            if fewer.shape[:1] == (half,) and not _agree(outputs[:half], fewer, ROUGH):
                 raise ValueError(
-                    "model or train_data is not deterministic: the same samples gave two outputs although the model is "
-                    "in evaluation mode. Switch off dropout that is forced on and random augmentation of the data."
+                    f"model gives a sample another output when other samples are in its batch ({size} or {half}): no "
+                    "sample has a loss of its own then. Statistics of the batch in evaluation mode do this (batch norm "
+                    "with track_running_stats=False); train with running statistics, or with another norm."
                 )
-            losses = self.losses(first, self.fetch(ids)[1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of shapes that broadcast; what comes of them is refused
+            self._check_loss(outputs, targets, half if by_sample else 0)
+
+    def _check_loss(self, outputs: Tensor, targets: Any, half: int) -> None:
+        losses, whole, rounding = self.losses(outputs, targets), self._loss.whole(outputs, targets), _rounding(outputs)
+        shapes = f"outputs have shape {tuple(outputs.shape)}, targets {[tuple(t.shape) for t in tree_leaves(targets)]}"
+        if half and losses.shape == (len(outputs),):
+            fewer = self.losses(outputs[:half], tree_map(lambda leaf: leaf[:half], targets))
+            if not _agree(losses[:half], fewer, CLOSE, rounding):
+                raise ValueError(
+                    f"loss of a sample changes with the other samples in its batch; {shapes}. Where the two should be the "
+                    "same, bring them to one shape: targets[:, None], or output=lambda o: o.squeeze(-1)."
+                )
+        mean, size = losses.mean(), losses.abs().mean()
+        close = whole.dim() or (mean - whole).abs() <= CLOSE * size + rounding
+        if not close and torch.isfinite(whole):  # also where the mean is not
+            raise ValueError(
+                f"loss is {float(whole):.4g} for {len(losses)} samples together, but its mean over them one by one is "
+                f"{float(mean):.4g}; what was trained on must be the mean of one loss a sample. Class weights, ignored or "
+                f"masked positions, reduction='sum' and shapes that broadcast do this ({shapes}). Pass a callable that "
+                "gives one value a sample, scaled so that their mean is what was trained on; for class weights w: lambda "
+                "o, t: cross_entropy(o, t, weight=w, reduction='none') * n / w[y].sum(), y all n targets."
+            )
+
+    def _check_losses(self, params: Parameters) -> None:
+        ids = torch.arange(min(self.n, 8))
+        inputs, targets = self.fetch(ids)
+        losses = self.losses(self.outputs(params, inputs), targets)
         if losses.shape != (len(ids),):
             raise ValueError(
                 f"loss gave shape {tuple(losses.shape)} for {len(ids)} samples; it must give one value a sample, or the "
@@ -255,25 +323,26 @@ def _as_args(inputs: Any) -> tuple[Any, ...]:
 
 
 # --------------------------------------------------------------------------- the loss
-def _loss_function(loss: Loss) -> Callable[[Any, Any], Tensor]:
+def _loss_function(loss: Loss) -> _PerSample:
     """A loss of one value a sample."""
     if loss == "cross_entropy":
-        loss = nn.CrossEntropyLoss(reduction="none")
+        loss = nn.CrossEntropyLoss()
     elif loss == "mse":
-        loss = nn.MSELoss(reduction="none")
+        loss = nn.MSELoss()
     elif not callable(loss):
         raise ValueError(f"loss must be 'cross_entropy', 'mse' or a callable loss(output, target), got {loss!r}.")
-    elif getattr(loss, "reduction", None) in {"mean", "sum"}:
-        loss = copy.deepcopy(loss)
-        setattr(loss, "reduction", "none")  # noqa: B010 - any callable with this attribute
-    return _PerSample(loss)
+    if getattr(loss, "reduction", None) not in {"mean", "sum"}:
+        return _PerSample(loss, loss)
+    each = copy.deepcopy(loss)
+    setattr(each, "reduction", "none")  # noqa: B010 - any callable with this attribute
+    return _PerSample(each, loss)
 
 
 class _PerSample:
-    """One value a sample, whatever the loss returns: trailing positions are averaged."""
+    """One value a sample, whatever the loss returns: trailing positions are averaged; and the loss as it came."""
 
-    def __init__(self, loss: Callable[[Any, Any], Tensor]) -> None:
-        self.loss = loss
+    def __init__(self, loss: Callable[[Any, Any], Tensor], whole: Callable[[Any, Any], Tensor]) -> None:
+        self.loss, self.whole = loss, whole
 
     def __call__(self, outputs: Tensor, targets: Any) -> Tensor:
         value = self.loss(outputs, targets)
@@ -282,6 +351,20 @@ class _PerSample:
         if value.dim() == 0:
             return vmap(lambda o, t: self.loss(o[None], tree_map(lambda x: x[None], t)))(outputs, targets)
         return value.flatten(1).mean(1) if value.dim() > 1 else value
+
+
+def _agree(one: Tensor, other: Tensor, share: float, rounding: float = 0.0) -> bool:
+    """Whether two tensors differ by no more than a share of the largest entry; what is not finite is left out."""
+    if one.shape != other.shape:
+        return False
+    finite = torch.isfinite(one) & torch.isfinite(other)
+    gap, size = ((part * finite).nan_to_num().abs().max() for part in (one - other, one))
+    return bool(gap <= share * size + rounding)
+
+
+def _rounding(outputs: Tensor) -> float:
+    """What rounding of the outputs may change in a loss."""
+    return 8.0 * torch.finfo(outputs.dtype).eps * float(outputs.nan_to_num(posinf=0.0, neginf=0.0).abs().max())
 
 
 # --------------------------------------------------------------------------- the data
@@ -362,6 +445,10 @@ def _split(batch: Any, target_key: str) -> tuple[Any, Any]:
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
     raise ValueError("train_data must give (input, target) pairs or dicts.")
+
+
+def _copied(tree: Any) -> Any:
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def _to(tree: Any, device: torch.device) -> Any:

@@ -44,7 +44,6 @@ def test_losses_are_those_of_torch():
     "loss",
     [
         nn.CrossEntropyLoss(),
-        nn.CrossEntropyLoss(reduction="sum"),
         nn.functional.cross_entropy,
         lambda o, t: nn.functional.cross_entropy(o, t, reduction="none"),
     ],
@@ -55,7 +54,85 @@ def test_every_reduction_gives_one_loss_a_sample(loss):
         problem(model, loss).sample_losses(problem(model).parameters()),
         problem(model).sample_losses(problem(model).parameters()),
     )
-    assert getattr(loss, "reduction", "mean") in {"mean", "sum"}  # the caller's loss is as it was
+    assert getattr(loss, "reduction", "mean") == "mean"  # the caller's loss is as it was
+
+
+WEIGHTS = torch.tensor([1.0, 6.0])
+TOGETHER = "must be the mean of one loss a sample"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(weight=WEIGHTS),
+        lambda o, t: nn.functional.cross_entropy(o, t, weight=WEIGHTS),  # alone in its batch a sample has no weight
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.CrossEntropyLoss(ignore_index=1),
+        lambda o, t: nn.functional.cross_entropy(o, t, ignore_index=1),
+        lambda o, t: (o[:, :1] - t).square().mean(),
+    ],
+)
+def test_a_loss_that_is_no_mean_over_samples_is_refused(loss):
+    with pytest.raises(ValueError, match=TOGETHER):
+        problem(loss=loss)
+
+
+def test_class_weights_as_the_error_says_are_the_weighted_mean():
+    def loss(o, t):
+        return nn.functional.cross_entropy(o, t, weight=WEIGHTS, reduction="none") * len(Y) / WEIGHTS[Y].sum()
+
+    ours = problem(loss=loss)
+    expected = nn.functional.cross_entropy(ours.model(X), Y, weight=WEIGHTS)
+    torch.testing.assert_close(ours.sample_losses(ours.parameters()).mean(), expected.detach())
+
+
+def test_positions_that_do_not_count_are_refused_unless_all_samples_have_as_many():
+    outputs = nn.Sequential(nn.Linear(3, 8), nn.Unflatten(1, (2, 4)))
+    targets = torch.randint(2, (8, 4))
+    targets[:, 3] = -100
+    assert problem(outputs, lambda o, t: nn.functional.cross_entropy(o, t), data=(X, targets)).n == 8
+    targets[0, 1:] = -100
+    for loss in ("cross_entropy", lambda o, t: nn.functional.cross_entropy(o, t)):
+        with pytest.raises(ValueError, match=TOGETHER):
+            problem(outputs, loss, data=(X, targets))
+
+
+@pytest.mark.parametrize("loss", ["mse", nn.SmoothL1Loss(), lambda o, t: (o - t).square()])
+def test_outputs_and_targets_that_broadcast_are_refused(loss):
+    with pytest.raises(ValueError, match=r"changes with the other samples.*\(8, 1\), targets \[\(8,\)\]"):
+        problem(nn.Linear(3, 1), loss, data=(X, X[:, 0].clone()))
+    assert problem(nn.Linear(3, 1), loss, data=(X, X[:, :1].clone())).n == 8
+
+
+def test_a_loss_near_zero_is_no_reason_to_refuse():
+    model = nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[9.0, 3.0, -7.0], [0.0, 0.0, 0.0]]))
+    inputs = torch.randn(50, 3)
+    targets = (model(inputs)[:, 0] < 0).long()
+    scaled = inputs * 40.0  # losses of 1e-7, logits in the hundreds
+    assert problem(model, lambda o, t: nn.functional.cross_entropy(o, t), data=(scaled, targets)).n == 50
+
+
+def test_samples_that_act_on_each_other_in_the_model_are_refused():
+    of_batch = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="when other samples are in its batch"):
+        problem(of_batch)
+    assert problem(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))).n == 8
+
+
+def test_data_that_the_model_writes_into_stay_as_they_are():
+    class Clamped(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.sub_(0.5).clamp_(-1.0, 1.0))
+
+    inputs, model = X.clone(), Clamped(3, 2)
+    for given in (inputs, inputs.numpy()):
+        ours = problem(model, data=(given, Y))
+        expected = nn.functional.cross_entropy(model(X.clone()), Y, reduction="none").detach()
+        for _ in range(2):
+            torch.testing.assert_close(ours.sample_losses(ours.parameters()), expected)
+        assert torch.equal(inputs, X)
 
 
 def test_squared_error_of_several_outputs_is_the_mean_over_them():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codec.unlearn._kfac import Factor, layer_matrix
+from codec.unlearn._kfac import Factor, NoFactorsError, layer_matrix
 from codec.unlearn._slices import Slices
 from codec.unlearn._units import Units
 
@@ -67,7 +67,7 @@ class KfacGreedy:
     n : int
         Samples behind the factors.
     damping : float
-        Weight decay and damping together.
+        Weight decay and damping together, above 0.
     bases : dict of str to (Tensor, Tensor), optional
         `Factor.basis` of the factors that have been diagonalised before, by weight.
 
@@ -87,7 +87,9 @@ class KfacGreedy:
         bases: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         if not damping > 0.0:
-            raise ValueError(f"damping is {damping}; joint selection needs a positive one.")
+            raise NoFactorsError(
+                f"damping is {damping}; selection by K-FAC needs weight_decay above 0, or pass selector='gradient_norm'."
+            )
         self.damping = float(damping)
         self.n_units = units.n_units
         first = {
@@ -101,7 +103,9 @@ class KfacGreedy:
             self._layer(f, first[f.weight], n, known.get(f.weight) or f.basis()) for f in factors if f.weight in first
         ]
         if not self.layers:
-            raise ValueError("K-FAC knows no layer of this model (Linear, Conv2d); pass selector='gradient_norm'.")
+            raise NoFactorsError(
+                "K-FAC knows no layer of this model (Linear, Conv2d, called as modules); pass selector='gradient_norm'."
+            )
 
     def _layer(self, factor: Factor, first: int, n: int, directions: tuple[Tensor, Tensor]) -> Layer:
         basis, values = directions

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from codec.unlearn._problem import Batch, Problem
 from codec.unlearn._products import output_curvature, twice_differentiable
+from codec.unlearn._unit_rules import by_sample
 
 EXACT_OUTPUTS = 16  # up to as many outputs every factor is used; beyond, random combinations
 DRAWS = 8
@@ -28,7 +29,7 @@ MOST_OUTPUTS = 512
 
 
 class NoFactorsError(ValueError):
-    """K-FAC is not offered for this model's outputs."""
+    """K-FAC is not offered for this model."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,25 @@ class Watched:
     weight: str
     bias: str
 
-    def inputs(self, x: Tensor) -> Tensor:
-        """Inputs as (samples, positions, width)."""
+    def inputs(self, x: Tensor, n: int) -> Tensor:
+        """Inputs as (n samples, positions, width)."""
         if isinstance(self.module, nn.Conv2d):
             m = self.module
             x = functional.unfold(x, m.kernel_size, m.dilation, _ints(m.padding), m.stride).transpose(1, 2)
-        x = x.reshape(len(x), -1, x.shape[-1])
+        x = self._by_sample(x, n)
         return torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=2) if self.bias else x
 
-    def outputs(self, q: Tensor) -> Tensor:
-        """Output cotangents as (samples, positions, rows)."""
-        return q.flatten(2).transpose(1, 2) if q.dim() == 4 else q.reshape(len(q), -1, q.shape[-1])
+    def outputs(self, q: Tensor, n: int) -> Tensor:
+        """Output cotangents as (n samples, positions, rows)."""
+        return self._by_sample(q.flatten(2).transpose(1, 2) if isinstance(self.module, nn.Conv2d) else q, n)
+
+    def _by_sample(self, rows: Tensor, n: int) -> Tensor:
+        if isinstance(self.module, nn.Conv2d) and len(rows) % n == 0:
+            return rows.reshape(n, -1, rows.shape[-1])
+        try:
+            return by_sample(rows, n)
+        except ValueError as error:
+            raise NoFactorsError(f"K-FAC cannot tell the samples apart in {self.weight!r}: {error}") from error
 
 
 def watched_layers(problem: Problem, names: Sequence[str]) -> list[Watched]:
@@ -144,8 +153,10 @@ def kronecker_factors(
         shares = curvature.diagonal(dim1=1, dim2=2).sum(1).clamp_min(0.0)
         total += float(shares.sum())
         pairs = [(i, x, y) for i, of_layer in enumerate(calls) for x, y in of_layer]
+        if not pairs:  # no layer that K-FAC knows, or none that the model calls as a module
+            return []
         for i, x, _ in pairs:
-            rows = _by_sample(layers[i].inputs(x), len(shares))
+            rows = layers[i].inputs(x, len(shares))
             part = (rows * shares[:, None, None]).flatten(0, 1).T @ rows.flatten(0, 1)
             inputs[i] = inputs[i] + part if i in inputs else part
         for columns in _factor_columns(curvature, batch.ids):
@@ -153,16 +164,11 @@ def kronecker_factors(
                 found, [y for _, _, y in pairs], columns, retain_graph=True, materialize_grads=True
             )
             for (i, _, _), q in zip(pairs, pulled, strict=True):
-                rows = _by_sample(layers[i].outputs(q), len(shares))
+                rows = layers[i].outputs(q, len(shares))
                 part = rows.flatten(0, 1).T @ rows.flatten(0, 1) / rows.shape[1]
                 outputs[i] = outputs[i] + part if i in outputs else part
     scale = max(total, torch.finfo(torch.float32).tiny)
     return [Factor(layers[i].weight, layers[i].bias, inputs[i] / scale, outputs[i]) for i in sorted(inputs)]
-
-
-def _by_sample(rows: Tensor, n: int) -> Tensor:
-    """(samples, positions, width) also where the model gave a layer several rows of each sample in turn."""
-    return rows.reshape(n, -1, rows.shape[-1]) if len(rows) % n == 0 else rows
 
 
 def without(factors: Sequence[Factor], forgotten: Sequence[Factor]) -> list[Factor]:
@@ -244,7 +250,8 @@ class KroneckerBlock:
 def _curvature_of(problem: Problem, kind: str, outputs: Tensor, batch: Batch) -> Tensor:
     if outputs.dim() != 2 or outputs.shape[1] > MOST_OUTPUTS:
         raise NoFactorsError(
-            f"K-FAC needs one vector of at most {MOST_OUTPUTS} outputs a sample, the model gives {tuple(outputs.shape)}."
+            f"K-FAC needs one vector of at most {MOST_OUTPUTS} outputs a sample, the model gives {tuple(outputs.shape)}; "
+            "pass selector='gradient_norm' and curvature='ggn'."
         )
     return output_curvature(problem, kind, outputs, batch.targets)
 

@@ -254,11 +254,12 @@ def _loss_hessian_product(problem: Problem, outputs: Tensor, targets: Tensor, ta
     try:
         return forward_derivative(slope, (outputs,), (tangent,))[1]
     except (RuntimeError, NotImplementedError):
-        leaf = outputs.detach().requires_grad_()
-        (first,) = torch.autograd.grad(problem.losses(leaf, targets).sum(), [leaf], create_graph=True)
-        if not first.requires_grad:  # a loss that is linear in the outputs
-            return torch.zeros_like(outputs)
-        found: Tensor = torch.autograd.grad((first * tangent).sum(), [leaf], materialize_grads=True)[0]
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            (first,) = torch.autograd.grad(problem.losses(leaf, targets).sum(), [leaf], create_graph=True)
+            if not first.requires_grad:  # a loss that is linear in the outputs
+                return torch.zeros_like(outputs)
+            found: Tensor = torch.autograd.grad((first * tangent).sum(), [leaf], materialize_grads=True)[0]
         return found
 
 
@@ -280,7 +281,7 @@ def _classes(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    return _column((a * b).flatten(1).sum(1), a)
+    return _column((a * b).reshape(len(a), -1).sum(1), a)
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from codec._dependence import read_response
 from codec._forward import Find
 from codec._selection import Options, SelectionPath, select_features
 from codec._validation import Table, constant_columns
+from codec.unlearn._kfac import NoFactorsError
 from codec.unlearn._nearest import default_finder, few_rows_sums
 from codec.unlearn._record import Record
 from codec.unlearn._units import Units
@@ -290,7 +291,12 @@ def _passed(evidence: Evidence, width: int, by: ScreenBy) -> tuple[Tensor, str]:
     by_norm = _largest(evidence.gradient_norms, evidence.units.n_units)[0].cpu()
     if by == "gradient_norm" or (by == "auto" and evidence.kfac is None):
         return by_norm[:width], "gradient norm"
-    first = _given(evidence.kfac, "kfac_greedy")(width)[0].cpu()
+    try:
+        first = _given(evidence.kfac, "kfac_greedy")(width)[0].cpu()
+    except NoFactorsError:
+        if by == "auto":
+            return by_norm[:width], "gradient norm"
+        raise
     rest = by_norm[~torch.isin(by_norm, first)]
     return torch.cat([first, rest])[:width], "K-FAC decrement"
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from codec.unlearn._curvature import Curvature, linearise
+from codec.unlearn._kfac import NoFactorsError, kronecker_factors
 from codec.unlearn._problem import Problem
 from codec.unlearn._slices import Slices
 from codec.unlearn._solve import solve_cg, solve_dense
@@ -362,3 +363,109 @@ def test_a_small_request_is_not_lost_beside_what_the_guess_holds():
     left = (b + 0.01 * more - matrix @ found.x).norm()
     assert found.converged
     assert float(left) <= 0.2 * 0.01 * float(more.norm())
+
+
+# ------------------------------------------------------------------- layers as K-FAC meets them
+class Bare(nn.Module):
+    """A linear layer that is not called as a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 3, dtype=torch.float64))
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight)
+
+
+def test_a_chain_whose_layers_no_hook_sees_has_products_but_no_factors():
+    problem = Problem(Bare(), "cross_entropy", (direction(27).view(9, 3), torch.arange(9) % 2), weight_decay=0.1)
+    params = problem.parameters()
+    assert kronecker_factors(problem, params, torch.arange(9), problem.names) == []
+    slices = Slices(find_units(problem.model))
+    curvature = Curvature(problem, params, RETAIN, slices, linearisation=linearise(problem, params))
+    b = direction(slices.size)
+    assert curvature.fast
+    torch.testing.assert_close(
+        curvature.solve(b, tol=1e-9, method="cg").x, torch.linalg.solve(curvature.dense(), b), rtol=1e-6, atol=1e-8
+    )
+
+
+class Maps(nn.Module):
+    """A linear layer on all places of a map, channels last; the places as they are or in a row."""
+
+    def __init__(self, flat):
+        super().__init__()
+        self.flat, self.stem, self.mix, self.out = flat, nn.Conv2d(1, 4, 3), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        maps = self.stem(x).permute(0, 2, 3, 1)
+        return self.out(torch.tanh(self.mix(maps.flatten(1, 2) if self.flat else maps)).flatten(1, -2).mean(1))
+
+
+class Sequences(nn.Module):
+    """An encoder layer with the places first or the samples first."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        self.batch_first, self.out = batch_first, nn.Linear(4, 3)
+        self.encoder = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=batch_first)
+
+    def forward(self, x):
+        found = self.encoder(x) if self.batch_first else self.encoder(x.transpose(0, 1)).transpose(0, 1)
+        return self.out(found.mean(1))
+
+
+@pytest.mark.parametrize(("make", "shape"), [(Maps, (1, 5, 5)), (Maps, (1, 6, 6)), (Sequences, (5, 4))])
+def test_factors_do_not_depend_on_how_a_layers_places_are_laid(make, shape):
+    found = []
+    x = direction(7 * torch.Size(shape).numel()).view(7, *shape)
+    models = [make(flag).double() for flag in (True, False)]
+    models[1].load_state_dict(models[0].state_dict())
+    for model in models:
+        problem = Problem(model, "cross_entropy", (x, torch.arange(7) % 3), weight_decay=0.1)
+        found.append(kronecker_factors(problem, problem.parameters(), torch.arange(7), problem.names))
+    assert [f.weight for f in found[0]] == [f.weight for f in found[1]]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one.inputs, other.inputs)
+        torch.testing.assert_close(one.outputs, other.outputs)
+
+
+def test_places_that_are_no_samples_have_no_factors():
+    class Odd(nn.Sequential):
+        def forward(self, x):
+            return x @ super().forward(torch.ones(2, 3, dtype=x.dtype)).sum(0)
+
+    model = Odd(nn.Linear(3, 6), nn.Unflatten(1, (3, 2))).double()
+    problem = Problem(model, "cross_entropy", (direction(27).view(9, 3), torch.arange(9) % 2), weight_decay=0.1)
+    with pytest.raises(NoFactorsError, match="cannot tell the samples apart"):
+        kronecker_factors(problem, problem.parameters(), torch.arange(9), problem.names)
+
+
+def test_a_loss_without_forward_derivatives_has_its_curvature_in_a_linearised_chain():
+    targets = 3.0 * direction(18).view(9, 2)
+    data = direction(27).view(9, 3), targets
+    problem = Problem(nn.Linear(3, 2).double(), nn.HuberLoss(), data, weight_decay=0.1)
+    linear = linearise(problem, problem.parameters(), tolerance=0.0)
+    expected = ((problem.model(data[0]) - targets).abs() < 1.0).double() / 2  # second derivative of the mean of two
+    torch.testing.assert_close(torch.cat(linear.curvature).diagonal(dim1=1, dim2=2), expected)
+    torch.testing.assert_close(linear.traces, expected.sum(1))
+
+
+def test_labels_of_one_byte_have_a_curvature():
+    found = []
+    model = nn.Linear(3, 2).double()
+    for dtype in (torch.uint8, torch.long):
+        data = direction(27).view(9, 3), (torch.arange(9) % 2).to(dtype)
+        problem = Problem(model, "cross_entropy", data, weight_decay=0.1)
+        found.append(torch.cat(linearise(problem, problem.parameters()).curvature))
+    torch.testing.assert_close(*found)
+
+
+def test_empirical_fisher_of_outputs_without_an_axis_is_the_sum_of_squared_gradients():
+    model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double()
+    x, y = direction(27).view(9, 3), direction(9)
+    problem = Problem(model, "mse", (x, y), weight_decay=0.0)
+    slices = Slices(find_units(problem.model))
+    rows = torch.cat([x, torch.ones(9, 1, dtype=x.dtype)], 1) * 2.0 * (problem.model(x) - y)[:, None]
+    curvature = Curvature(problem, problem.parameters(), torch.arange(9), slices, "empirical_fisher")
+    torch.testing.assert_close(curvature.dense(), (rows.T @ rows / 9).detach())

@@ -10,6 +10,7 @@ from torch import nn
 from codec import foci, lfoci
 from codec._neighbors import candidate_sums, lay_columns, make_response
 from codec._validation import read_table
+from codec.unlearn import Unlearner
 from codec.unlearn._greedy import KfacGreedy, exchange, residual_greedy
 from codec.unlearn._kfac import Factor
 from codec.unlearn._nearest import DeviceSums, few_rows_sums, sums_by_sorting
@@ -438,3 +439,41 @@ def test_residual_greedy_in_rounds_and_with_negative_curvature():
     assert found.tolist()[:2] == top.tolist()
     against, _ = residual_greedy(lambda v: -v, g, slices, 6)  # no step is taken: the gradient norm decides
     assert against.tolist() == g.view(6, 3).norm(dim=1).argsort(descending=True).tolist()
+
+
+# --------------------------------------------------------------------------- models without Kronecker factors
+class Tagger(nn.Module):
+    """One class for each of six tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(9, 4), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.out(self.table(x)).transpose(1, 2)
+
+
+FEATURES, TOKENS = torch.randn(20, 3, generator=torch.Generator().manual_seed(1)), torch.arange(120).view(20, 6) % 9
+WITHOUT_FACTORS = {
+    "no weight decay": (model, FEATURES, torch.arange(20) % 4, 0.0),
+    "outputs without an axis": (lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), FEATURES, FEATURES[:, 0], 0.1),
+    "a class for each token": (Tagger, TOKENS, TOKENS % 5, 0.1),
+    "600 classes": (lambda: nn.Linear(3, 600), FEATURES, torch.arange(20), 0.1),
+    "no layer that K-FAC knows": (
+        lambda: nn.Sequential(nn.Conv1d(1, 4, 2), nn.Tanh(), nn.Flatten()), FEATURES[:, None], torch.arange(20) % 8, 0.1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHOUT_FACTORS)
+def test_a_model_without_factors_is_screened_by_gradient_norm(name):
+    make, x, y, decay = WITHOUT_FACTORS[name]
+    options = {"weight_decay": decay, "max_units": 2, "n_perturbations": 20, "captured": False, "random_state": 0}
+    loss = "mse" if y.is_floating_point() else "cross_entropy"
+    ours = Unlearner(make(), loss, (x, y), **options)
+    deletion = ours.forget([1])
+    assert "by gradient norm" in deletion.selector
+    assert ours.forgotten == (1,)
+    joint = Unlearner(make(), loss, (x, y), selector="kfac_greedy", **options)
+    with pytest.raises(ValueError, match="pass selector='gradient_norm'"):
+        joint.forget([1])

@@ -18,7 +18,11 @@ from torch import Tensor, distributed, nn
 from codec._forward import Find
 from codec._neighbors import Geometry, Response
 
+SCRIPTED = "its layers cannot be seen; pass the model before torch.jit"
 WRAPPERS = {
+    "DataParallel": "pass the model inside it, `model.module`",
+    "RecursiveScriptModule": SCRIPTED,
+    "TopLevelTracedModule": SCRIPTED,
     "DistributedDataParallel": "pass the model inside it, `model.module`, and the processes as group=",
     "FullyShardedDataParallel": "its flat parameters have no rows; shard the model with fully_shard, or pass it whole",
 }
@@ -106,17 +110,18 @@ def share_candidates(find: Find, team: Team, device: torch.device) -> Find:
 
 # --------------------------------------------------------------------------- sharded parameters
 def whole_copy(model: nn.Module) -> nn.Module:
-    """A copy without shards: of FSDP2 and DTensor models with every row, on every process.
+    """A copy without shards, of FSDP2 and DTensor models with every row, on every process; without torch.compile.
 
     Raises
     ------
     ValueError
         A parameter is cut along another axis than its rows, or a wrapper hides the model's own parameters.
     """
+    model = uncompiled(model)
     _check_wrappers(model)
     _check_rows(model)
     wrapped = [module for module in model.modules() if _is_fsdp(module)]
-    memo: dict[int, Any] = {}
+    memo = _made(model)
     for module in wrapped:  # torch forbids to copy these: make the class that was wrapped
         plain: Any = type(module).__mro__[2]
         memo[id(module)] = plain.__new__(plain)
@@ -131,6 +136,25 @@ def whole_copy(model: nn.Module) -> nn.Module:
                 full = nn.Parameter(parameter.full_tensor().detach().clone(), parameter.requires_grad)
                 module.register_parameter(name, full)
     return found
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile, whose calls hooks see; others as they are."""
+    found: nn.Module = getattr(model, "_orig_mod", model)
+    return found
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy, also where hooks have left tensors made of parameters (weight norm, pruning)."""
+    return copy.deepcopy(model, _made(model))
+
+
+def _made(model: nn.Module) -> dict[int, Any]:
+    """The values of tensors that are plain attributes, by identity: torch does not copy what it made of parameters."""
+    attributes = [value for module in model.modules() for value in vars(module).values() if type(value) is Tensor]
+    return {
+        id(value): value.detach().clone().requires_grad_(value.is_leaf and value.requires_grad) for value in attributes
+    }
 
 
 def _check_wrappers(model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, default_collate
 
-from codec.unlearn._distributed import Group, Team, whole_copy
+from codec.unlearn._distributed import Group, Team, plain_copy, whole_copy
 
 CACHE_BYTES = 2**31  # a data set whose samples fit is read once and kept
 PASS_BYTES = {"cpu": 2**28, "cuda": 2**33}  # intermediate results of a pass
@@ -135,7 +135,7 @@ class Problem:
 
     def model_with(self, params: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the model with these trainable parameters."""
-        model = copy.deepcopy(self.model)
+        model = plain_copy(self.model)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name in params:

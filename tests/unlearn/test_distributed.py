@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.nn.utils import prune
 
 from codec.unlearn import LedgerError, Problem, Unlearner, find_units
 from codec.unlearn._distributed import Team, share_candidates, whole_copy
@@ -250,6 +251,45 @@ def test_wrappers_that_hide_rows_are_refused(group_of_one):
         whole_copy(nn.parallel.DistributedDataParallel(net()))
     with pytest.raises(ValueError, match="0 is wrapped by FullyShardedDataParallel: its flat parameters"):
         whole_copy(nn.Sequential(FullyShardedDataParallel(nn.Linear(2, 2))))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_replicas_and_scripts_are_refused_and_compiled_models_are_what_they_were_made_of():
+    with pytest.raises(ValueError, match=r"wrapped by DataParallel: pass .*`model\.module`"):
+        Problem(nn.DataParallel(net()), "cross_entropy", data(), weight_decay=0.1)
+    with pytest.raises(ValueError, match="its layers cannot be seen"):
+        Problem(torch.jit.script(net()), "cross_entropy", data(), weight_decay=0.1)
+    found = []
+    for model in (net(), torch.compile(net(), backend="eager")):
+        ours = Unlearner(model, "cross_entropy", data(), weight_decay=0.1, max_units=3, random_state=0)
+        assert "K-FAC decrement" in ours.forget([1]).selector
+        found.append(ours.parameters)
+    assert list(found[0]) == list(found[1])
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda layer: nn.utils.spectral_norm(layer),
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        lambda layer: prune.random_unstructured(layer, "bias", 2),
+    ],
+)
+def test_models_whose_hooks_have_made_tensors_are_copied(make):
+    model = net()
+    make(model[0])
+    x = data()[0]
+    model(x)  # torch's own copy fails from here on
+    model.eval()
+    expected = model(x)
+    ours = Unlearner(model, "cross_entropy", data(), weight_decay=0.1, max_units=3, random_state=0)
+    torch.testing.assert_close(ours.model(x), expected)
+    ours.forget([1])
+    ours.rollback()
+    torch.testing.assert_close(ours.model(x), expected)
+    assert not torch.equal(ours.problem.model_with({"2.bias": torch.ones(3)})(x), expected)
 
 
 def test_a_copy_of_a_wrapped_model_is_plain(group_of_one):

@@ -202,6 +202,17 @@ def test_relearn_time_of_a_quadratic_by_hand():
     assert float(problem.model.weight.detach()) == 1.0
 
 
+def test_relearn_time_of_a_loss_that_may_be_negative():
+    """The same quadratic less 2, whose goals lie below 0: within 5 % of -1.9 is -1.805, so w^2 <= 0.195."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    data = torch.ones(1, 1), torch.zeros(1, 1)
+    problem = Problem(model, lambda o, t: (o - t).square() - 2.0, data, weight_decay=0.0)
+    recipe = baselines.Recipe(epochs=5, lr=0.25, momentum=0.0, batch_size=None)
+    assert ev.relearn_epochs(problem, -1.9, recipe, margin=0.05) == 2  # w^2: 1, 1/4, 1/16
+    assert ev.relearn_epochs(problem, -1.0, recipe, margin=0.0) == 0
+
+
 def test_relearning_the_original_takes_no_epoch(models):
     rows = evaluate(models, relearn=baselines.Recipe(epochs=30, lr=0.5, batch_size=None), **DATA).runs
     assert rows.loc[("original", 0), "relearn_epochs"] == 0
@@ -377,6 +388,17 @@ def test_what_cannot_be_compared_is_refused(change, error, message):
     arguments = {"models": {"original": nn.Linear(4, 3), "retrained": nn.Linear(4, 3)}, **DATA, **change}
     with pytest.raises(error, match=message):
         evaluate(arguments.pop("models"), **arguments)
+
+
+@pytest.mark.parametrize("name", ["original", "other", "retrained"])
+def test_a_model_whose_output_changes_is_refused_whoever_it_is(name):
+    class Dropping(nn.Linear):
+        def forward(self, x):
+            return super().forward(nn.functional.dropout(x, 0.5, training=True))
+
+    models = {"original": nn.Linear(4, 3), "other": nn.Linear(4, 3), "retrained": nn.Linear(4, 3)}
+    with pytest.raises(ValueError, match="not deterministic"):
+        evaluate({**models, name: Dropping(4, 3)}, **DATA)
 
 
 def test_parameters_of_another_model_are_refused():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.unlearn._deletion import Deletion
+from codec.unlearn._distributed import plain_copy
 from codec.unlearn._problem import Loss
 from codec.unlearn._training import Recipe, reset, seed_of, seeded
 from codec.unlearn.evaluate._membership import FPR, attack_scores, auc, tpr_at_fpr
@@ -153,7 +153,7 @@ def evaluate(
     options = {"output": output, "target_key": target_key, "device": device, "batch_size": batch_size}
     parts = Parts(original, loss, data, **options)
     fresh, notes = _fresh(original, untrained, seed)
-    seen = {name: [_Seen(model, parts.run(model)) for model in group] for name, group in everyone.items()}
+    seen = {name: [_Seen(m, parts.run(m, f"models[{name!r}]")) for m in group] for name, group in everyone.items()}
     if any(one.diverged for name in (ORIGINAL, RETRAINED) for one in seen[name]):
         raise ValueError("models: an original or retrained model gives outputs that are not finite; it has diverged.")
     random = parts.run(fresh)["forget"] if fresh is not None else None
@@ -223,7 +223,7 @@ def _fresh(original: nn.Module, untrained: nn.Module | None, seed: int) -> tuple
     """The untrained model of ZRF, or why there is none."""
     if untrained is not None:
         return untrained, []
-    model = copy.deepcopy(original)
+    model = plain_copy(original)
     try:
         reset(model, seed)
     except ValueError as error:

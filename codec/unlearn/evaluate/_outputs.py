@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.unlearn._deletion import Deletion
+from codec.unlearn._distributed import plain_copy, uncompiled
 from codec.unlearn._problem import Loss, Problem
 from codec.unlearn._unlearner import Unlearner
 from codec.unlearn.evaluate._metrics import Array, Labels
@@ -50,14 +51,19 @@ class Parts:
         """A part of the data with a copy of this model, in evaluation mode."""
         return _with(self._problems[part], self._own(model))
 
-    def run(self, model: nn.Module) -> dict[str, Outputs]:
-        """The model's outputs on every part."""
+    def run(self, model: nn.Module, name: str = "model") -> dict[str, Outputs]:
+        """The model's outputs on every part; refused where they change from one call to the next."""
         own = self._own(model)
+        work = _with(next(iter(self._problems.values())), own)
+        try:
+            work.check_repeatable(work.parameters())
+        except ValueError as error:
+            raise ValueError(f"{name}: {str(error).replace('train_data', 'the data')}") from error
         return {part: _run(_with(problem, own)) for part, problem in self._problems.items()}
 
     def _own(self, model: nn.Module) -> nn.Module:
         device = next(iter(self._problems.values())).device
-        return copy.deepcopy(model).to(device).eval()
+        return plain_copy(model).to(device).eval()
 
 
 def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
@@ -71,7 +77,7 @@ def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
         A deletion that does not carry its parameters, or those of another model.
     """
     if isinstance(value, nn.Module):
-        return value
+        return uncompiled(value)
     if isinstance(value, Unlearner):
         return value.model
     if not isinstance(value, Deletion):
@@ -84,7 +90,7 @@ def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
             f"models[{name!r}] is a Deletion without parameters, as Unlearner.forget gives it; pass the unlearner, or a "
             "copy of its model."
         )
-    model = copy.deepcopy(original)
+    model = plain_copy(original)
     unknown = set(value.parameters) - set(model.state_dict())
     if unknown:
         raise ValueError(f"models[{name!r}] holds {sorted(unknown)[:3]}, which models['original'] has not.")

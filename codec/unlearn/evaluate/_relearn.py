@@ -17,8 +17,8 @@ def relearn_epochs(
 ) -> float:
     """Epochs of training on the forgotten samples until their loss is the original model's again.
 
-    The first epoch after which ``L(forget) <= (1 + margin) L_original(forget)`` [1]_ [2]_; 0 where that holds
-    already, and infinity where the recipe's epochs are not enough. A model that relearns faster than a
+    The first epoch after which ``L(forget) <= L_original(forget) + margin |L_original(forget)|`` [1]_ [2]_; 0 where that
+    holds already, and infinity where the recipe's epochs are not enough. A model that relearns faster than a
     retrained one has kept something of the samples.
 
     Parameters
@@ -28,7 +28,7 @@ def relearn_epochs(
     goal : float
         Mean loss of the original model on the forgotten samples.
     recipe : Recipe
-        How to train; its epochs are the most that are tried. Its weight decay is 0 unless it says so.
+        How to train; its epochs are the most that are tried. Without a weight decay of its own it has the problem's.
     margin : float, default 0.05
     random_state : None, int or Generator
         Of the order of the samples and of dropout.
@@ -43,6 +43,7 @@ def relearn_epochs(
     .. [2] Golatkar, Achille, Ravichandran, Polito, Soatto, "Mixed-Privacy Forgetting in Deep Networks", CVPR 2021.
     """
     work, everyone = working_copy(problem), torch.arange(problem.n)
+    enough = goal + margin * abs(goal)
     reached: list[int] = []
 
     def loss() -> float:
@@ -51,12 +52,12 @@ def relearn_epochs(
             return float(work.sample_losses(work.parameters()).double().mean())
 
     def passes(epoch: int) -> list[Pass]:
-        if not reached and loss() <= (1.0 + margin) * goal:
+        if not reached and loss() <= enough:
             reached.append(epoch)
         work.model.train()
         return [] if reached else [Pass(everyone, loss_of(work), recipe.batch_size)]
 
     train(work, recipe, passes, seed_of(random_state), method="relearn")
-    if not reached and loss() <= (1.0 + margin) * goal:
+    if not reached and loss() <= enough:
         reached.append(recipe.epochs)
     return float(reached[0]) if reached else float("inf")

@@ -321,6 +321,7 @@ def record_baseline(
     start = time.process_time()
     after = run(forget, retain)
     seconds = time.process_time() - start
+    after = {name: value.detach().clone() for name, value in after.items()}  # what did not move is the problem's own
     before = problem.parameters()
     losses = [problem.sample_losses(state).cpu() for state in (before, after)]
     moved = sum(float((after[name] - before[name]).square().sum()) for name in problem.names)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from codec._forward import show_progress
 from codec._validation import as_generator
+from codec.unlearn._distributed import plain_copy
 from codec.unlearn._problem import Batch, Problem
 
 State = Mapping[str, Tensor]
@@ -162,7 +163,7 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 def working_copy(problem: Problem) -> Problem:
     """The problem with a model of its own."""
     work = copy.copy(problem)
-    work.model = copy.deepcopy(problem.model)
+    work.model = plain_copy(problem.model)
     return work
 
 
@@ -185,7 +186,9 @@ def seed_of(random_state: Any) -> int:
 
 # --------------------------------------------------------------------------- a new beginning
 def reset(model: nn.Module, seed: int) -> None:
-    """Draw the trainable parameters anew, by each module's own ``reset_parameters``.
+    """Draw the trainable parameters anew, by each module's own ``reset_parameters``, and begin statistics anew.
+
+    Running statistics of modules with frozen parameters stay, as those parameters do.
 
     Raises
     ------
@@ -208,6 +211,10 @@ def reset(model: nn.Module, seed: int) -> None:
         for method in methods.values():
             if method is not None:
                 method()
+        for module in model.modules():
+            anew: Callable[[], None] | None = getattr(module, "reset_running_stats", None)
+            if anew is not None and not list(module.parameters(recurse=False)):
+                anew()
         every = dict(model.named_parameters())
         for name, value in frozen.items():
             every[name].copy_(value)

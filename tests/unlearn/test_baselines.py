@@ -388,6 +388,28 @@ def test_running_statistics_move_with_training_and_come_back_in_the_result():
     assert problem.sample_losses(deletion.parameters).isfinite().all()
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_running_statistics_of_retrained_models_know_nothing_of_what_was_forgotten(affine):
+    x = X.clone()
+    x[IDS] += 1000.0
+    norm = nn.BatchNorm1d(3, affine=affine, momentum=None)  # the mean over all batches
+    model = nn.Sequential(norm, nn.Linear(3, 3)).double().train()
+    model(x)
+    problem = Problem(model, "cross_entropy", (x, Y), weight_decay=DECAY)
+    deletion = baselines.retrain(problem, IDS, Recipe(epochs=3, lr=0.1, batch_size=None), random_state=0)
+    torch.testing.assert_close(deletion.parameters["0.running_mean"], X[RETAIN].mean(0))
+
+
+def test_parameters_that_a_baseline_leaves_are_copies_too():
+    problem = classifier()
+    before = {name: value.clone() for name, value in problem.parameters().items()}
+    deletion = baselines.gradient_norm_units(problem, IDS, n_units=1, damping=0.1)
+    for value in deletion.parameters.values():
+        value.zero_()
+    for name, value in problem.parameters().items():
+        assert torch.equal(value, before[name])
+
+
 def test_retraining_sees_the_others_in_the_order_of_the_whole():
     problem = classifier()
     seen = []

@@ -22,6 +22,7 @@ TOKENS = "input_ids"  # what Hugging Face calls the tokens
 MASK = "attention_mask"
 SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk", "decoder_start")  # *_token_id of a configuration
 NAMES = ("auto", "gaussian", "occlusion", "tokens", "embedding", "resample")
+CALLED = 64  # samples that show which positions an embedding reads
 SHARES = {"gaussian": 0.1, "occlusion": 0.25, "tokens": 0.15, "embedding": 0.1, "resample": 0.3}
 
 Custom = Callable[[Any, int, torch.Generator], Any]
@@ -193,7 +194,8 @@ def choose_perturbation(
     ----------
     perturb : {'auto', 'gaussian', 'occlusion', 'tokens', 'embedding', 'resample'} or callable
         'auto': tokens for integers that an embedding reads, noise for floats with a channel axis (images,
-        series), resampling for flat features.
+        series), resampling for flat features, and for integers of which one embedding reads some positions alone and
+        has not the rows for the others.
     reference : inputs
         Some training samples: what the data's spread, marginals and vocabulary are learned from.
     share : float, optional
@@ -221,10 +223,27 @@ def _automatic(problem: Problem, reference: Any) -> str:
     leaves = tree_flatten(reference)[0]
     reads_tokens = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in problem.model.modules())
     if reads_tokens and any(not leaf.is_floating_point() for leaf in leaves):
-        return "tokens"
+        return "resample" if _reads_categories(problem, reference) else "tokens"
     if any(leaf.is_floating_point() and leaf.dim() >= 3 for leaf in leaves):
         return "gaussian"
     return "resample"
+
+
+def _reads_categories(problem: Problem, reference: Any) -> bool:
+    """Whether a table reads some positions of the tokens and is too small for what stands at others."""
+    tables = [m for m in problem.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    largest = int(tokens_of(reference).max())
+    small = [table for table in tables if table.num_embeddings <= largest]
+    few = tree_map(lambda leaf: leaf[:CALLED], reference)
+    columns = tokens_of(few).reshape(len(tokens_of(few)), -1).T.tolist()
+    calls: list[Tensor] = []
+    with ExitStack() as stack, torch.no_grad():
+        for table in small:
+            stack.callback(table.register_forward_pre_hook(lambda _, args: calls.extend(args[:1])).remove)
+        if small:
+            problem.outputs(problem.parameters(), few)
+    read = [ids.reshape(len(ids), -1).T.tolist() for ids in calls if ids.dim() and len(ids) == len(columns[0])]
+    return any(len(found) < len(columns) and all(column in columns for column in found) for found in read)
 
 
 def tokens_of(inputs: Any) -> Tensor:

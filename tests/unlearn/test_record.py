@@ -1,5 +1,7 @@
 """Perturbed copies of a sample, and what the units give for each of them."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -371,8 +373,43 @@ def test_noise_on_embeddings_has_the_stated_size_and_leaves_the_tokens():
     assert hooks(problem.model) == 0
 
 
+class Factors(nn.Module):
+    """A user and an item, each with a table of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.users, self.items = nn.Embedding(4, 3), nn.Embedding(30, 3)
+
+    def forward(self, x):
+        return (self.users(x[:, 0]) * self.items(x[:, 1])).sum(1, keepdim=True)
+
+
+class Placed(nn.Module):
+    """Tokens with the place of each, and a table of five places."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places, self.out = nn.Embedding(30, 3), nn.Embedding(5, 3), nn.Linear(3, 1)
+
+    def forward(self, x):
+        places = torch.arange(x.shape[1]).expand(x.shape)
+        return self.out(self.words(x) + self.places(places)).mean(1)
+
+
+def integers_problem(make):
+    item = torch.randperm(30, generator=torch.Generator().manual_seed(3))
+    return Problem(make(), "mse", (torch.stack([item % 4, item], 1), torch.zeros(30, 1)), weight_decay=0.1)
+
+
 @pytest.mark.parametrize(
-    ("problem", "name"), [(image_problem, "gaussian"), (tabular_problem, "resample"), (text_problem, "tokens")]
+    ("problem", "name"),
+    [
+        (image_problem, "gaussian"),
+        (tabular_problem, "resample"),
+        (text_problem, "tokens"),
+        (partial(integers_problem, Factors), "resample"),
+        (partial(integers_problem, Placed), "tokens"),
+    ],
 )
 def test_auto_goes_by_the_kind_of_data(problem, name):
     assert run(problem()).perturbation == f"{name} (chosen automatically)"

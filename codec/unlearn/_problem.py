@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -372,7 +373,7 @@ class _Tensors:
     """Samples that lie in memory, batch first."""
 
     def __init__(self, inputs: Any, targets: Any, device: torch.device) -> None:
-        self.inputs, self.targets = tree_map(torch.as_tensor, (inputs, targets))
+        self.inputs, self.targets = as_tensors(inputs), as_tensors(targets)
         lengths = {len(leaf) for leaf in tree_leaves((self.inputs, self.targets))}
         if len(lengths) != 1:
             raise ValueError(f"train_data has entries of {sorted(lengths)} samples; all must have the same number.")
@@ -411,7 +412,28 @@ class _Samples:
         return len(self.data)  # type: ignore[arg-type]
 
     def take(self, ids: Tensor) -> tuple[Any, Any]:
-        return _split(default_collate([self.data[i] for i in ids.tolist()]), self.target_key)
+        return _split(default_collate([_row(self.data[i]) for i in ids.tolist()]), self.target_key)
+
+
+def as_tensors(data: Any) -> Any:
+    """Tensors of arrays, pandas objects and lists of numbers; a list or tuple of arrays is several of them."""
+    if isinstance(data, Mapping):
+        return {key: as_tensors(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)) and not is_column(data):
+        return tree_map(as_tensors, data, is_leaf=is_column)
+    return torch.as_tensor(np.array(data.to_numpy()) if hasattr(data, "to_numpy") else data)
+
+
+def is_column(data: Any) -> bool:
+    """Whether this is a list or tuple of numbers, or of lists of them: one array, and not several."""
+    return isinstance(data, (list, tuple)) and not any(getattr(leaf, "ndim", 0) for leaf in tree_leaves(data))
+
+
+def _row(sample: Any) -> Any:
+    """A sample whose entries by name are no lists, which torch would take apart into one tensor a position."""
+    if not isinstance(sample, Mapping):
+        return sample
+    return {key: torch.as_tensor(value) if isinstance(value, list) else value for key, value in sample.items()}
 
 
 def _read(data: Any, target_key: str, device: torch.device) -> _Tensors | _Samples:

@@ -280,6 +280,15 @@ def test_split_in_every_form():
     assert split(data, Subset(parts["retain"], [0, 2]))["forget"].indices == parts["retain"].indices[:3:2]
     with pytest.raises(ValueError, match="not the training data that were passed"):
         split(data, Subset(TensorDataset(*DATA), [0]))
+    samples = [(x, int(y)) for x, y in zip(*DATA, strict=True)]
+    parts = split(samples, FORGET)
+    assert torch.equal(parts["forget"][1][0], X[FORGET[1]])
+    assert len(parts["retain"]) == 37
+    parts = split((X[:40], Y[:40].tolist()), FORGET)
+    assert list(parts["forget"][1]) == Y[FORGET].tolist()
+    assert torch.equal(parts["forget"][0], X[FORGET])
+    with pytest.raises(ValueError, match="names 1 samples more than once"):
+        split(DATA, [3, 3])
     with pytest.raises(ValueError, match="nothing is left to keep"):
         split(DATA, range(40))
     with pytest.raises(ValueError, match=r"entries of \[39, 40\] samples"):

@@ -1,6 +1,9 @@
 """The door: what comes in as a model, data and a loss, and what is refused."""
 
+from collections import UserDict
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -150,14 +153,40 @@ class Pairs(Dataset):
         return X[i], int(Y[i])
 
 
+class Lists(Pairs):
+    def __getitem__(self, i):
+        return {"input": X[i].tolist(), "labels": int(Y[i])}
+
+
 @pytest.mark.parametrize(
-    "data", [(X, Y), (X.numpy(), Y.numpy()), TensorDataset(X, Y), Pairs(), {"input": X, "labels": Y}]
+    "data",
+    [
+        (X, Y),
+        (X.numpy(), Y.numpy()),
+        (X, Y.tolist()),
+        (X.tolist(), Y.tolist()),
+        (pd.DataFrame(X.numpy()), pd.Series(Y.numpy(), index=range(5, 13))),
+        TensorDataset(X, Y),
+        Pairs(),
+        Lists(),
+        {"input": X, "labels": Y},
+        {"input": X.tolist(), "labels": Y.tolist()},
+        (UserDict({"input": X}), Y),
+    ],
 )
 def test_every_form_of_data_is_the_same_samples(data):
     model = net()
     ours = problem(model, data=data)
     torch.testing.assert_close(ours.sample_losses(ours.parameters(), [5, 2]), losses_of(model, [5, 2]))
     assert ours.n == 8
+
+
+@pytest.mark.parametrize("pack", [tuple, list])
+def test_several_inputs_stay_several(pack):
+    model = nn.Bilinear(3, 3, 2)
+    ours = problem(model, data=(pack([X, X.numpy()]), Y.tolist()))
+    expected = nn.functional.cross_entropy(model(X, X), Y, reduction="none").detach()
+    torch.testing.assert_close(ours.sample_losses(ours.parameters()), expected)
 
 
 def losses_of(model, ids):

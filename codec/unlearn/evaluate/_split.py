@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Subset
 
+from codec.unlearn._problem import is_column
 from codec.unlearn._requests import others, read_ids
 
 
@@ -32,7 +33,7 @@ def split(data: Any, ids: Any) -> dict[str, Any]:
     Raises
     ------
     ValueError, IndexError, TypeError
-        No ids, unknown ids, or nothing would be left.
+        No ids, unknown ids, ids that come twice, or nothing would be left.
 
     Examples
     --------
@@ -43,6 +44,8 @@ def split(data: Any, ids: Any) -> dict[str, Any]:
     """
     n = n_samples(data)
     gone = read_ids(ids, n, data)
+    if len(set(gone)) < len(gone):
+        raise ValueError(f"ids names {len(gone) - len(set(gone))} samples more than once; name each once.")
     kept = others(gone, n)
     if len(kept) == 0:
         raise ValueError(f"all {n} samples are forgotten: nothing is left to keep.")
@@ -50,15 +53,15 @@ def split(data: Any, ids: Any) -> dict[str, Any]:
 
 
 def in_memory(data: Any) -> bool:
-    """Tensors or arrays, not a Dataset."""
-    return isinstance(data, (tuple, list, Mapping))
+    """Tensors or arrays, not a Dataset or a list of samples."""
+    return isinstance(data, (tuple, Mapping)) or (isinstance(data, list) and len(data) == 2)
 
 
 def n_samples(data: Any) -> int:
     """Number of samples of data in any form."""
     if not in_memory(data):
         return len(data)
-    lengths = {len(leaf) for leaf in tree_leaves(data)}
+    lengths: set[int] = set(tree_leaves(_each(data, len)))
     if len(lengths) != 1:
         raise ValueError(f"data has entries of {sorted(lengths)} samples; all must have the same number.")
     return lengths.pop()
@@ -67,7 +70,15 @@ def n_samples(data: Any) -> int:
 def _take(data: Any, ids: Tensor) -> Any:
     if not in_memory(data):
         return Subset(data, ids.tolist())
-    return tree_map(lambda leaf: _rows(leaf, ids), data)
+    return _each(data, lambda leaf: _rows(leaf, ids))
+
+
+def _each(data: Any, f: Callable[[Any], Any]) -> Any:
+    """``f`` of every array of a pair or dict; a list of numbers is one."""
+    if isinstance(data, Mapping):
+        return {key: tree_map(f, value, is_leaf=is_column) for key, value in data.items()}
+    found = [_each(part, f) if isinstance(part, Mapping) else tree_map(f, part, is_leaf=is_column) for part in data]
+    return found if isinstance(data, list) else tuple(found)
 
 
 def _rows(leaf: Any, ids: Tensor) -> Any:

@@ -120,9 +120,9 @@ def deletion_step(
     method : str, default 'difference'
         'difference': the difference gradient. 'gradient': the retained samples' gradient, for convex models.
         'chained': the difference gradient at parameters from which ``already`` was taken out. 'sekhari': the
-        forgotten samples' gradient alone, which takes ``grad F_S = 0`` for granted. 'certified_removal': the same
-        with the forgotten samples' curvature. 'gradient_ascent': no curvature. 'paper_step': the released code's
-        rank-one secant, for comparison only.
+        forgotten samples' gradient alone, which takes ``grad F_S = 0`` for granted. 'certified_removal': another name
+        of it, the Newton update of Guo et al. (ICML 2020). 'gradient_ascent': no curvature. 'paper_step': the
+        released code's rank-one secant, for comparison only.
     curvature : str, default 'ggn'
         Kind of `Curvature`.
     solver : {'auto', 'cg', 'cholesky'}, default 'auto'
@@ -167,8 +167,7 @@ def deletion_step(
     work = _Work(problem, params, forgotten, already, slices, losses)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; it must be one of {', '.join(map(repr, METHODS))}.")
-    kept = work.forgotten if method == "certified_removal" else work.retained
-    operator = Curvature(problem, params, kept, slices, curvature, linearisation=linearisation)
+    operator = Curvature(problem, params, work.retained, slices, curvature, linearisation=linearisation)
     b = work.right_side(operator, method, whole_gradient)
     if damping == "auto" and first_damping is None:
         first_damping = pull(objective_gradient(Products(problem, params), work.everyone), params)

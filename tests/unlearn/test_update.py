@@ -60,11 +60,12 @@ def test_one_undamped_step_is_ridge_retraining(method):
     assert float((as_matrix(slices.add(params, again)) - solve(kept)).norm()) <= 1e-10
 
 
-def test_the_forgotten_samples_weight_decay_is_in_the_step():
-    """At a stationary point Sekhari's form is exact too, but only with m lambda w."""
+@pytest.mark.parametrize("method", ["sekhari", "certified_removal"])
+def test_the_forgotten_samples_weight_decay_is_in_the_step(method):
+    """At a stationary point Sekhari's form and Guo's are exact too, but only with m lambda w."""
     problem, solve = ridge(decay=0.5)
     slices, params = Slices(find_units(problem.model)), problem.parameters()
-    step = deletion_step(problem, params, [5], slices, method="sekhari", damping=0.0)
+    step = deletion_step(problem, params, [5], slices, method=method, damping=0.0)
     kept = torch.tensor([i for i in range(problem.n) if i != 5])
     assert float((as_matrix(slices.add(params, step.delta)) - solve(kept)).norm()) <= 1e-10
 

@@ -51,10 +51,10 @@ class Problem:
         Trained model; a copy is taken.
     loss : {'cross_entropy', 'mse'} or callable
         ``loss(output, target)``: one value a sample, or their mean (then a sample's own loss is that of
-        a batch of one). A torch loss module is used with ``reduction='none'``.
+        a batch of one). A torch loss module is used with ``reduction='none'``; one of 'sum' is refused.
     data : Dataset, (inputs, targets), or dict of tensors
-        Training samples. A dict (or a Dataset of dicts) gives the model its entries as keywords, all but
-        ``target_key``.
+        Training samples; arrays, pandas objects and lists of numbers are read as tensors. A dict (or a Dataset of dicts)
+        gives the model its entries as keywords, all but ``target_key``.
     weight_decay : float
         lambda of the objective; for SGD, torch's ``weight_decay``.
     output : callable, optional
@@ -221,7 +221,7 @@ class Problem:
     def _check_apart(self, params: Parameters) -> None:
         """Refuse samples of one batch that act on each other, in the model or in the loss."""
         size = min(self.n, CHECKED, max(8, self.batch_size))
-        ids, half = torch.linspace(0, self.n - 1, size).round().long(), (size + 1) // 2
+        ids, half = torch.linspace(0, self.n - 1, size, dtype=torch.float64).round().long(), (size + 1) // 2
         inputs, targets = self.fetch(ids)
         outputs = self.outputs(params, inputs)
         by_sample = half > 1 and outputs.shape[:1] == (size,)

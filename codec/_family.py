@@ -323,7 +323,7 @@ class _Panel:
 
     def _anchors(self, chunk: range) -> list[Centred]:
         """Standardized residuals of each candidate of a chunk."""
-        blocks = [embed(self._features.part([self._candidates[i]])).T for i in chunk]
+        blocks = [embed(self._setting.untied(self._features.part([self._candidates[i]]))).T for i in chunk]
         rows = standardize_rows(self._setting.anchors(np.ascontiguousarray(np.concatenate(blocks))))
         rows = rows.astype(self._dtype(self._features))
         parts = np.split(rows, np.cumsum([len(block) for block in blocks])[:-1])

@@ -191,7 +191,7 @@ def codec_test(
         residuals, permuted among near rows of X; categories are drawn from fitted probabilities;
         approximate. ``'crt'``: z drawn anew from ``sampler``; exact if the sampler draws from the true
         P(Z | X). ``'auto'``: exact permutation where there is one, else local permutation; of z for the
-        codec statistic where y has categories or two values and z has not.
+        codec statistic where y has categories or few values and no column of z has.
     n_resamples : int, default 999 (codec) or 199 (omnibus)
         Copies of the data; 199 of the codec statistic, too, where z is copied. The p-value cannot be less than ``1 / (n_resamples + 1)``.
     n_neighbors : int, default sqrt(n), between 5 and 50

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from codec import _inference_kernels as kernels
 from codec._omnibus import (
@@ -37,6 +38,7 @@ from codec._validation import BoolArray, FloatArray, IntArray, Table, read_table
 
 LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself
 STRATUM_ROWS = 3  # X is discrete if it has at least this many rows per distinct value, on average
+SHARED = 0.01  # probability that two rows have the same number: from this on a column has few values
 CLASS_ROWS = 5  # classes of y with fewer rows are pooled where X is smoothed
 TABLE_LEVELS = 20  # y and z of at most this many levels get a contingency-table term
 SIGN_COLUMNS = 3  # the situations below distort the level from three columns of X on
@@ -107,6 +109,29 @@ def is_category(y: Table) -> bool:
 def has_categories(table: Table) -> bool:
     """Whether a column holds unordered categories, or two values."""
     return bool(np.any(table.nominal | two_valued(table.columns)))
+
+
+def one_category(table: Table) -> Table:
+    """Several columns of categories or two values as one, whose classes are their combinations."""
+    if len(table.names) == 1 or not np.all(table.nominal | two_valued(table.columns)):
+        return table
+    code = row_codes(table)[None, :].astype(np.float64)
+    return replace(table, columns=code, nominal=np.array([True]), names=(" and ".join(table.names),))
+
+
+def has_few_values(table: Table) -> bool:
+    """Whether a column holds categories, or numbers that are mostly shared by several rows."""
+    return bool(np.any(table.nominal | two_valued(table.columns) | _coarse(table)))
+
+
+def _coarse(table: Table) -> BoolArray:
+    """Columns of numbers, three or more, that two rows share with a probability of a hundredth or more."""
+    n = table.n_rows
+    found = np.zeros(len(table.names), dtype=np.bool_)
+    for j in np.flatnonzero(~(table.nominal | two_valued(table.columns))):
+        size = np.unique(table.columns[j], return_counts=True)[1]
+        found[j] = size @ (size - 1.0) >= SHARED * n * (n - 1.0)
+    return found
 
 
 def pool_rare(table: Table) -> Table:
@@ -198,6 +223,9 @@ class FreedmanLaneNull:
         start = 0  # of the embedded columns of a response
         for j, (values, nominal) in enumerate(zip(self.y.columns, self.y.nominal, strict=True)):
             levels, example = np.unique(values, return_index=True)
+            if len(levels) == 1:  # classes pooled into one; it has no column
+                drawn[j] = 0
+                continue
             width = len(levels) if nominal and len(levels) > 2 else 1
             block = slice(start, start + width)
             if width > 1:
@@ -283,6 +311,10 @@ class Setting:
 
     Attributes
     ----------
+    response : Table
+        Y, rare classes pooled where X is smoothed.
+    y : Table
+        The same, columns of categories as one.
     points : ndarray of shape (n, d)
         X in standardized form.
     strata : Strata or None
@@ -291,9 +323,10 @@ class Setting:
     def __init__(self, y: Table, given: Table | None, strata: Strata | None, rng: np.random.Generator) -> None:
         self.points = np.empty((y.n_rows, 0)) if given is None else embed(given)
         self.strata = one_stratum(y.n_rows) if self.points.shape[1] == 0 else strata
-        self.y = y if self.strata is not None else pool_rare(y)
-        self.pooled = self.y is not y
+        self.response = y if self.strata is not None else pool_rare(y)
+        self.y = self.response if self.strata is not None else pool_rare(one_category(self.response))
         if self.strata is None:
+            self._draws = rng.spawn(1)[0].random(y.n_rows)
             self._smoother, self.residuals = follow_jumps(Smoother(self.points, rng), self.columns)
             self._tie_rng = rng
 
@@ -336,10 +369,25 @@ class Setting:
 
     def anchor(self, z: Table) -> Residuals | Centred:
         """Residuals of z given X."""
-        columns = np.ascontiguousarray(embed(z).T)
+        columns = np.ascontiguousarray(embed(self.untied(z)).T)
         if self.strata is not None:
             return self.strata.center(columns)
         return follow_jumps(self._smoother.branch(), columns)[1]
+
+    def untied(self, z: Table) -> Table:
+        """Z with ties broken by chance where y and z both have few values and X is smoothed.
+
+        What is left of a column of few values tells its fitted value. Where both sides do that they agree, and copies
+        of y, which are no longer of few values, do not.
+        """
+        if self.strata is not None or not _coarse(self.y).any():
+            return z
+        columns = z.columns.copy()
+        for j in np.flatnonzero(_coarse(z)):
+            place = np.empty(z.n_rows)
+            place[np.lexsort((self._draws, columns[j]))] = np.arange(z.n_rows)
+            columns[j] = ndtri((place + 0.5) / z.n_rows)
+        return replace(z, columns=columns)
 
     def anchors(self, columns: FloatArray) -> FloatArray:
         """Residuals of many columns (q, n) given X, with the kernels that y chose or could have chosen."""
@@ -352,16 +400,17 @@ class Setting:
         if self.strata is None:
             self._smoother.refine_all()
 
-    def pooled_note(self) -> tuple[str, ...]:
-        """What is said where rare classes of y were pooled; an error where nothing else is left."""
-        if not self.pooled:
+    def pooled_note(self, given: Table) -> tuple[str, ...]:
+        """What is said where rare classes of y, as it was given, were pooled; an error if nothing is left."""
+        name = given.argument
+        if self.response is given:
             return ()
-        if np.ptp(self.y.columns, axis=1).max() == 0.0:
+        if np.ptp(self.response.columns, axis=1).max() == 0.0:
             raise ValueError(
-                f"no class of y has {CLASS_ROWS} rows or more: given a continuous X nothing can be tested; merge "
-                "classes, or pass numbers if y has an order."
+                f"no class of {name} has {CLASS_ROWS} rows or more: given a continuous X nothing can be tested; merge "
+                f"classes, or pass numbers if {name} has an order."
             )
-        return (f"classes of y with fewer than {CLASS_ROWS} rows were taken as one.",)
+        return (f"classes of {name} with fewer than {CLASS_ROWS} rows were taken as one.",)
 
     def noiseless_note(self, name: str) -> tuple[str, ...]:
         """What is said where y, or what stands for it here, is a function of X."""
@@ -457,16 +506,24 @@ class NumberedNull:
         return np.random.default_rng(seed).integers(1, 2**63, size=n_draws)
 
 
-def reordered_draws(z: Table, given: Table, rng: np.random.Generator) -> tuple[Callable[[int], Table], tuple[str, ...]]:
-    """Z of a number, in the order of a copy made as those of y are; and what is to be said of it."""
+@dataclass(frozen=True)
+class Redrawn:
+    """Z, rare classes pooled, and copies of it by number, made as those of y are; and what is to be said of it."""
+
+    z: Table
+    draw: Callable[[int], Table]
+    notes: tuple[str, ...]
+
+
+def reordered_draws(z: Table, given: Table, rng: np.random.Generator) -> Redrawn:
     setting = Setting(z, given, None, rng)
-    null = setting.index_null()
+    null, own = setting.index_null(), setting.response
 
     def draw(number: int) -> Table:
-        rows = null.draw(1, number)[:, 0]
-        return replace(z, columns=np.take_along_axis(z.columns, np.broadcast_to(rows, z.columns.shape), axis=1))
+        rows = np.broadcast_to(null.draw(1, number)[:, 0], own.columns.shape)
+        return replace(own, columns=np.take_along_axis(own.columns, rows, axis=1))
 
-    return draw, setting.noiseless_note("z")
+    return Redrawn(own, draw, (*setting.pooled_note(z), *setting.noiseless_note("z")))
 
 
 def sampler_draws(sampler: Sampler, z: Any, z_table: Table, given: Any) -> Callable[[int], Table]:

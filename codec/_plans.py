@@ -20,7 +20,7 @@ from codec._nulls import (
     Strata,
     block_sizes,
     find_strata,
-    has_categories,
+    has_few_values,
     is_category,
     one_stratum,
     reordered_draws,
@@ -199,7 +199,7 @@ def _choose_method(data: Data, kind: str, method: str, strata: Strata | None, sa
         )
     if strata is not None and method != "local-permutation":
         return "stratified"
-    if kind == "codec" and method == "auto" and has_categories(data.y) and not has_categories(data.z):
+    if kind == "codec" and method == "auto" and has_few_values(data.y) and not has_few_values(data.z):
         return "crt-nearest"  # numbers tell more of what X makes of them than classes do
     return "category" if is_category(data.y) else "freedman-lane"
 
@@ -225,8 +225,8 @@ def prepare(
         notes = (*notes, *(note for _, signs in redrawn for note in signs))
         return NumberedNull(), [statistic for statistic, _ in redrawn], tuple(dict.fromkeys(notes))
     setting = Setting(data.y, data.given, strata, np.random.default_rng(setting_seed))
-    notes = (*notes, *setting.pooled_note())
-    data = replace(data, y=setting.y)
+    notes = (*notes, *setting.pooled_note(data.y))
+    data = replace(data, y=setting.response)
     if plan.kind == "codec":
         statistics = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(_coefficient)(data, z, plan.n_neighbors, graph_seed) for z in zs
@@ -249,12 +249,12 @@ def _coefficient(data: Data, z: Table, k: int, seed: int) -> Coefficient:
 def _redrawn(
     data: Data, z: Table, k: int, sampler: Sampler | None, setting_seed: int, graph_seed: int
 ) -> tuple[RedrawnCoefficient, tuple[str, ...]]:
-    own = _coefficient(data, z, k, graph_seed)
     if sampler is not None:
-        return RedrawnCoefficient(own, sampler_draws(sampler, data.raw_z, z, data.raw_given)), ()
+        draw = sampler_draws(sampler, data.raw_z, z, data.raw_given)
+        return RedrawnCoefficient(_coefficient(data, z, k, graph_seed), draw), ()
     assert data.given is not None
-    draw, notes = reordered_draws(z, data.given, np.random.default_rng(setting_seed))
-    return RedrawnCoefficient(own, draw), notes
+    made = reordered_draws(z, data.given, np.random.default_rng(setting_seed))
+    return RedrawnCoefficient(_coefficient(data, made.z, k, graph_seed), made.draw), made.notes
 
 
 def _omnibus(setting: Setting, z: Table, k: int, seed: int) -> tuple[Omnibus, tuple[str, ...]]:

@@ -242,6 +242,68 @@ def test_codec_statistic_holds_its_level_beside_a_shared_signal(kind):
     assert hits <= most(n)
 
 
+def few_values(kind, f, rng):
+    """Columns of few values that depend on f: what is left of them tells their fitted value."""
+    e = rng.normal(size=f.size)
+    return {
+        "five": lambda: np.digitize(f + 0.5 * e, [-1.5, -0.5, 0.5, 1.5]),
+        "rounded": lambda: np.round(f + 0.5 * e),
+        "binomial": lambda: rng.binomial(2, 1.0 / (1.0 + np.exp(-2.0 * f))),
+        "censored": lambda: np.maximum(f + 0.3 * e, 0.0),
+        "two columns": lambda: np.column_stack([f + 0.5 * e > 0.0, f + 0.5 * rng.normal(size=f.size) > 0.0]),
+        "two": lambda: f + 0.5 * e > 0.0,
+        "numbers": lambda: f + 0.1 * e,
+        "three": lambda: np.digitize(f + 0.1 * e, [-0.5, 0.5]),
+    }[kind]()
+
+
+@pytest.mark.filterwarnings("ignore:y and z look like the same", "ignore:the noise of y and of z")
+@pytest.mark.parametrize(
+    ("y", "z", "statistic"),
+    [
+        ("five", "five", "omnibus"), ("rounded", "rounded", "omnibus"), ("binomial", "binomial", "omnibus"),
+        ("censored", "censored", "omnibus"), ("two columns", "two", "omnibus"), ("three", "numbers", "codec"),
+    ],
+)  # fmt: skip
+def test_few_values_of_the_same_function_are_no_evidence(y, z, statistic):
+    """Plain residuals and continuous copies: .43 to .96 of such null hypotheses were rejected."""
+    hits, n = 0, 80
+    for seed in range(n):
+        rng = np.random.default_rng([seed, 14])
+        x = rng.normal(size=(200, 3))
+        f = x.sum(axis=1) / np.sqrt(3.0)
+        first, second = few_values(y, f, rng), few_values(z, f, rng)
+        hits += codec_test(first, second, x, statistic=statistic, n_resamples=39, rng=seed).pvalue <= 0.05
+    assert hits <= most(n, 0.07)
+
+
+def test_few_values_that_depend_on_each_other_are_found():
+    found = 0
+    for seed in range(10):
+        rng = np.random.default_rng([seed, 15])
+        x, noise = rng.normal(size=(300, 2)), rng.normal(size=300)
+        y, z = (
+            np.digitize(x[:, 0] + 0.8 * noise + 0.6 * rng.normal(size=300), [-1.5, -0.5, 0.5, 1.5]) for _ in range(2)
+        )
+        found += codec_test(y, z, x, rng=seed).pvalue <= 0.05
+    assert found >= 9
+
+
+def test_rare_classes_beside_numbers_are_copied():
+    """A column whose classes are all pooled has no part in copies of the order of y or z."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 1))
+    both = pd.DataFrame({"id": pd.Categorical([f"row {i}" for i in range(60)]), "number": rng.normal(size=60)})
+    with pytest.warns(UserWarning, match="classes of z with fewer"):
+        copied = codec_test(rng.normal(size=60), both, x, statistic="codec", method="crt", n_resamples=39, rng=0)
+    assert np.unique(copied.null_distribution).size > 30
+    with pytest.warns(UserWarning, match="classes of y with fewer"):
+        ordered = codec_test(
+            both, rng.normal(size=60), x, statistic="codec", method="local-permutation", n_resamples=39, rng=0
+        )
+    assert ordered.pvalue > 0.025
+
+
 @pytest.mark.filterwarnings("ignore:classes of y with fewer")
 @pytest.mark.parametrize("statistic", ["omnibus", "codec"])
 def test_rare_classes_are_no_evidence(statistic):

@@ -48,7 +48,7 @@ class Deletion:
     retain_loss, forget_loss : tuple of (float, float)
         Mean loss before and after.
     guard : tuple of (float, float) or None
-        The caller's validation score before and after.
+        The caller's validation score just before this request and after it.
     damping, step_length : float
         mu of ``(H + mu I)^-1`` and the factor of the step.
     iterations : int

@@ -94,8 +94,11 @@ class Unlearner:
         statistics are refused unless their parameters are frozen, and other buffers are assumed to be free of the data.
     guard : callable(model) -> float, optional
         Validation score, higher is better, on data of its own. A request that lowers it by more than
-        ``guard_drop`` is refused.
+        ``guard_drop``, from what it was just before, is refused; many requests together may lower it by more. With
+        ``damping='auto'`` larger dampings are tried first. They hold for everything forgotten since the anchor, so
+        that earlier deletions may be taken back in part: `Deletion.reason` says so.
     guard_drop : float, default 0.02
+        Most that one request may lower the score.
     captured : bool, default True
         Whether deletions report the captured decrement, which takes two further solutions.
     tolerance : float, default 0.2
@@ -353,13 +356,14 @@ class Unlearner:
         self._losses.put(weights, step.losses if accepted else None)
         with timer("measure"):
             measured = self._measure(prepared, ids, weights, ranking, gone)
+            taken_back = self._taken_back(step, weights) if accepted and self.guard is not None else ""
         deletion = Deletion(
             id=number,
             forgotten=ids,
             method=f"{self.update}, {self.curvature}",
             selector=ranking.method,
             accepted=accepted,
-            reason=f"{'' if accepted else 'refused: '}{step.reason}{self._history.news}",
+            reason=f"{'' if accepted else 'refused: '}{step.reason}{taken_back}{self._history.news}",
             units=() if self.selector == "all" else tuple(ranking.units.tolist()),
             labels=() if self.selector == "all" else ranking.labels,
             scores=() if self.selector == "all" else tuple(ranking.scores.tolist()),
@@ -461,6 +465,7 @@ class Unlearner:
             x0=slices.gather(guess) - slices.gather(prepared.point),
             guard=None if self.guard is None else self._guarded,
             max_drop=self.guard_drop,
+            present=self._history.weights,
             tol=self.tolerance,
         )
 
@@ -483,6 +488,20 @@ class Unlearner:
             "captured_decrement": captured,
             "captured_by_gradient_norm": by_norm,
         }
+
+    def _taken_back(self, step: Step, weights: Parameters) -> str:
+        """What a damping above that of the request before does to what was forgotten since the anchor, in words."""
+        earlier = self._history.since_anchor
+        if not earlier or not step.damping > earlier[-1].damping:
+            return ""
+        ids = ids_of(earlier)
+        before, after = (float(self._losses(w)[ids].mean()) for w in (self._history.weights, weights))
+        if not after < before:
+            return ""
+        return (
+            f"; damping raised from {earlier[-1].damping:.3g} to {step.damping:.3g}, earlier deletions are taken back in "
+            f"part: mean loss of their samples {before:.4g} -> {after:.4g}"
+        )
 
     def _captured(self, prepared: Point, ranking: Ranking, gone: Sequence[int], kept: Tensor) -> tuple[float, float]:
         """Captured decrement of the units changed since the anchor, and of as many with the largest gradients."""

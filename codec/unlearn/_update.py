@@ -104,6 +104,7 @@ def deletion_step(
     max_rise: float = 0.5,
     guard: Guard | None = None,
     max_drop: float = 0.01,
+    present: Mapping[str, Tensor] | None = None,
     repair: bool = False,
 ) -> Step:
     """One damped step that takes samples out.
@@ -151,7 +152,9 @@ def deletion_step(
     guard : callable, optional
         Validation score of parameters, larger is better.
     max_drop : float, default 0.01
-        Most that the score may fall.
+        Most that the score may fall below that of ``present``.
+    present : dict of str to Tensor, optional
+        The parameters as they are, from which ``params`` may be several requests away. Default: ``params``.
     repair : bool, default False
         Follow with a second damped step, on the retained samples' gradient, linearised anew where the first ended.
 
@@ -164,7 +167,7 @@ def deletion_step(
     ValueError
         Unknown method, nothing forgotten or nothing retained, or a damping that is no positive number.
     """
-    work = _Work(problem, params, forgotten, already, slices, losses)
+    work = _Work(problem, params, forgotten, already, slices, losses, present)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; it must be one of {', '.join(map(repr, METHODS))}.")
     operator = Curvature(problem, params, work.retained, slices, curvature, linearisation=linearisation)
@@ -292,8 +295,10 @@ class _Work:
         already: Sequence[int] | Tensor,
         slices: Slices,
         losses: Tensor | None,
+        now: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.problem, self.params, self.slices = problem, dict(params), slices
+        self.now = self.params if now is None else now
         gone = torch.as_tensor(already, dtype=torch.long)
         present = torch.ones(problem.n, dtype=torch.bool)
         present[gone] = False
@@ -350,7 +355,7 @@ class _Work:
         moved = self.slices.add(self.params, found.x, length)
         losses = self.problem.sample_losses(moved)
         after = float(losses[self.retained].mean()) + self.problem.regularizer(moved)
-        scores = None if guard is None else (guard(self.params), guard(moved))
+        scores = None if guard is None else (guard(self.now), guard(moved))
         risen = not after <= self.before + max_rise * abs(self.before)  # also where it is not a number
         fallen = scores is not None and not scores[1] >= scores[0] - max_drop
         reasons = [f"retained objective {self.before:.4g} -> {after:.4g}"]

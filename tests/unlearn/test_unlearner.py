@@ -246,6 +246,49 @@ def test_the_guard_judges_newton_steps(ridge, accepts):
     assert same(before, ours.parameters) != accepts
 
 
+def test_the_guard_judges_each_request_by_the_weights_just_before_it():
+    """Small drops add up: with a fixed damping each request alone is held against guard_drop."""
+    model, X, y = net()
+    start = nn.utils.parameters_to_vector(model.parameters()).detach()
+
+    def score(net):
+        return -float((nn.utils.parameters_to_vector(net.parameters()).detach() - start).norm())
+
+    free = unlearner(model, X, y, damping=0.05, budget=0.5, guard=score, guard_drop=1e9)
+    scores = [score(free.model)]
+    for i in range(8):
+        free.forget(i)
+        scores.append(score(free.model))
+    most = 1.001 * max(a - b for a, b in itertools.pairwise(scores))
+    assert scores[0] - scores[-1] > 1.5 * most
+    ours = unlearner(model, X, y, damping=0.05, budget=0.5, guard=score, guard_drop=most)
+    for i in range(8):
+        deletion = ours.forget(i)
+        assert deletion.accepted, deletion.reason
+        assert deletion.guard == pytest.approx((scores[i], scores[i + 1]), abs=1e-6)
+    ours.guard_drop = 1e-4
+    ours.rollback(1)  # the score rises
+    assert ours.forgotten == tuple(range(1, 8))
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_a_damping_that_takes_earlier_deletions_back_is_told(raised):
+    model, X, y = net()
+    scores = iter([1.0, 1.0, *([1.0, 0.0] * (6 if raised else 0)), 1.0, 1.0])  # before and after, of every damping
+    ours = unlearner(model, X, y, budget=0.5, guard=lambda _: next(scores))
+    first = ours.forget([0, 1, 2])
+    before = ours.model
+    second = ours.forget([3])
+    assert second.accepted
+    assert "raised" not in first.reason
+    assert ("earlier deletions are taken back in part" in second.reason) == raised
+    if raised:
+        losses = [nn.functional.cross_entropy(m(X[:3]), y[:3]).item() for m in (before, ours.model)]
+        assert losses[1] < losses[0]
+        assert f"mean loss of their samples {losses[0]:.4g} -> {losses[1]:.4g}" in second.reason
+        assert f"damping raised from {first.damping:.3g} to {64 * first.damping:.3g}" in second.reason
+
+
 def test_rollback_is_as_if_the_request_had_never_come():
     model, X, y = net()
     ours, other = (unlearner(model, X, y, tolerance=1e-4) for _ in range(2))

@@ -56,7 +56,7 @@ class Unlearner:
     weight_decay : float
         lambda of the objective that the model was trained on.
     units : 'auto' or Units, default 'auto'
-        Cut of the model into units, see :func:`codec.unlearn.find_units`. Parameters of no unit are never changed.
+        Cut of this very model into units, see :func:`codec.unlearn.find_units`. Parameters of no unit are never changed.
     selector : str or callable, default 'lfoci'
         Who chooses the units: 'lfoci', 'lfoci-pooled' (as the paper has it), 'first-pick', 'gradient_norm',
         'kfac_greedy', 'greedy_decrement', 'random', 'all', or a callable.
@@ -684,10 +684,24 @@ class Unlearner:
 
 def _units_of(units: Any, model: nn.Module) -> Units:
     if isinstance(units, Units):
+        _check_shapes(units, model)
         return units
     if units != "auto":
         raise ValueError(f"units is {units!r}; it must be 'auto' or what codec.unlearn.find_units(model) gives.")
     return find_units(model)
+
+
+def _check_shapes(units: Units, model: nn.Module) -> None:
+    """Refuse units that were cut of another model, or of this one with other parameters frozen."""
+    theirs = {name: tuple(shape) for name, shape in units.shapes.items()}
+    ours = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    wrong = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if wrong:
+        told = [f"{name!r} ({theirs.get(name, 'none')} there, {ours.get(name, 'none')} here)" for name in wrong[:3]]
+        raise ValueError(
+            f"units are those of another model: {len(wrong)} trainable parameters differ, {', '.join(told)}"
+            f"{', ...' * (len(wrong) > 3)}. Pass codec.unlearn.find_units(model) of this model, without torch.compile."
+        )
 
 
 def _name(choice: Any) -> str:

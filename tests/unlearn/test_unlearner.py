@@ -747,6 +747,21 @@ def test_options_are_checked(options, message):
         unlearner(model, X, y, **options)
 
 
+def test_units_of_another_model_are_refused():
+    model, X, y = net()
+    for other in (
+        nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)),  # other shapes
+        nn.Sequential(nn.Tanh(), nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3)),  # other names
+        nn.Sequential(nn.Linear(5, 16).requires_grad_(False), nn.ReLU(), nn.Linear(16, 3)),  # other parameters frozen
+    ):
+        with pytest.raises(
+            ValueError, match=r"units are those of another model: .*'0.weight' \(.* there, \(16, 5\) here"
+        ):
+            unlearner(model, X, y, units=find_units(other))
+    fewer = find_units(model).keep(lambda layer: layer.name == "2")
+    assert unlearner(model, X, y, units=fewer).forget(0).accepted
+
+
 def test_no_warning_on_the_way():
     model, X, y = net()
     with warnings.catch_warnings():

@@ -193,7 +193,8 @@ def reset(model: nn.Module, seed: int) -> None:
     Raises
     ------
     ValueError
-        Some modules have trainable parameters and no such method.
+        Some modules have trainable parameters and no such method, or one that does not draw them: it writes into what
+        weight_norm, spectral_norm or pruning have made of them. The model is of no use then.
     """
     frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
     modules = {
@@ -205,9 +206,13 @@ def reset(model: nn.Module, seed: int) -> None:
         raise ValueError(
             f"{', '.join(without)} have no reset_parameters(); pass initial=, the state_dict of a fresh model."
         )
+    every = dict(model.named_parameters())
     place = next(model.parameters()).device
     model.cpu()  # the same draws on every device
     with seeded(torch.device("cpu"), seed), torch.no_grad():
+        for parameter in every.values():
+            if parameter.requires_grad:
+                parameter.fill_(torch.nan)  # what is not drawn stays so
         for method in methods.values():
             if method is not None:
                 method()
@@ -215,9 +220,14 @@ def reset(model: nn.Module, seed: int) -> None:
             anew: Callable[[], None] | None = getattr(module, "reset_running_stats", None)
             if anew is not None and not list(module.parameters(recurse=False)):
                 anew()
-        every = dict(model.named_parameters())
         for name, value in frozen.items():
             every[name].copy_(value)
+    kept = [name for name, parameter in every.items() if parameter.requires_grad and bool(parameter.isnan().any())]
+    if kept:
+        raise ValueError(
+            f"{', '.join(kept)} are not drawn by reset_parameters() (weight_norm, spectral_norm and pruning hide weights "
+            "from it); pass initial=, the state_dict of a fresh model."
+        )
     model.to(place)
 
 

@@ -1,10 +1,13 @@
 """Each baseline where the right answer is known: closed forms, one step by hand, limits."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.utils import prune
 
 from codec.unlearn import baselines
 from codec.unlearn._problem import Problem
@@ -437,6 +440,39 @@ def test_retraining_needs_a_beginning():
         baselines.retrain(classifier(Bare()), IDS, SHORT)
     fresh = {"weight": torch.zeros(3, 3, dtype=torch.float64)}
     assert baselines.retrain(classifier(Bare()), IDS, SHORT, initial=fresh, random_state=0).distance > 0
+
+
+def hidden(kind):
+    """A network whose first weight is made of other tensors, called once."""
+    model = net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        if kind == "pruning":
+            prune.l1_unstructured(model[0], "weight", 4)
+        else:
+            getattr(nn.utils.parametrizations if kind.endswith("new") else nn.utils, kind.split()[0])(model[0])
+    model(X)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("weight_norm old", "0.weight_g, 0.weight_v are not drawn"),
+        ("spectral_norm old", "0.weight_orig are not drawn"),
+        ("pruning", "0.weight_orig are not drawn"),
+        ("weight_norm new", "0.parametrizations.weight have no"),
+        ("spectral_norm new", "0.parametrizations.weight have no"),
+    ],
+)
+def test_retraining_needs_a_beginning_where_weights_are_made_of_others(kind, name):
+    """reset_parameters writes into the weight, and the trained tensors behind it would stay."""
+    model = hidden(kind)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match=f"{name} .*pass initial="):
+        baselines.retrain(classifier(model), IDS, SHORT, random_state=0)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert baselines.retrain(classifier(model), IDS, SHORT, initial=hidden(kind).state_dict(), random_state=0).accepted
 
 
 def test_resetting_leaves_frozen_parameters():

@@ -116,7 +116,8 @@ def codec_test_many(
     Z : array-like of shape (n, p)
         One hypothesis a column.
     method : {'auto', 'permutation', 'local-permutation'}, default 'auto'
-        As in :func:`codec_test`; copies of z (``'crt'``) cannot be shared.
+        As in :func:`codec_test`; copies of z (``'crt'``) cannot be shared. For the codec statistic ``'auto'`` copies
+        every column of Z anew, which takes long, where y has few values or categories and no column of Z has.
     n_resamples : int, optional
         Default: as in :func:`codec_test`, but at least enough for the smallest corrected p-value to be
         ``alpha / 2``.

@@ -34,7 +34,7 @@ from codec._omnibus import (
 )
 from codec._residuals import Fit, Residuals, Smoother, embed, follow_jumps, light_tailed, two_valued
 from codec._tree_kernels import group_rows
-from codec._validation import BoolArray, FloatArray, IntArray, Table, read_table
+from codec._validation import BoolArray, FloatArray, IntArray, Table, as_frame, read_table
 
 LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself
 STRATUM_ROWS = 3  # X is discrete if it has at least this many rows per distinct value, on average
@@ -532,9 +532,7 @@ def sampler_draws(sampler: Sampler, z: Any, z_table: Table, given: Any) -> Calla
 
 
 def _checked_draw(drawn: Any, z: Any, z_table: Table) -> Table:
-    if isinstance(z, pd.Series) and isinstance(z.dtype, pd.CategoricalDtype) and not isinstance(drawn, pd.Series):
-        drawn = pd.Series(pd.Categorical(np.asarray(drawn), dtype=z.dtype), name=z.name)
-    table = read_table(drawn, "the sampler's draw")
+    table = read_table(_with_categories(drawn, as_frame(z, "z")), "the sampler's draw")
     if table.columns.shape != z_table.columns.shape:
         raise ValueError(
             f"the sampler returned {table.n_rows} row(s) and {len(table.names)} column(s); z has "
@@ -548,6 +546,26 @@ def _checked_draw(drawn: Any, z: Any, z_table: Table) -> Table:
             "the sampler returned numbers for a categorical z (or the reverse); return the same kind of columns."
         )
     return table
+
+
+def _with_categories(drawn: Any, z: Any) -> Any:
+    """The draw with the categories of z, by label: codes are comparable; labels that z does not have are missing."""
+    if not isinstance(z, pd.DataFrame) or not any(isinstance(dtype, pd.CategoricalDtype) for dtype in z.dtypes):
+        return drawn
+    drawn = as_frame(drawn, "the sampler's draw")
+    if not isinstance(drawn, pd.DataFrame):
+        if np.ndim(drawn) not in {1, 2}:
+            return drawn
+        drawn = pd.DataFrame(np.asarray(drawn))
+    if drawn.shape[1] != z.shape[1]:
+        return drawn
+    columns = {}
+    for k, dtype in enumerate(z.dtypes):
+        columns[k] = drawn.iloc[:, k]
+        if isinstance(dtype, pd.CategoricalDtype):
+            codes = dtype.categories.get_indexer(pd.Index(np.asarray(columns[k])))
+            columns[k] = pd.Series(pd.Categorical.from_codes(codes, dtype=dtype), index=drawn.index)
+    return pd.DataFrame(columns)
 
 
 def centred_copies(z: Table, draws: list[Table]) -> FloatArray:

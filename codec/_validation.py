@@ -87,12 +87,7 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False, n_job
         raise ValueError(f"{argument} is None; pass an array or a data frame.")
     if sparse.issparse(data):
         raise TypeError(f"{argument} is a sparse matrix, but dense data is required; use {argument}.toarray().")
-    if type(data).__module__.partition(".")[0] == "polars":
-        data = _from_polars(data)
-    if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):
-        data = pd.Series(data)
-    if isinstance(data, pd.Series):
-        data = data.to_frame(data.name if data.name is not None else argument)
+    data = as_frame(data, argument)
     if isinstance(data, pd.DataFrame):
         labels = [str(label) for label in data.columns]
         series = [data.iloc[:, k] for k in range(data.shape[1])]
@@ -113,6 +108,17 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False, n_job
     columns = np.ascontiguousarray(np.stack([values for values, _ in pairs]))
     nominal = np.array([is_nominal for _, is_nominal in pairs], dtype=np.bool_)
     return Table(columns + 0.0, nominal, tuple(labels), argument)  # + 0.0: -0.0 becomes 0.0
+
+
+def as_frame(data: Any, argument: str) -> Any:
+    """Pandas and polars data as a pandas frame; anything else as it is."""
+    if type(data).__module__.partition(".")[0] == "polars":
+        data = _from_polars(data)
+    if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):
+        data = pd.Series(data)
+    if isinstance(data, pd.Series):
+        data = data.to_frame(data.name if data.name is not None else argument)
+    return data
 
 
 def _columns_of(array: NDArray[Any], n_jobs: int | None) -> FloatArray:

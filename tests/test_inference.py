@@ -636,6 +636,32 @@ def test_sampler_of_categories():
         assert not near.exact
 
 
+@pytest.mark.parametrize("statistic", ["codec", "omnibus"])
+def test_categories_of_a_draw_are_those_of_z_by_label(statistic):
+    """However the sampler numbers its labels, the draws are the same."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=80)
+    labels = np.array(["low", "mid", "high"])
+    kind = pd.CategoricalDtype(labels)
+    z = pd.Series(rng.choice(labels, 80)).astype(kind)
+    y = x + rng.normal(size=80)
+
+    def answer(z, form):
+        def sampler(x, generator):
+            return form(generator.choice(labels, len(x)))
+
+        result = codec_test(y, z, x, method="crt", sampler=sampler, statistic=statistic, n_resamples=39, rng=0)
+        return result.statistic, result.pvalue
+
+    same = [lambda v: pd.Series(v, dtype=kind), lambda v: pd.Series(v).astype("category"), pd.Categorical]
+    found = {answer(z, form) for form in [np.asarray, *same]}
+    frame = z.to_frame("z")
+    found |= {answer(frame, lambda v, make=make: pd.DataFrame({"z": make(v)})) for make in [np.asarray, *same]}
+    assert len(found) == 1
+    with pytest.raises(ValueError, match="categories that z does not have"):
+        answer(z, lambda v: pd.Series(np.char.upper(v)).astype("category"))
+
+
 def test_warnings_about_copies_and_lonely_rows():
     y, z, _ = confounded(60, np.random.default_rng(0))
     with pytest.warns(UserWarning, match=r"cannot be less than 0\.1"):

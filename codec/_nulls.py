@@ -34,7 +34,7 @@ from codec._omnibus import (
 )
 from codec._residuals import Fit, Residuals, Smoother, embed, follow_jumps, light_tailed, two_valued
 from codec._tree_kernels import group_rows
-from codec._validation import BoolArray, FloatArray, IntArray, Table, as_frame, read_table
+from codec._validation import BoolArray, FloatArray, IntArray, Table, as_frame, holds_large_integers, read_table
 
 LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself
 STRATUM_ROWS = 3  # X is discrete if it has at least this many rows per distinct value, on average
@@ -528,6 +528,11 @@ def reordered_draws(z: Table, given: Table, rng: np.random.Generator) -> Redrawn
 
 def sampler_draws(sampler: Sampler, z: Any, z_table: Table, given: Any) -> Callable[[int], Table]:
     """Z of a number, drawn by the sampler and checked against z."""
+    if holds_large_integers(as_frame(z, "z")):
+        raise ValueError(
+            "z holds integers of 2**53 or more, which floating-point numbers do not hold; subtract a number from z and "
+            "from the sampler's draws."
+        )
     return lambda number: _checked_draw(sampler(given, np.random.default_rng(number)), z, z_table)
 
 

@@ -31,6 +31,7 @@ VALUES_AT_ONCE = 2**17
 COPIES = "rows are copies of other rows"
 HARMLESS = 0.02  # share of rows that are copies: as good as none
 MANY_VALUES, HARDLY = 0.25, 0.05  # shares of rows: distinct values of a column, agreement by chance
+EXACT_INTEGERS = 2**53  # below, float64 holds every integer
 SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
 
 
@@ -95,7 +96,7 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False, n_job
     else:
         array = _as_array(data, argument)
         prefix = "x" if argument == "X" else argument
-        if array.dtype.kind in "biuf":
+        if array.dtype.kind in "bf" or (array.dtype.kind in "iu" and not holds_large_integers(array)):
             columns = _columns_of(array, check_jobs(n_jobs))
             names = tuple(f"{prefix}{k}" for k in range(array.shape[1]))
             return Table(columns, np.zeros(len(names), dtype=np.bool_), names, argument)
@@ -187,7 +188,9 @@ def _read_column(series: pd.Series[Any], what: str, text_is_nominal: bool) -> tu
     dtype = series.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return _codes(np.asarray(series.cat.codes)), not dtype.ordered
-    if dtype.kind in "biuf":
+    if dtype.kind in "iu":
+        return _integers(series, what), False
+    if dtype.kind in "bf":
         return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan)), False
     if dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {what} is complex; pass its real parts.")
@@ -196,10 +199,36 @@ def _read_column(series: pd.Series[Any], what: str, text_is_nominal: bool) -> tu
     return _read_objects(series, what, text_is_nominal)
 
 
+def _integers(series: pd.Series[Any], what: str) -> FloatArray:
+    """Float64 values of integers; large ones are counted from the smallest: order and differences are all that counts."""
+    values = np.array(series.to_numpy(dtype=np.float64, na_value=np.nan))
+    present = series.notna().to_numpy(dtype=np.bool_)
+    if np.abs(values[present]).max(initial=0.0) >= EXACT_INTEGERS:
+        whole = np.array([int(value) for value in series[present]], dtype=object)
+        values[present] = (whole - whole.min()).astype(np.float64)
+        if np.unique(values[present]).size < len(set(whole)):
+            raise ValueError(
+                f"{what} holds integers from {whole.min()} to {whole.max()}, and floating-point numbers do not tell "
+                "all of them apart; pass their ranks, or smaller integers."
+            )
+    return values
+
+
+def holds_large_integers(data: Any) -> bool:
+    """Whether integers are so large that they are counted from the smallest."""
+    columns = [data.iloc[:, k] for k in range(data.shape[1])] if isinstance(data, pd.DataFrame) else [np.asarray(data)]
+    for column in columns:
+        if column.dtype.kind in "iu" and column.size and max(-int(column.min()), int(column.max())) >= EXACT_INTEGERS:
+            return True
+    return False
+
+
 def _read_objects(series: pd.Series[Any], what: str, text_is_nominal: bool) -> tuple[FloatArray, bool]:
     present = series[series.notna()]
     sample = next(iter(present), None)
     kinds = {type(value) for value in present}
+    if all(issubclass(kind, numbers.Integral) for kind in kinds):
+        return _integers(series, what), False
     if all(issubclass(kind, (numbers.Real, np.bool_)) for kind in kinds):
         return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan)), False
     if not all(issubclass(kind, (str, bytes)) for kind in kinds):

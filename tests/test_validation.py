@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from scipy import sparse
 
-from codec import MarkovBlanketSelector, codec, foci, lcodec, lfoci
+from codec import MarkovBlanketSelector, codec, codec_test, foci, lcodec, lfoci
 
 N = 20
 
@@ -599,3 +599,26 @@ def test_global_random_state_is_left_alone():
     codec(Y, np.round(Z), ties="random")
     lfoci(np.round(Z) + np.arange(N)[:, None] % 2, np.round(Y))
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("form", [np.asarray, list, pd.Series, lambda v: pd.Series(v, dtype="Int64")])
+@pytest.mark.parametrize("offset", [2**60, -(2**60), 2**64])
+def test_large_integers_are_not_rounded(form, offset):
+    """T depends on order and differences alone."""
+    y = np.arange(200)
+    z = np.random.default_rng(0).permutation(200)
+    if offset == 2**64 and form is not list:
+        offset = 2**62
+    shifted = [int(v) + offset for v in z]
+    assert codec(y, form(shifted)) == codec(y, z)
+    assert codec(form(shifted), y) == codec(z, y)
+    both = np.column_stack([shifted, z])
+    assert codec(y, both) == codec(y, np.column_stack([z, z]))
+
+
+def test_integers_that_no_float_tells_apart_are_refused():
+    with pytest.raises(ValueError, match=r"column 'z0' of z holds integers from 0 to .* their ranks"):
+        codec(np.arange(20), [0, *range(2**60, 2**60 + 19)])
+    z = 2**60 + np.arange(80)
+    with pytest.raises(ValueError, match="subtract a number from z"):
+        codec_test(np.arange(80.0), z, np.arange(80.0), method="crt", sampler=lambda _x, rng: rng.permutation(z))

@@ -55,6 +55,7 @@ REDRAWN = {"crt", "crt-nearest"}  # methods that copy z
 SEQUENTIAL_BLOCK = 20  # copies between two looks
 SEQUENTIAL_HITS = 10  # stop when this many copies reach the observed value (Besag & Clifford 1991)
 SEQUENTIAL_CALIBRATION = 50  # copies that only standardize the terms, so that a look needs no others
+ROUNDING = 1e-12  # a term that varies by no more, relatively, is constant
 ALONE_LIMIT = 0.2  # warn if more than this share of the rows is alone in its stratum
 TOLERANCE = 1e-9  # copies this close (relatively) to the observed value count as reaching it
 
@@ -335,7 +336,8 @@ def run_sequential(null: Any, statistic: Statistic, plan: Plan, data: Data, gene
         seed = int(generator.integers(2**63))
         calibration = statistic.values(null.draw(SEQUENTIAL_CALIBRATION, seed))
         shift = calibration.mean(axis=1, keepdims=True)
-        scale = np.maximum(calibration.std(axis=1, keepdims=True), 1e-300)
+        spread = calibration.std(axis=1, keepdims=True)
+        scale = np.where(spread > ROUNDING * np.maximum(1.0, np.abs(shift)), spread, np.inf)  # constants become 0
     largest = ((values - shift) / scale).max(axis=0)
     for size in block_sizes(plan.n_resamples, data.entries, at_most=SEQUENTIAL_BLOCK):
         values = statistic.values(null.draw(size, int(generator.integers(2**63))))

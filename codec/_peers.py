@@ -54,14 +54,14 @@ def fisher_z(y: Any, z: Any, given: Any = None, *, nan_policy: NanPolicy = "rais
     for table in (data.y, data.z):
         if len(table.names) > 1 or table.nominal[0]:
             raise ValueError(f"fisher_z needs one numeric column as {table.argument}; use codec_test.")
-    design = np.ones((data.n, 1)) if data.given is None else np.column_stack([np.ones(data.n), _indicators(data.given)])
-    columns = np.stack([data.y.columns[0], data.z.columns[0]], axis=1)
-    left = columns - design @ np.linalg.lstsq(design, columns, rcond=None)[0]
-    d = int(np.linalg.matrix_rank(design)) - 1
+    columns = _scaled(np.stack([data.y.columns[0], data.z.columns[0]]))
+    design = np.empty((data.n, 0)) if data.given is None else _scaled(_indicators(data.given))
+    d = int(np.linalg.matrix_rank(design)) if design.size else 0
+    left = columns - design @ np.linalg.lstsq(design, columns, rcond=None)[0] if d else columns
     if data.n - d - 3 <= 0:
         raise ValueError(f"{data.n} rows are too few for {d} conditioning columns; at least {d + 4} are needed.")
     size = np.linalg.norm(left, axis=0)
-    if (size <= 1e-10 * np.linalg.norm(columns, axis=0)).any():
+    if (size <= 1e-10).any():  # of columns of length 1
         notes = ("y or z is a linear function of given: nothing is left to correlate.",)
         return _classical(data, "fisher-z", "normal limit", 0.0, 1.0, notes=notes)
     r = np.clip(left[:, 0] @ left[:, 1] / size.prod(), -1.0 + 1e-15, 1.0 - 1e-15)
@@ -74,7 +74,16 @@ def _indicators(table: Table) -> FloatArray:
     for values, nominal in zip(table.columns, table.nominal, strict=True):
         levels = np.unique(values)[1:] if nominal else [None]
         blocks.extend(values if level is None else (values == level).astype(np.float64) for level in levels)
-    return np.stack(blocks, axis=1)
+    return np.stack(blocks)
+
+
+def _scaled(rows: FloatArray) -> FloatArray:
+    """As columns of mean 0 and length 1, whatever their units; constants become 0."""
+    spans = np.ptp(rows, axis=1, keepdims=True)
+    rows = (rows - rows.min(axis=1, keepdims=True)) / np.where(spans > 0.0, spans, 1.0)  # squares do not vanish
+    rows -= rows.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray((rows / np.where(spans > 0.0, length, 1.0)).T)
 
 
 # --------------------------------------------------------------------------- the G test

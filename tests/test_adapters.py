@@ -21,6 +21,20 @@ def test_fisher_z_is_the_published_formula():
         fisher_z(pd.Categorical(list("ab") * 25), z)
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(1e-16, 0.0), (1e11, 0.0), (1.0, 1e11), (1e12, 1.6e18)])
+def test_fisher_z_has_no_units(scale, shift):
+    """The partial correlation by its formula."""
+    x, y, z = np.random.default_rng(0).normal(size=(3, 100)) + np.random.default_rng(1).normal(size=100)
+    xy, xz, yz = (np.corrcoef(a, b)[0, 1] for a, b in [(x, y), (x, z), (y, z)])
+    r = (yz - xy * xz) / np.sqrt((1.0 - xy**2) * (1.0 - xz**2))
+    expected = pytest.approx(np.sqrt(96) * np.arctanh(r), rel=1e-4)
+    for column in range(3):
+        parts = [y, z, x]
+        parts[column] = scale * parts[column] + shift
+        assert fisher_z(*parts).statistic == expected
+    assert fisher_z(y, z, np.column_stack([scale * x + shift, np.full(100, shift)])).statistic == expected
+
+
 def test_g_test_is_scipys():
     rng = np.random.default_rng(0)
     y, z = rng.integers(0, 3, (2, 200))

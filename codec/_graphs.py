@@ -17,6 +17,7 @@ from codec._dependence import side_by_side
 from codec._neighbors import make_response
 from codec._validation import FloatArray, IntArray, Table
 
+ROUNDING = 1e-12  # what is left of y given X up to this share of the whole is the rounding of sums
 MAX_TIED_EDGES = 4_000_000  # edges to tied neighbours; more are represented by a sample
 
 
@@ -97,16 +98,22 @@ class Coefficient:
         return other
 
     def observed(self) -> float:
-        return float(self.values(np.arange(self.graph.n)[None, None, :])[0, 0])
+        """T of the data; nan where y is a function of X."""
+        return float(self._mean(np.arange(self.graph.n)[None, None, :])[0])
 
     def values(self, drawn: IntArray) -> FloatArray:
         """T with response q of row ``drawn[q, b, i]`` at row i, for every b; shape (1, b).
 
-        ``drawn`` of shape (1, b, n) is the same for all responses.
+        ``drawn`` of shape (1, b, n) is the same for all responses. A draw in which y is a function of X has no T: it
+        gets the largest, 1, and counts against the data.
         """
+        found = self._mean(drawn)
+        return np.where(np.isnan(found), 1.0, found)[None, :]
+
+    def _mean(self, drawn: IntArray) -> FloatArray:
         places = np.broadcast_to(drawn, (len(self.responses), *drawn.shape[1:]))
         found = [self._values(response, rows) for response, rows in zip(self.responses, places, strict=True)]
-        return np.asarray(np.mean(found, axis=0)[None, :])
+        return np.asarray(np.mean(found, axis=0))
 
     def _values(self, response: RankedResponse, drawn: IntArray) -> FloatArray:
         label, value = response.label[drawn], response.value[drawn]
@@ -115,8 +122,8 @@ class Coefficient:
         if self.base is None:
             return np.asarray(1.0 - self.graph.n * missing / response.spread)
         left = total - self.base.sums(label, value, nominal=response.nominal)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(1.0 - missing / left)
+        left[left <= ROUNDING * total] = np.nan
+        return np.asarray(1.0 - missing / left)
 
     def permutation_moments(self) -> tuple[float, float]:
         """Mean and standard deviation of T(Y, Z) over all n! permutations of y (one response)."""

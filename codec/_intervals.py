@@ -78,7 +78,7 @@ def codec_interval(
     ------
     ValueError
         More than two columns, fewer than 100 rows for the bootstrap, ties in y or several columns for
-        the analytic interval. The ordinary (n out of n) bootstrap is refused: it repeats rows, a
+        the analytic interval, y a function of ``given`` in the sample. The ordinary (n out of n) bootstrap is refused: it repeats rows, a
         repeated row is its own nearest neighbour, and it fails for this coefficient (Lin & Han 2024).
 
     References
@@ -206,6 +206,10 @@ def subsampled(y: Table, z: Table, given: Table | None, rng: np.random.Generator
         )
     m = _subsample_size(n)
     center = Coefficient(y, z, given, 1, rng).observed()
+    if np.isnan(center):
+        raise ValueError(
+            "y is a function of given in this sample: nothing is left that z could explain, T has no value."
+        )
     draws: list[float] = []
     while len(draws) < BOOTSTRAP_SAMPLES:
         rows = rng.choice(n, m, replace=False)

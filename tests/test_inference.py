@@ -361,6 +361,28 @@ def test_codec_statistic_of_a_function_of_given():
         assert codec_test(np.sin(2.0 * x), z, x, statistic="codec", n_resamples=99, rng=0).pvalue == 1.0
 
 
+def test_codec_statistic_where_rounding_is_all_that_is_left():
+    rng = np.random.default_rng(1)
+    x, z = rng.integers(0, 4, 67), rng.normal(size=67)
+    with pytest.warns(RuntimeWarning, match="function of given"):
+        assert np.isnan(codec(x**2, z, x, n_neighbors=6))
+    with pytest.raises(ValueError, match="function of given"):
+        codec_test(x**2, z, x, statistic="codec", n_neighbors=6)
+
+
+def test_copies_that_are_functions_of_given_count_against_the_data():
+    """The largest T is 1; copies without a second class have none."""
+    x, e = np.random.default_rng(0).normal(size=(2, 60))
+    z = pd.Series(np.where(e > 0.0, "up", "down")).astype("category")
+    y = np.isin(np.arange(60), [3, 40])
+    result = codec_test(y, z, x, statistic="codec", rng=0)
+    assert result.method == "category"
+    assert np.sum(result.null_distribution == 1.0) > 50
+    assert result.null_distribution.max() == 1.0
+    assert np.isfinite(result.null_distribution).all()
+    assert result.pvalue > 0.05
+
+
 def test_shared_signal_keeps_the_level_and_warns():
     """The same strong function in y and z: plain residuals reject in a third of such data."""
     rng = np.random.default_rng(0)

@@ -184,6 +184,8 @@ def codec_test(
         ``'codec'``: the coefficient T with ``n_neighbors`` neighbours. ``'omnibus'``: the largest of
         four standardized views of the residuals on X (covariance, copula, copula times functions of
         X, residual CODEC); much more powerful given X. ``'auto'``: omnibus with ``given``, else codec.
+        Of several responses ``'codec'`` takes the mean of their T, each y alone, which misses what only all of
+        them together tell; :func:`codec.codec` does not.
     method : {'auto', 'permutation', 'asymptotic', 'local-permutation', 'crt'}, default 'auto'
         ``'permutation'``: y permuted over all rows, or, for a discrete X, among the rows with the same
         X; exact. ``'asymptotic'``: codec without ``given``, one response: normal, with the exact mean

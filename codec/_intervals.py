@@ -77,7 +77,7 @@ def codec_interval(
     Raises
     ------
     ValueError
-        More than two columns, fewer than 100 rows for the bootstrap, ties in y or several columns for
+        Several responses, more than two columns of z and ``given``, fewer than 100 rows for the bootstrap, ties in y or several columns for
         the analytic interval, y a function of ``given`` in the sample. The ordinary (n out of n) bootstrap is refused: it repeats rows, a
         repeated row is its own nearest neighbour, and it fails for this coefficient (Lin & Han 2024).
 
@@ -122,6 +122,11 @@ def interval_of_tables(
             "(m out of n, without replacement) or 'analytic'."
         )
     check_option(method, "method", ("auto", "analytic", "bootstrap"))
+    if len(y.names) > 1:
+        raise ValueError(
+            f"y has {len(y.names)} columns; an interval is for one response, and no T of several has a known one: "
+            "pass the columns of y one by one."
+        )
     if constant_columns(y).any():
         raise ValueError("y is constant: T is not defined.")
     reason = _analytic_obstacle(y, z, given)
@@ -148,8 +153,8 @@ def _warn_below(least: int, n: int, fault: str) -> None:
 def _analytic_obstacle(y: Table, z: Table, given: Table | None) -> str:
     if given is not None:
         return "no conditioning variables"
-    if len(z.names) > 1 or len(y.names) > 1:
-        return "one column of z and one of y"
+    if len(z.names) > 1:
+        return "one column of z"
     if z.nominal[0] or y.nominal[0]:
         return "ordered y and z"
     if np.unique(y.columns[0]).size < y.n_rows or np.unique(z.columns[0]).size < z.n_rows:

@@ -155,10 +155,11 @@ def codec_test_many(
     data = read_data(y, Z, given, nominal_y, nan_policy, second="Z")
     zs = [_column(data.z, j) for j in range(len(data.z.names))]
     plan = make_plan(data, statistic, method, n_resamples, n_neighbors, None, sequential=False)
-    needed = int(np.ceil(2 * len(zs) / alpha))
+    factor = _smallest_factor(len(zs), correction)
+    needed = int(np.ceil(2 * factor / alpha))
     if n_resamples is None and plan.n_resamples + 1 < needed:
         plan = replace(plan, n_resamples=needed - 1)
-    _warn_coarse(len(zs), plan.n_resamples, alpha)
+    _warn_coarse(len(zs), factor, plan.n_resamples, alpha)
     generator = as_generator(rng)
     with interruptible(), single_thread():
         null, statistics, notes = prepare(data, plan, zs, generator, n_jobs)
@@ -199,12 +200,18 @@ def _column(table: Table, j: int) -> Table:
     )
 
 
-def _warn_coarse(n_tests: int, n_resamples: int, alpha: float) -> None:
-    if n_tests > alpha * (n_resamples + 1):
+def _smallest_factor(n_tests: int, correction: str) -> float:
+    """What multiplies the smallest of the p-values if it stands alone."""
+    dependence = sum(1.0 / i for i in range(1, n_tests + 1)) if correction == "fdr_by" else 1.0
+    return n_tests * dependence
+
+
+def _warn_coarse(n_tests: int, factor: float, n_resamples: int, alpha: float) -> None:
+    if factor > alpha * (n_resamples + 1):
         warnings.warn(
             f"with {n_resamples} copies the smallest corrected p-value of {n_tests} columns is "
-            f"{n_tests / (n_resamples + 1):.3g}, above alpha = {alpha}: a column that stands alone can never be "
-            f"rejected; use n_resamples of at least {int(np.ceil(n_tests / alpha)) - 1}.",
+            f"{factor / (n_resamples + 1):.3g}, above alpha = {alpha}: a column that stands alone can never be "
+            f"rejected; use n_resamples of at least {int(np.ceil(factor / alpha)) - 1}.",
             UserWarning,
             stacklevel=3,
         )

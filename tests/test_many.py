@@ -39,6 +39,18 @@ def test_too_few_copies_for_many_columns():
     assert codec_test_many(rng.normal(size=50), rng.normal(size=(50, 30)), rng=0).n_resamples == 1199
 
 
+def test_copies_are_enough_for_dependent_columns():
+    """Benjamini-Yekutieli: the smallest of 30 p-values is multiplied by 30 (1 + 1/2 + ... + 1/30) = 119.85."""
+    rng = np.random.default_rng(0)
+    y, Z = rng.normal(size=50), rng.normal(size=(50, 30))
+    Z[:, 3] = y
+    result = codec_test_many(y, Z, correction="fdr_by", rng=0)
+    assert result.n_resamples == 4793  # 2 * 119.85 / 0.05 = 4793.98
+    assert list(np.flatnonzero(result.rejected)) == [3]
+    with pytest.warns(UserWarning, match="n_resamples of at least 2396"):
+        codec_test_many(y, Z, correction="fdr_by", n_resamples=999, rng=0)
+
+
 # --------------------------------------------------------------------------- sample size
 def line_model(n, rng):
     z = rng.normal(size=n)

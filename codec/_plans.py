@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from functools import cache
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -65,9 +66,33 @@ def _threadpools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def single_thread() -> Any:
+class _SingleThread:
+    """One linear-algebra thread while a caller is inside, in any thread: the last one out restores their number."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit = _threadpools().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.restore_original_limits()
+
+
+_SINGLE_THREAD = _SingleThread()
+
+
+def single_thread() -> _SingleThread:
     """A context with one linear-algebra thread: sums in one order, no contest between workers."""
-    return _threadpools().limit(limits=1, user_api="blas")
+    return _SINGLE_THREAD
 
 
 class TermValue(NamedTuple):

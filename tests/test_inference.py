@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 from interpreters import assert_no_matrix_of_all_pairs, linux_only
 from scipy.stats import binom, chisquare, kstest, norm
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from codec import CodecTestResult, codec, codec_test, codec_test_many
 from codec import _inference_kernels as kernels
 from codec._dependence import read_response
 from codec._graphs import Coefficient
 from codec._nulls import Setting, block_sizes, find_strata, make_strata, row_codes
-from codec._plans import rank_pvalue
+from codec._plans import rank_pvalue, single_thread
 from codec._validation import read_table
 
 ONE_IN_10000 = 1e-4
@@ -527,6 +527,20 @@ def test_same_seed_same_bits_whatever_the_threads():
         found.append((single.statistic, single.null_distribution.tobytes(), many.statistic.tobytes()))
     assert found[0] == found[1] == found[2]
     assert many.statistic[0] == single.statistic
+
+
+def test_overlapping_calls_restore_the_threads_of_linear_algebra():
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        first, second = single_thread(), single_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert threads() == {1}
+        second.__exit__(None, None, None)
+        assert threads() == {2}
 
 
 def test_inputs_are_not_changed():

@@ -18,6 +18,7 @@ from codec._validation import (
     as_generator,
     check_option,
     check_positive,
+    check_spread,
     constant_columns,
     drop_incomplete,
     read_table,
@@ -209,6 +210,8 @@ def subsampled(y: Table, z: Table, given: Table | None, rng: np.random.Generator
             f"{n} rows: subsamples of {_subsample_size(n)} say nothing on the variance; at least "
             f"{BOOTSTRAP_MIN_ROWS} rows are needed."
         )
+    for table in (z,) if given is None else (z, given):
+        check_spread(table)
     m = _subsample_size(n)
     center = Coefficient(y, z, given, 1, rng).observed()
     if np.isnan(center):

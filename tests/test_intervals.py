@@ -52,6 +52,8 @@ def test_bootstrap_interval():
         ({"given": np.random.default_rng(0).normal(size=(200, 2))}, "beyond 2"),
         ({"confidence_level": 1.0}, "between 0 and 1"),
         ({"y": np.ones(200)}, "constant"),
+        ({"z": 1e200 * np.random.default_rng(0).normal(size=(200, 2))}, "squared distances overflow"),
+        ({"given": 1e-200 * np.random.default_rng(0).normal(size=200)}, "squared distances vanish"),
         ({"y": np.random.default_rng(0).normal(size=(200, 2))}, "y has 2 columns; an interval is for one response"),
         ({"y": np.arange(200) % 3, "given": np.arange(200) % 3}, "function of given"),
     ],

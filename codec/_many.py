@@ -316,6 +316,8 @@ def power_curve(
     True
     """
     sizes = sorted(check_integer(n, "n_samples", MIN_SUBSAMPLE) for n in n_samples)
+    if not sizes:
+        raise ValueError("n_samples is empty; pass at least one size.")
     check_integer(n_simulations, "n_simulations", 1)
     if not check_positive(alpha, "alpha") < 1.0:
         raise ValueError(f"alpha is {alpha}; it must be below 1.")
@@ -344,7 +346,10 @@ class _Subsamples:
         if not isinstance(data, (tuple, list)) or len(data) not in {2, 3}:
             raise TypeError("source must be a function of (n, rng), or a tuple (y, z) or (y, z, given).")
         self.data = data
-        self.n_rows = len(data[0])
+        n_rows = [len(part) for part in data]
+        if len(set(n_rows)) > 1:
+            raise ValueError(f"source has parts of {n_rows} rows; y, z and given need the same number.")
+        self.n_rows = n_rows[0]
         if 2 * largest > self.n_rows:
             raise ValueError(
                 f"n_samples asks for {largest} rows of {self.n_rows}; samples of more than half of the rows are too "

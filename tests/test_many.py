@@ -81,6 +81,10 @@ def test_power_from_data():
     assert power_curve(data, [50], n_simulations=5, n_resamples=19, rng=0).power.shape == (1,)
     with pytest.raises(ValueError, match="more than half"):
         power_curve(data, [150], n_simulations=5)
+    with pytest.raises(ValueError, match=r"source has parts of \[100, 200\] rows"):
+        power_curve((data[0][:100], data[1]), [50], n_simulations=5)
+    with pytest.raises(ValueError, match="n_samples is empty"):
+        power_curve(data, [])
     with pytest.raises(TypeError, match="function of"):
         power_curve(data[0], [50])
     with pytest.raises(ValueError, match="must return"):

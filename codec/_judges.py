@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from codec._family import Features, Step, Values
+from codec._peers import SIGNS
 from codec._spouses import Children
 from codec._validation import COPIES, Table, constant_columns
 
@@ -181,6 +182,8 @@ class External:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", f".* {COPIES}")  # counted once already, before gaps were filled
+                for sign in SIGNS:
+                    warnings.filterwarnings("ignore", sign)
                 statistic, pvalue = self._test(self._y, to_data(z), condition, **options)
         except (TypeError, ValueError) as error:
             raise ValueError(_refusal(error, self._y, z, condition)) from error

@@ -6,6 +6,7 @@ learners, :func:`register_causal_learn` makes causal-learn know the test by name
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,6 +21,10 @@ from codec._plans import Data, rank_pvalue, read_data
 from codec._validation import FloatArray, IntArray, NanPolicy, Rng, Table, as_generator, check_integer, check_option
 
 SMALL_EXPECTED = 5.0  # mean count per cell below which the chi-square limit of G is not reached
+LINEAR = "y or z is a linear function of given: nothing is left to correlate."
+ALONE = "every row has an X of its own: there is nothing to permute; merge levels of given."
+SPARSE = "rows per cell: the chi-square limit rejects too often; use method='permutation'."
+SIGNS = (LINEAR, ALONE, f".* {SPARSE}")  # to be ignored in searches, where one test of hundreds says nothing
 
 
 # --------------------------------------------------------------------------- Fisher's z
@@ -62,8 +67,7 @@ def fisher_z(y: Any, z: Any, given: Any = None, *, nan_policy: NanPolicy = "rais
         raise ValueError(f"{data.n} rows are too few for {d} conditioning columns; at least {d + 4} are needed.")
     size = np.linalg.norm(left, axis=0)
     if (size <= 1e-10).any():  # of columns of length 1
-        notes = ("y or z is a linear function of given: nothing is left to correlate.",)
-        return _classical(data, "fisher-z", "normal limit", 0.0, 1.0, notes=notes)
+        return _classical(data, "fisher-z", "normal limit", 0.0, 1.0, notes=(LINEAR,))
     r = np.clip(left[:, 0] @ left[:, 1] / size.prod(), -1.0 + 1e-15, 1.0 - 1e-15)
     value = float(np.sqrt(data.n - d - 3) * np.arctanh(r))
     return _classical(data, "fisher-z", "normal limit", value, float(2.0 * norm.sf(abs(value))))
@@ -136,14 +140,11 @@ def g_test(
     if method == "asymptotic":
         notes: tuple[str, ...] = ()
         if expected < SMALL_EXPECTED:
-            notes = (
-                f"{expected:.1f} rows per cell: the chi-square limit rejects too often; use method='permutation'.",
-            )
+            notes = (f"{expected:.1f} {SPARSE}",)
         pvalue = float(chi2.sf(value, freedom)) if freedom else 1.0
         return _classical(data, "g", f"chi-square limit, {freedom} degrees of freedom", value, pvalue, notes=notes)
     if strata.alone == 1.0:
-        note = "every row has an X of its own: there is nothing to permute; merge levels of given."
-        return _classical(data, "g", "stratified", value, 1.0, notes=(note,))
+        return _classical(data, "g", "stratified", value, 1.0, notes=(ALONE,))
     from codec import _inference_kernels as kernels
 
     cells = np.unique(levels * (strata.code.max() + 1) + strata.code, return_inverse=True)[1].astype(np.int64)
@@ -183,6 +184,8 @@ def _classical(
     null: FloatArray | None = None,
     notes: tuple[str, ...] = (),
 ) -> CodecTestResult:
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=3)
     return CodecTestResult(
         statistic=value,
         pvalue=pvalue,

@@ -88,9 +88,11 @@ def find_slanted_jump(
     Returns
     -------
     ndarray of shape (n,), or None
-        0 on one side, 1 on the other.
+        0 on one side, 1 on the other; None, too, where there are no more rows than planes can divide in any way.
     """
     n, d = points.shape
+    if d >= n - 1:  # planes divide so few points in every way
+        return None
     splits = float(gammaln(n + 1) - gammaln(d + 1) - gammaln(n - d + 1))  # log of the ways to divide the points
     least, variance = _bar(residual, shrinkage, splits)
     best = max(

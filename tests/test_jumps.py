@@ -114,6 +114,13 @@ def test_a_jump_is_found_where_a_sum_of_columns_passes_a_value(n, d, size, at):
     assert np.mean(np.array(wrong) > 0.05) <= 0.1
 
 
+@pytest.mark.parametrize("d", [19, 20, 30])
+def test_more_columns_than_rows_have_no_slanted_jumps(d):
+    x = np.random.default_rng(0).standard_normal((20, d))
+    points, column, residuals = smoothed(x, np.where(x[:, 0] > 0.0, 5.0, -5.0))
+    assert find_slanted_jump(*parts(points, column, residuals), np.eye(d)[:2]) is None
+
+
 @pytest.mark.parametrize("function", [np.sin, np.tanh, lambda u: u * np.abs(u)], ids=["sine", "tanh", "square"])
 @pytest.mark.parametrize("noise", ["normal", "scale", "t3"])
 def test_smooth_functions_of_a_sum_have_no_slanted_jumps(function, noise):

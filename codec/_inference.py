@@ -18,7 +18,7 @@ from codec._dependence import NominalY
 from codec._graphs import Coefficient
 from codec._intervals import ConfidenceInterval, interval_of_tables
 from codec._jit import interruptible
-from codec._nulls import Sampler, Setting, block_sizes, centred_copies, sampler_draws
+from codec._nulls import Sampler, Setting, block_sizes, centred_copies, is_category, sampler_draws
 from codec._omnibus import Omnibus, make_moving
 from codec._plans import (
     REDRAWN,
@@ -96,18 +96,14 @@ class CodecTestResult:
         """What was computed, and how far the p-value can be trusted, in sentences."""
         lines = [
             f"{_STATISTIC_WORDS[self.kind]} = {self.statistic:.4g}, p = {self.pvalue:.4g}, n = {self.n_samples}.",
-            f"Null distribution: {_METHOD_WORDS.get(self.method, self.method)}"
+            f"Null distribution: {self._method_words()}"
             + (", smoothed anew" if self.kind == "omnibus" and self.method in _SMOOTHED else "")
             + (f", {self.n_resamples} copies." if self.null_distribution is not None else "."),
         ]
         if self.terms:
             parts = ", ".join(f"{name} {t.score:.2f} (p = {t.pvalue:.3g})" for name, t in self.terms.items())
             lines.append(f"Terms: {parts}.")
-        lines.append(
-            "Validity: exact in finite samples."
-            if self.exact
-            else "Validity: approximate; no test holds its level for every continuous distribution (Shah & Peters 2020)."
-        )
+        lines.append(f"Validity: {self._validity_words()}")
         if self.stopped:
             lines.append(f"Stopped early: {SEQUENTIAL_HITS} copies had reached the observed value.")
         if self.null_distribution is not None and self.pvalue <= 1.0 / (self.n_resamples + 1):
@@ -115,6 +111,20 @@ class CodecTestResult:
         if self.n_omitted:
             lines.append(f"{self.n_omitted} rows with missing values were left out.")
         return "\n".join([*lines, *self.notes])
+
+    def _method_words(self) -> str:
+        if self.method == "crt-nearest" and self._tables is not None and is_category(self._tables[1]):
+            return "copies of z: classes drawn from their fitted probabilities given X"
+        return _METHOD_WORDS.get(self.method, self.method)
+
+    def _validity_words(self) -> str:
+        if self.exact:
+            return "exact in finite samples."
+        if self.method in _SMOOTHED:
+            return (
+                "approximate; given a continuous X no test holds its level for every distribution (Shah & Peters 2020)."
+            )
+        return "approximate: a limit for many rows."
 
     def confidence_interval(
         self, confidence_level: float = 0.95, *, method: str = "auto", rng: Rng = None

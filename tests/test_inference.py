@@ -15,7 +15,7 @@ from interpreters import assert_no_matrix_of_all_pairs, linux_only
 from scipy.stats import binom, chisquare, kstest, norm
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from codec import CodecTestResult, codec, codec_test, codec_test_many
+from codec import CodecTestResult, codec, codec_test, codec_test_many, fisher_z, g_test
 from codec import _inference_kernels as kernels
 from codec._dependence import read_response
 from codec._graphs import Coefficient
@@ -513,6 +513,20 @@ def test_result_unpacks_describes_and_pickles():
     assert pvalue == rank_pvalue(np.concatenate([[statistic], result.null_distribution]))
     with pytest.raises(ValueError, match="standardized maximum"):
         result.confidence_interval()
+
+
+def test_descriptions_say_what_was_done():
+    rng = np.random.default_rng(0)
+    y, z, x = confounded(100, rng)
+    assert "Shah" in codec_test(y, z, x, n_resamples=19, rng=0).describe()
+    for limit in (codec_test(y, z, method="asymptotic"), fisher_z(y, z, x), g_test(y > 0, z > 0, method="asymptotic")):
+        assert "a limit for many rows" in limit.describe()
+        assert "Shah" not in limit.describe()
+    kinds = pd.Series(np.where(z > 0.0, "up", "down")).astype("category")
+    for statistic in ("codec", "omnibus"):
+        options = {"method": "crt", "statistic": statistic, "n_resamples": 19, "rng": 0}
+        assert "classes drawn from their fitted probabilities" in codec_test(y, kinds, x, **options).describe()
+        assert "fitted values plus residuals" in codec_test(y, z, x, **options).describe()
 
 
 def test_same_seed_same_bits_whatever_the_threads():

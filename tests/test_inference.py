@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from interpreters import assert_no_matrix_of_all_pairs, linux_only
-from scipy.stats import binom, chisquare, kstest, norm
+from scipy.stats import binom, chi2, chisquare, kstest, norm
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from codec import CodecTestResult, codec, codec_test, codec_test_many, fisher_z, g_test
@@ -112,6 +112,16 @@ def test_asymptotic_pvalue_is_near_the_permutation_one(d, k):
     assert codec_test(y, z, method="asymptotic", n_neighbors=k).pvalue == pytest.approx(
         codec_test(y, z, n_neighbors=k, n_resamples=4999, rng=0).pvalue, abs=0.03
     )
+
+
+def test_the_normal_limit_warns_where_z_is_tied():
+    """Two values: T is near a chi-square of one degree of freedom, of which .04 lie beyond 2.33 standard deviations."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=300)
+    assert chi2.sf(1.0 + norm.isf(0.01) * np.sqrt(2.0), 1) == pytest.approx(0.04, abs=0.005)
+    with pytest.warns(UserWarning, match="z has 2 different values in 300 rows"):
+        assert "use method='permutation'" in codec_test(y, np.arange(300) % 2, method="asymptotic").describe()
+    assert codec_test(y, np.arange(300) % 150, method="asymptotic").notes == ()
 
 
 # --------------------------------------------------------------------------- permutations

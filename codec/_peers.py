@@ -21,6 +21,7 @@ from codec._plans import Data, rank_pvalue, read_data
 from codec._validation import FloatArray, IntArray, NanPolicy, Rng, Table, as_generator, check_integer, check_option
 
 SMALL_EXPECTED = 5.0  # mean count per cell below which the chi-square limit of G is not reached
+CONDITIONAL = {"local-permutation", "crt"}  # methods that need a condition
 LINEAR = "y or z is a linear function of given: nothing is left to correlate."
 ALONE = "every row has an X of its own: there is nothing to permute; merge levels of given."
 SPARSE = "rows per cell: the chi-square limit rejects too often; use method='permutation'."
@@ -211,7 +212,8 @@ class CITest:
     seed : int, default 0
         Every test draws its copies with this seed: an answer depends on its variables only.
     **options
-        Passed to :func:`codec_test`; ``statistic`` is ``'omnibus'`` here, also without conditioning.
+        Passed to :func:`codec_test`; ``statistic`` is ``'omnibus'`` here, also without conditioning. A
+        ``method`` that needs a condition is that of conditional tests; the others permute.
 
     Attributes
     ----------
@@ -237,6 +239,8 @@ class CITest:
     def __init__(self, data: pd.DataFrame, *, seed: int = 0, **options: Any) -> None:
         if not isinstance(data, pd.DataFrame):
             raise TypeError(f"data is {type(data).__name__}; pass a pandas DataFrame.")
+        if "rng" in options:
+            raise TypeError(f"rng is {options['rng']!r}; pass seed, an integer, so that every test can be repeated.")
         self.data = data
         self.seed = check_integer(seed, "seed", 0)
         self.options = {"statistic": "omnibus", **options}
@@ -248,11 +252,16 @@ class CITest:
         first, second = sorted((first, second), key=place)
         order = sorted(given, key=place)
         x = self.data[order] if order else None
-        return codec_test(self.data[first], self.data[second], x, rng=self.seed, **self.options)
+        options = self.options
+        if x is None and options.get("method") in CONDITIONAL:
+            options = {name: value for name, value in options.items() if name not in {"method", "sampler"}}
+        return codec_test(self.data[first], self.data[second], x, rng=self.seed, **options)
 
-    def __call__(self, X: Any, Y: Any, Z: Sequence[Any] = (), significance_level: float = 0.05, **_: Any) -> bool:
+    def __call__(
+        self, X: Any, Y: Any, Z: Sequence[Any] | None = (), significance_level: float = 0.05, **_: Any
+    ) -> bool:
         """Whether X and Y look independent given Z: p > significance_level."""
-        result = self.test(X, Y, list(Z))
+        result = self.test(X, Y, [] if Z is None else list(Z))
         self.statistic_ = self.effect_size_ = result.statistic
         self.p_value_ = result.pvalue
         return bool(result.pvalue > significance_level)

@@ -85,3 +85,14 @@ def test_pgmpy_runs_pc_with_the_test():
     assert test("a", "b") == test("b", "a")
     with pytest.raises(TypeError, match="DataFrame"):
         CITest(data.to_numpy())
+
+
+@pytest.mark.parametrize("method", ["local-permutation", "crt"])
+def test_methods_given_others_leave_marginal_tests_alone(method):
+    data = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=list("abc"))
+    test = CITest(data, method=method, n_resamples=39)
+    assert test.test("a", "b").method == "permutation"
+    assert test.test("a", "b", ["c"]).method != "permutation"
+    assert test("a", "b", None) == test("a", "b")
+    with pytest.raises(TypeError, match="rng is 3; pass seed"):
+        CITest(data, rng=3)

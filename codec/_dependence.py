@@ -249,7 +249,7 @@ def codec(
     tables = [read_response(y, nominal_y), read_table(z, "z")]
     if given is not None:
         tables.append(read_table(given, "given"))
-    tables, _ = drop_incomplete(tables, nan_policy)
+    tables, _ = drop_incomplete(tables, nan_policy, stacklevel=2)
     generator = as_generator(rng)
     seed = _draw_seed(generator) if ties == "random" else 0
     return _value(tables, n_neighbors, random=ties == "random", seed=seed)
@@ -316,7 +316,7 @@ def lcodec(
     tables = [read_response(y, nominal_y), read_table(z, "z")]
     if given is not None:
         tables.append(read_table(given, "given"))
-    tables, _ = drop_incomplete(tables, nan_policy)
+    tables, _ = drop_incomplete(tables, nan_policy, stacklevel=2)
     refuse_constant(tables[0])  # before noise hides it
     draws = [_value([add_noise(table, noise, generator) for table in tables], n_neighbors) for _ in range(n_draws)]
     return float(np.mean(draws))

@@ -104,7 +104,7 @@ def codec_interval(
     tables = [read_response(y, nominal_y), read_table(z, "z")]
     if given is not None:
         tables.append(read_table(given, "given"))
-    tables, _ = drop_incomplete(tables, nan_policy)
+    tables, _ = drop_incomplete(tables, nan_policy, stacklevel=2)
     return interval_of_tables(
         tables[0], tables[1], tables[2] if given is not None else None, confidence_level, method, as_generator(rng)
     )

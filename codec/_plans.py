@@ -192,7 +192,7 @@ def make_plan(
             f"n_resamples is {copies}: the p-value cannot be less than {1 / (copies + 1):.2g}; use at least 19 "
             "for the level .05 and 99 for .01.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     if n_neighbors is None:
         n_neighbors = default_neighbors(data.n)

@@ -250,8 +250,10 @@ def _codes(codes: NDArray[Any]) -> FloatArray:
 
 
 # --------------------------------------------------------------------------- several arguments
-def drop_incomplete(tables: Sequence[Table], nan_policy: str) -> tuple[list[Table], int]:
+def drop_incomplete(tables: Sequence[Table], nan_policy: str, *, stacklevel: int = 3) -> tuple[list[Table], int]:
     """Equal lengths, no infinity; missing values are an error or their rows are left out.
+
+    ``stacklevel`` is that of a warning that the caller would give itself.
 
     Returns
     -------
@@ -293,7 +295,7 @@ def drop_incomplete(tables: Sequence[Table], nan_policy: str) -> tuple[list[Tabl
         warnings.warn(
             f"{n_omitted} of {first.n_rows} rows have missing values and were left out.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=stacklevel + 1,
         )
         return [table.take(keep) for table in tables], n_omitted
     return list(tables), 0

@@ -8,7 +8,17 @@ import polars as pl
 import pytest
 from scipy import sparse
 
-from codec import MarkovBlanketSelector, codec, codec_test, foci, lcodec, lfoci
+from codec import (
+    MarkovBlanketSelector,
+    codec,
+    codec_interval,
+    codec_test,
+    codec_test_many,
+    fisher_z,
+    foci,
+    lcodec,
+    lfoci,
+)
 
 N = 20
 
@@ -622,3 +632,29 @@ def test_integers_that_no_float_tells_apart_are_refused():
     z = 2**60 + np.arange(80)
     with pytest.raises(ValueError, match="subtract a number from z"):
         codec_test(np.arange(80.0), z, np.arange(80.0), method="crt", sampler=lambda _x, rng: rng.permutation(z))
+
+
+OMIT = {"nan_policy": "omit"}
+GAPS = np.where(np.arange(501) == 7, np.nan, np.random.default_rng(0).normal(size=501))
+FULL = np.random.default_rng(1).normal(size=501)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: codec(GAPS, FULL, **OMIT), "left out"),
+        (lambda: lcodec(GAPS, FULL, **OMIT), "left out"),
+        (lambda: codec_interval(GAPS, FULL, **OMIT), "left out"),
+        (lambda: codec_test(GAPS, FULL, n_resamples=19, **OMIT), "left out"),
+        (lambda: codec_test_many(GAPS, FULL, n_resamples=19, **OMIT), "left out"),
+        (lambda: fisher_z(GAPS, FULL, **OMIT), "left out"),
+        (lambda: foci(FULL[:, None], GAPS, **OMIT), "left out"),
+        (lambda: codec_test(FULL, GAPS[::-1] > 0, n_resamples=9), "n_resamples is 9"),
+    ],
+)
+def test_warnings_point_to_the_call(ask, message):
+    """To this file, however far down they come from: the lambda's own line."""
+    with pytest.warns(UserWarning, match=message) as found:
+        ask()
+    places = [(w.filename, w.lineno) for w in found if message in str(w.message)]
+    assert places == [(__file__, ask.__code__.co_firstlineno)]

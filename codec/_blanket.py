@@ -127,7 +127,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         false ones, see :class:`codec.StabilityResult`. A dict changes that: ``n_subsamples`` (even), ``threshold``
         (above .5).
     always_include : iterable of str or int, optional
-        Features that are always selected, by name or index (a group: by any of its columns).
+        Features that are always selected, by name or index (a group: by any of its columns). An integer is a
+        position, also in a frame whose labels are integers; these are names as text: ``"2"``.
     allow_nan : bool, default False
         Accept missing values in X (``method='auto'``): see Notes.
     stop : bool, default True

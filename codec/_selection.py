@@ -283,7 +283,8 @@ def foci(
         Divide each column by its standard deviation (n - 1), by its range, or replace it by its ranks
         and scale. A nominal column is weighted to the mean squared distance of a scaled one.
     include : iterable of str or int, optional
-        Features selected beforehand, by name or index.
+        Features selected beforehand, by name or index. An integer is a position, also in a frame whose labels are
+        integers; these are names as text: ``"2"``.
     n_neighbors : int, default 1
         K neighbours instead of the nearest: more power on noisy data, see :func:`codec`.
     ties, nominal_y, nan_policy

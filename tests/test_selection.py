@@ -503,3 +503,10 @@ def test_smallest_tables(n, p, seed):
     for stop in (True, False):
         exact = reference.foci(X, y, stop=stop)
         assert_same_path(foci(X, y, stop=stop), exact)
+
+
+def test_integers_are_positions_also_where_labels_are_integers():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(50, 3)), columns=[2, 0, 1])
+    y = X[2] + X[1]
+    assert foci(X, y, include=[2], max_features=1).include == ("1",)
+    assert foci(X, y, include=["2"], max_features=1).include == ("2",)

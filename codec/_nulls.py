@@ -137,7 +137,7 @@ def _coarse(table: Table) -> BoolArray:
 def pool_rare(table: Table) -> Table:
     """Classes of fewer than 5 rows made one: copies drawn from fitted probabilities would repeat what is there once.
 
-    The same table where no column has two of them.
+    The same table where no column has two of them; without columns of which nothing else is left, unless all are so.
     """
     columns = table.columns.copy()
     for values, nominal in zip(columns, table.nominal, strict=True):
@@ -145,7 +145,10 @@ def pool_rare(table: Table) -> Table:
             _, code, size = np.unique(values, return_inverse=True, return_counts=True)
             rare = size[code] < CLASS_ROWS
             values[rare] = values[rare].min(initial=np.inf)
-    return table if np.array_equal(columns, table.columns) else replace(table, columns=columns)
+    if np.array_equal(columns, table.columns):
+        return table
+    varying = np.flatnonzero(np.ptp(columns, axis=1))
+    return replace(table, columns=columns).pick(varying if varying.size else [0])
 
 
 def find_strata(given: Table) -> Strata | None:
@@ -223,9 +226,6 @@ class FreedmanLaneNull:
         start = 0  # of the embedded columns of a response
         for j, (values, nominal) in enumerate(zip(self.y.columns, self.y.nominal, strict=True)):
             levels, example = np.unique(values, return_index=True)
-            if len(levels) == 1:  # classes pooled into one; it has no column
-                drawn[j] = 0
-                continue
             width = len(levels) if nominal and len(levels) > 2 else 1
             block = slice(start, start + width)
             if width > 1:

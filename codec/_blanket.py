@@ -18,26 +18,21 @@ from sklearn.utils import Tags
 from sklearn.utils._set_output import _get_output_config  # as SelectorMixin.transform does
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from codec._decisions import BlanketPath, Found
+from codec._decisions import BlanketPath
 from codec._dependence import NominalY, read_response, refuse_constant
 from codec._family import Features, with_distances, with_indicators
 from codec._forward import Advance, Show, show_progress
-from codec._hiton import discrete_blanket
 from codec._markov import (
     SCREEN_FEATURES,
     SearchOptions,
-    find_blanket,
-    keep_mutual,
-    member_pvalues,
     spread_values,
 )
 from codec._nulls import CLASS_ROWS, pool_rare
 from codec._selection import Options, select_features
-from codec._stability import StabilityResult, stability_selection
+from codec._task import Task, few_whole_numbers, split_rows
 from codec._validation import (
     BoolArray,
     FloatArray,
-    IntArray,
     Standardize,
     Table,
     as_generator,
@@ -67,8 +62,6 @@ except ImportError:  # before scikit-learn 1.9
         return method
 
 
-DISCRETE_LEVELS = 10  # a column of at most this many whole numbers is discrete
-MIN_SPLIT_ROWS = 20  # rows that each part of a split must have
 FORWARD_ONLY = {"stop": True, "standardize": "scale", "n_neighbors": 1, "noise": 1e-3}
 AUTO_ONLY = {
     "alpha": 0.05,
@@ -362,11 +355,12 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         features = Features(table, groups)
         features = features if discrete else with_indicators(features)  # there a missing value is a level
         features = features if self.test is not None else with_distances(features)
-        task = _Task(features, response, discrete, self._options(table, groups), self)
+        task = Task(features, response, discrete, self._options(table, groups), self)
         stability = self._stability_options()
         names = tuple(" + ".join(table.names[j] for j in group) for group in groups)
         rows = np.arange(response.n_rows)
-        kept_rows, held_rows = self._split(response, rng)
+        share = None if self.split is None else _check_share(self.split, "split")
+        kept_rows, held_rows = split_rows(response, share, rng)
         found = task.find(kept_rows, rng)
         if stability is not None:
             self.stability_ = task.stability(names, stability, rng)
@@ -425,7 +419,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         """Whether the search for discrete data applies."""
         plain = self.test is None and not list_of_columns(self.groups, "groups")
         return plain and all(
-            nominal or _few_whole_numbers(values)
+            nominal or few_whole_numbers(values)
             for t in (response, table)
             for values, nominal in zip(t.columns, t.nominal, strict=True)
         )
@@ -441,29 +435,6 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
                 f"stability is {self.stability!r}; it must be True or a dict with n_subsamples and threshold."
             )
         return dict(options)
-
-    def _split(self, response: Table, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Rows of the search and rows held out; of every class of y some in both, if it has two."""
-        rows = np.arange(response.n_rows)
-        if self.split is None:
-            return rows, rows[:0]
-        share = _check_share(self.split, "split")
-        order, code = rng.permutation(rows), _classes(response)
-        n_kept = _shared_out(np.bincount(code), share)
-        kept = np.sort(np.concatenate([order[code[order] == c][:n] for c, n in enumerate(n_kept)]))
-        held = np.setdiff1d(rows, kept)
-        if min(kept.size, held.size) < MIN_SPLIT_ROWS:
-            raise ValueError(
-                f"split is {self.split}: {kept.size} of {rows.size} rows would be searched and "
-                f"{held.size} tested; each part needs at least {MIN_SPLIT_ROWS}."
-            )
-        for part, use in ((kept, "searched"), (held, "tested")):
-            if constant_columns(response.take(part)).all():
-                raise ValueError(
-                    f"split is {self.split}: y is constant in the {part.size} rows that would be {use}; "
-                    "pass a share nearer to .5, another random_state, or no split."
-                )
-        return kept, held
 
     # ----------------------------------------------------------------------- FOCI and L-FOCI
     def _select_forward(self, features: Table, response: Table) -> None:
@@ -625,90 +596,3 @@ def _without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
     ]
     columns = [s.astype(np.float64) if plain else s for (_, s), plain in zip(frame.items(), nullable, strict=True)]
     return pd.concat(columns, axis=1).set_axis(frame.columns, axis=1)
-
-
-def _few_whole_numbers(values: FloatArray) -> bool:
-    present = values[~np.isnan(values)]
-    return bool((present == np.round(present)).all()) and np.unique(present).size <= DISCRETE_LEVELS
-
-
-def _classes(y: Table) -> IntArray:
-    """Code of every row's classes, of all responses that have some; a single one where none has."""
-    with_classes = [v for v, nominal in zip(y.columns, y.nominal, strict=True) if nominal or _few_whole_numbers(v)]
-    _, code = np.unique([*with_classes, np.zeros(y.n_rows)], axis=1, return_inverse=True)
-    return np.asarray(code.ravel(), dtype=np.int64)
-
-
-def _shared_out(sizes: IntArray, share: float) -> IntArray:
-    """How many of each class make up a share of all rows: at least one of two or more, and never all of them."""
-    n_kept = np.diff(np.round(share * np.cumsum(sizes)), prepend=0.0)
-    return np.where(sizes > 1, np.clip(n_kept, 1, sizes - 1), n_kept).astype(np.int64)
-
-
-def _varying(y: Table) -> Table:
-    """The responses that vary in these rows; a rare class may be absent from them."""
-    kept = np.flatnonzero(~constant_columns(y))
-    names = tuple(y.names[i] for i in kept)
-    return replace(y, columns=y.columns[kept], nominal=y.nominal[kept], names=names)
-
-
-class _Task:
-    """One table to search, whole or in part."""
-
-    def __init__(
-        self, features: Features, response: Table, discrete: bool, options: SearchOptions, selector: Any
-    ) -> None:
-        self.features = features
-        self.response = response
-        self.discrete = discrete
-        self.options = options
-        self.symmetric = bool(selector.symmetric)
-        self.show = partial(show_progress, "blanket", bool(selector.verbose))
-
-    def find(self, rows: IntArray, rng: np.random.Generator, *, quiet: bool = False) -> Found:
-        """The blanket in some rows; features are groups."""
-        whole = rows.size == self.response.n_rows
-        y = self.response if whole else _varying(self.response.take(rows))
-        features = self.features if whole else self.features.take(rows)
-        show = partial(show_progress, "blanket", False) if quiet else self.show
-        if self.discrete:
-            return discrete_blanket(
-                features.table, y, alpha=self.options.alpha, max_features=self.options.max_features,
-                symmetric=self.symmetric, always_include=self.options.always_include, rng=rng,
-                n_jobs=self.options.n_jobs, progress=show,
-            )  # fmt: skip
-        found = find_blanket(y, features, self.options, rng, show)
-        return keep_mutual(y, features, found, self.options, rng, show) if self.symmetric else found
-
-    def test_members(self, found: Found, rows: IntArray, rng: np.random.Generator) -> Found:
-        """The same members with statistics and p-values from these rows."""
-        # the search for discrete data takes a missing value for a level, the tests for a column of its own
-        features = with_indicators(self.features) if self.discrete else self.features
-        y, features = _varying(self.response.take(rows)), features.take(rows)
-        tested = [v for v in found.members if not constant_columns(features.part([v])).all()]
-        values = member_pvalues(y, features, tested, self.options, rng)
-        return replace(
-            found,
-            n_tests=found.n_tests + len(tested),
-            scores={v: statistic for v, (statistic, _) in values.items()},
-            pvalues={v: pvalue for v, (_, pvalue) in values.items()},
-        )
-
-    def stable_members(self, result: StabilityResult) -> tuple[int, ...]:
-        """Features that are always included, then the most frequent of the stable ones."""
-        always = self.options.always_include
-        stable = [v for v in result.selected if v not in always]
-        return (*always, *stable[: self.options.max_features])
-
-    def stability(self, names: Sequence[str], options: dict[str, Any], rng: np.random.Generator) -> StabilityResult:
-        def select(rows: IntArray, generator: np.random.Generator) -> Iterable[int]:
-            if constant_columns(self.response.take(rows)).all():  # a rare class is absent from this half
-                return ()
-            return self.find(rows, generator, quiet=True).members
-
-        verbose = self.show.args[1]
-        n, p = self.response.n_rows, len(self.features)
-        return stability_selection(
-            select, n, p, names=names, always_include=self.options.always_include, rng=rng,
-            n_jobs=self.options.n_jobs, verbose=verbose, **options,
-        )  # fmt: skip

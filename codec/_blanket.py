@@ -489,9 +489,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             features = read_table(X, "X")
         response = read_response(y, self.nominal_y)
         _refuse_missing(response)
-        _warn_of_rare_classes(response)
         if self.method != "auto":
             return features, response
+        _warn_of_rare_classes(response)
         present = replace(features, columns=np.nan_to_num(features.columns, nan=0.0, posinf=np.inf, neginf=-np.inf))
         drop_incomplete([response, present if self.allow_nan else features], "raise")
         check_spread(present)

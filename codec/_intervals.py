@@ -78,9 +78,9 @@ def codec_interval(
     Raises
     ------
     ValueError
-        Several responses, more than two columns of z and ``given``, fewer than 100 rows for the bootstrap, ties in y or several columns for
-        the analytic interval, y a function of ``given`` in the sample. The ordinary (n out of n) bootstrap is refused: it repeats rows, a
-        repeated row is its own nearest neighbour, and it fails for this coefficient (Lin & Han 2024).
+        Several responses; y a function of ``given`` in the sample; for the bootstrap more than two columns of z
+        and ``given`` or fewer than 100 rows; for the analytic interval ties in y or several columns. The
+        ordinary (n out of n) bootstrap is refused: it repeats rows, a repeated row is its own nearest neighbour, and it fails for this coefficient (Lin & Han 2024).
 
     References
     ----------

@@ -111,9 +111,10 @@ def _turn(
     least: float,
 ) -> Scan:
     """The steps along the direction with the largest gain near a start; along the start itself if it gains too little."""
+    root = weighted(functions, shrinkage)
 
     def along(direction: FloatArray) -> Scan:
-        return Scan((points @ direction)[:, None], residual, functions, shrinkage)
+        return Scan((points @ direction)[:, None], residual, functions, shrinkage, root)
 
     n, d = points.shape
     best = along(start)
@@ -185,9 +186,23 @@ class Scan:
         Steps at all gaps, of all terms.
     size, pull : list of ndarray
         For each term ``s' (I - S) s`` and ``s' (I - S) v`` of the steps at its gaps.
+
+    Parameters
+    ----------
+    points, residual, functions, shrinkage
+        As of :func:`find_jumps`.
+    root : ndarray, optional
+        What :func:`weighted` makes of the smoother, for many scans of one.
     """
 
-    def __init__(self, points: FloatArray, residual: FloatArray, functions: FloatArray, shrinkage: FloatArray) -> None:
+    def __init__(
+        self,
+        points: FloatArray,
+        residual: FloatArray,
+        functions: FloatArray,
+        shrinkage: FloatArray,
+        root: FloatArray | None = None,
+    ) -> None:
         n, d = points.shape
         self.points, self.functions, self.shrinkage = points, functions, shrinkage
         self.residual = residual - residual.mean()
@@ -205,8 +220,7 @@ class Scan:
         factors = range(d) if d <= MOST_FACTORS else steps[-MOST_FACTORS:]
         self.terms = [(j, k) for j in self.orders for k in [-1, *factors] if k != j]
         self.n_steps = n_gaps * (len(self.terms) // max(1, len(self.orders)))
-        used = shrinkage >= LEAST_SHARE
-        root = np.ascontiguousarray(functions[:, used] * np.sqrt(shrinkage[used]))
+        root = weighted(functions, shrinkage) if root is None else root
         self.size: list[FloatArray] = []
         self.pull: list[FloatArray] = []
         for j, group in groupby(range(len(self.terms)), key=lambda t: self.terms[t][0]):
@@ -289,6 +303,12 @@ class Scan:
     def refuse(self, jump: Jump) -> None:
         """No step there nor beside it."""
         self.size[jump.term][max(0, jump.place - 1) : jump.place + 2] = 0.0
+
+
+def weighted(functions: FloatArray, shrinkage: FloatArray) -> FloatArray:
+    """Functions that S keeps a share of, times its root: squared lengths of their sums are what S follows of a step."""
+    used = shrinkage >= LEAST_SHARE
+    return np.ascontiguousarray(functions[:, used] * np.sqrt(shrinkage[used]))
 
 
 def _gains(pull: FloatArray, size: FloatArray) -> FloatArray:

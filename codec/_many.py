@@ -23,7 +23,6 @@ from codec._validation import (
     IntArray,
     NanPolicy,
     Rng,
-    Table,
     as_generator,
     check_integer,
     check_option,
@@ -153,7 +152,7 @@ def codec_test_many(
     if not check_positive(alpha, "alpha") < 1.0:
         raise ValueError(f"alpha is {alpha}; it must be below 1.")
     data = read_data(y, Z, given, nominal_y, nan_policy, second="Z")
-    zs = [_column(data.z, j) for j in range(len(data.z.names))]
+    zs = [data.z.pick([j]) for j in range(len(data.z.names))]
     plan = make_plan(data, statistic, method, n_resamples, n_neighbors, None, sequential=False)
     factor = _smallest_factor(len(zs), correction)
     needed = int(np.ceil(2 * factor / alpha))
@@ -192,12 +191,6 @@ def adjust(pvalue: FloatArray, correction: str) -> FloatArray:
     from statsmodels.stats.multitest import multipletests
 
     return np.asarray(multipletests(pvalue, method=correction)[1], dtype=np.float64)
-
-
-def _column(table: Table, j: int) -> Table:
-    return replace(
-        table, columns=table.columns[j : j + 1], nominal=table.nominal[j : j + 1], names=table.names[j : j + 1]
-    )
 
 
 def _smallest_factor(n_tests: int, correction: str) -> float:

@@ -139,6 +139,8 @@ def pool_rare(table: Table) -> Table:
 
     The same table where no column has two of them; without columns of which nothing else is left, unless all are so.
     """
+    if not table.nominal.any():
+        return table
     columns = table.columns.copy()
     for values, nominal in zip(columns, table.nominal, strict=True):
         if nominal:
@@ -337,6 +339,10 @@ class Setting:
         return columns if len(columns) else np.zeros((1, self.y.n_rows))
 
     @cached_property
+    def _has_coarse(self) -> bool:
+        return bool(_coarse(self.y).any())
+
+    @cached_property
     def _near(self) -> IntArray:
         return near_in_blocks(self.points, min(LOCAL_NEIGHBORS, self.y.n_rows - 1), self._tie_rng)
 
@@ -380,7 +386,7 @@ class Setting:
         What is left of a column of few values tells its fitted value. Where both sides do that they agree, and copies
         of y, which are no longer of few values, do not.
         """
-        if self.strata is not None or not _coarse(self.y).any():
+        if self.strata is not None or not self._has_coarse:
             return z
         columns = z.columns.copy()
         for j in np.flatnonzero(_coarse(z)):

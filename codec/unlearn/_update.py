@@ -298,7 +298,8 @@ class _Work:
         now: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.problem, self.params, self.slices = problem, dict(params), slices
-        self.now = self.params if now is None else now
+        self._now = self.params if now is None else now
+        self._score: float | None = None  # of the parameters as they are: the same for every damping
         gone = torch.as_tensor(already, dtype=torch.long)
         present = torch.ones(problem.n, dtype=torch.bool)
         present[gone] = False
@@ -355,7 +356,7 @@ class _Work:
         moved = self.slices.add(self.params, found.x, length)
         losses = self.problem.sample_losses(moved)
         after = float(losses[self.retained].mean()) + self.problem.regularizer(moved)
-        scores = None if guard is None else (guard(self.now), guard(moved))
+        scores = None if guard is None else (self._present_score(guard), guard(moved))
         risen = not after <= self.before + max_rise * abs(self.before)  # also where it is not a number
         fallen = scores is not None and not scores[1] >= scores[0] - max_drop
         reasons = [f"retained objective {self.before:.4g} -> {after:.4g}"]
@@ -373,6 +374,11 @@ class _Work:
         ok, text = not (risen or fallen), "; ".join(reasons)
         objective, delta = (self.before, after), length * found.x
         return Step(delta, found.damping, length, decrement, found.iterations, ok, text, objective, scores, losses)
+
+    def _present_score(self, guard: Guard) -> float:
+        if self._score is None:
+            self._score = guard(self._now)
+        return self._score
 
     def repaired(self, step: Step, kind: str, guard: Guard | None, max_drop: float) -> Step:
         """A second step on the retained gradient from where the first ended, kept if it lowers their objective."""

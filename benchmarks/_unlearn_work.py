@@ -305,7 +305,7 @@ def damping(folder: Path, quick: bool, name: str, seed: int) -> list[Row]:
     rows = []
     for case, gone in cases.items():
         wanted = references(bench, gone)[0][0]["forget_loss"]
-        unlearner.damping = "auto"
+        unlearner.options.damping = "auto"
         chosen = unlearner.forget(gone.tolist())
         unlearner.rollback()
         row = {"case": case, "model": name, "auto": chosen.damping, "forget_loss": chosen.forget_loss[1] / wanted}
@@ -317,7 +317,7 @@ def fitting(unlearner: Unlearner, gone: list[int], wanted: float) -> float:
     """The damping at which the forget loss is as wanted, between two that are twofold apart."""
     above, mu = None, 0.256
     while mu > 2.5e-4:
-        unlearner.damping = mu
+        unlearner.options.damping = mu
         deletion = unlearner.forget(gone)
         if not deletion.accepted:
             break

@@ -236,6 +236,11 @@ class History:
         """Standing requests that a step from the starting point must do again."""
         return self.of(self.standing[self._settled :] if self._anchored else ())
 
+    @property
+    def forgotten(self) -> tuple[int, ...]:
+        """Samples of the standing requests, in order."""
+        return tuple(ids_of(self.of(self.standing)))
+
     def before(self, number: int) -> Parameters | None:
         """Weights before a request, which are kept of the last one alone."""
         return self._previous[1] if self._previous is not None and self._previous[0] == number else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -13,35 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from codec._forward import show_progress
-from codec._validation import check_option
-from codec.unlearn._certificate import Accountant, Certificate, certify
-from codec.unlearn._curvature import KINDS, Curvature
-from codec.unlearn._deletion import NAN, Deletion, Timer
+from codec.unlearn._certificate import Accountant
+from codec.unlearn._deletion import Deletion, Timer
 from codec.unlearn._distributed import Group
 from codec.unlearn._history import History, clone, digest, ids_of, with_noise
-from codec.unlearn._nearest import shared_finder
-from codec.unlearn._point import Point, SampleLosses, check_double, gradient_norm
+from codec.unlearn._options import WITHOUT_ANCHOR, Guard, Options, check_statistics, name_of, units_of
+from codec.unlearn._point import check_double
 from codec.unlearn._problem import Loss, Parameters, Problem
-from codec.unlearn._record import record
 from codec.unlearn._report import Report
-from codec.unlearn._requests import fresh_ids, ids_of_class, others, read_ids
-from codec.unlearn._search import Evidence, Ranking, Scope, Screen, Selector, check_search, search
-from codec.unlearn._slices import Slices
-from codec.unlearn._units import Units, find_units
-from codec.unlearn._update import (
-    METHODS,
-    Step,
-    captured_decrement,
-    check_solver,
-    deletion_step,
-    gradient_norm_units,
-    newton_steps,
-    pull,
-)
-
-WITHOUT_ANCHOR = {"gradient", "chained"}  # updates that step on from where the model is
-
-Guard = Callable[[nn.Module], float]
+from codec.unlearn._requests import fresh_ids, ids_of_class, read_ids
+from codec.unlearn._search import Scope, Screen, Selector
+from codec.unlearn._steps import Steps
+from codec.unlearn._units import Units
 
 
 class Unlearner:
@@ -118,6 +100,8 @@ class Unlearner:
     ----------
     problem : Problem
     units : Units
+    options : Options
+        What was chosen.
     forgotten : tuple of int
         Samples forgotten so far.
     deletions : tuple of Deletion
@@ -187,29 +171,23 @@ class Unlearner:
         group: Group | None = None,
         random_state: int | None = None,
     ) -> None:
-        check_option(update, "update", METHODS)
-        check_option(curvature, "curvature", KINDS)
-        check_solver(solver, curvature, update)
-        _check_steps(n_steps, update == "gradient" and convex, convex, weight_decay, budget)
-        _check_damping(damping, update == "gradient" and convex)
+        self.options = Options(
+            selector=selector, scope=scope, perturb=perturb, n_perturbations=n_perturbations, max_units=max_units,
+            screen=screen, n_neighbors=n_neighbors, curvature=curvature, solver=solver, damping=damping, update=update,
+            n_steps=n_steps, convex=convex, guard=guard, guard_drop=guard_drop, captured=captured, tolerance=tolerance,
+            budget=budget,
+        )  # fmt: skip
+        self.options.check(weight_decay)
         self.problem = Problem(
             model, loss, train_data, weight_decay=weight_decay, output=output, target_key=target_key, device=device,
             batch_size=batch_size, group=group,
         )  # fmt: skip
         self.problem.team.check_seed(random_state)
         if convex:
-            _check_statistics(self.problem.model)
+            check_statistics(self.problem.model)
             check_double(self.problem)
-        self.units = _units_of(units, self.problem.model)
-        check_search(selector, scope, screen, "auto", max_units, n_neighbors, self.units.n_units)
-        self.selector, self.scope, self.perturb, self.max_units = selector, scope, perturb, max_units
-        self.n_perturbations, self.curvature, self.damping = n_perturbations, curvature, damping
-        self.screen, self.n_neighbors = screen, n_neighbors
-        self.update, self.n_steps, self.convex, self.budget = update, n_steps, convex, budget
-        self.guard, self.guard_drop, self.captured = guard, guard_drop, captured
-        self.tolerance, self.solver = tolerance, solver
-        self._prepared: Point | None = None
-        self._losses = SampleLosses(self.problem)
+        self.units = units_of(units, self.problem.model)
+        self.options.check_selection(self.units.n_units)
         self._history = History(
             self.problem.parameters(),
             cast(int, np.random.SeedSequence(random_state).entropy),
@@ -218,11 +196,12 @@ class Unlearner:
                 "n": self.problem.n,
                 "weight_decay": self.problem.weight_decay,
                 "update": update,
-                "loss": _name(loss),
-                "selector": _name(selector),
+                "loss": name_of(loss),
+                "selector": name_of(selector),
                 "units": f"{self.units.n_units}, {digest(self.units.all_labels)}",
             },
         )
+        self._steps = Steps(self.problem, self.units, self.options, self._history)
         if ledger is not None and self.problem.team.rank == 0:
             self._history.begin(ledger)
 
@@ -240,7 +219,7 @@ class Unlearner:
     @property
     def forgotten(self) -> tuple[int, ...]:
         """Samples forgotten so far, in order."""
-        return tuple(ids_of(self._history.of(self._history.standing)))
+        return self._history.forgotten
 
     @property
     def deletions(self) -> tuple[Deletion, ...]:
@@ -344,190 +323,42 @@ class Unlearner:
         number = len(self._history.deletions) + 1
         timer = Timer()
         draws = np.random.default_rng(np.random.SeedSequence(self._history.entropy, spawn_key=(number,)))
-        prepared = self._prepare(timer)
+        steps, options = self._steps, self.options
+        if steps.budget_is_spent:
+            self._history.renew_anchor()
+        prepared = steps.prepare(timer)
         gone = [*ids_of(self._history.since_anchor), *ids]
         with timer("select"):
-            ranking = self._rank(prepared, ids, draws)
-        slices = self._slices(self._touched(ranking.units))
+            ranking = steps.rank(prepared, ids, draws)
+        slices = steps.slices(steps.touched(ranking.units))
         with timer("solve"):
-            step = self._solve(prepared, slices, gone, self._history.weights)
+            step = steps.solve(prepared, slices, gone, self._history.weights)
         weights = clone(slices.add(prepared.point, step.delta)) if step.accepted else self._history.weights
         accepted = step.accepted and all(bool(torch.isfinite(w).all()) for w in weights.values())
-        self._losses.put(weights, step.losses if accepted else None)
+        steps.losses.put(weights, step.losses if accepted else None)
         with timer("measure"):
-            measured = self._measure(prepared, ids, weights, ranking, gone)
-            taken_back = self._taken_back(step, weights) if accepted and self.guard is not None else ""
+            measured = steps.measure(prepared, ids, weights, ranking, gone)
+            taken_back = steps.taken_back(step, weights) if accepted and options.guard is not None else ""
         deletion = Deletion(
             id=number,
             forgotten=ids,
-            method=f"{self.update}, {self.curvature}",
+            method=f"{options.update}, {options.curvature}",
             selector=ranking.method,
             accepted=accepted,
             reason=f"{'' if accepted else 'refused: '}{step.reason}{taken_back}{self._history.news}",
-            units=() if self.selector == "all" else tuple(ranking.units.tolist()),
-            labels=() if self.selector == "all" else ranking.labels,
-            scores=() if self.selector == "all" else tuple(ranking.scores.tolist()),
+            units=() if options.selector == "all" else tuple(ranking.units.tolist()),
+            labels=() if options.selector == "all" else ranking.labels,
+            scores=() if options.selector == "all" else tuple(ranking.scores.tolist()),
             guard=step.guard,
             damping=step.damping,
             step_length=step.step_length,
             iterations=step.iterations,
-            certificate=self._certificate(weights, [*self.forgotten, *ids]) if accepted and self.convex else None,
+            certificate=steps.certificate(weights, [*self.forgotten, *ids]) if accepted and options.convex else None,
             timings=timer.seconds,
             **measured,
         )
         self._history.enter(deletion, weights, waited)
         return deletion
-
-    # ------------------------------------------------------------------------ steps of a request
-    def _prepare(self, timer: Timer, *, renew: bool = True) -> Point:
-        """What stays the same while the anchor stays; a new anchor when the budget is spent."""
-        if renew and len(ids_of(self._history.since_anchor)) > self.budget * len(self._at_anchor()):
-            self._history.renew_anchor()
-        if self._prepared is None or self._prepared.point is not self._history.point:
-            with timer("prepare"):
-                self._prepared = Point(self.problem, self._history.point, self._at_anchor(), self.curvature)
-        return self._prepared
-
-    def _rank(self, prepared: Point, ids: Sequence[int], draws: np.random.Generator) -> Ranking:
-        everything = Slices(self.units)
-        b = prepared.right_side(everything, ids)
-        norms = everything.unit_sums(b.square()).sqrt()
-        inputs, targets = self.problem.fetch(list(ids))
-        kept = others([*self.forgotten, *ids], self.problem.n)
-        recorded = partial(
-            record, self.problem, self.units, inputs, targets, perturb=self.perturb, n_perturbations=self.n_perturbations,
-            params=self._history.weights, reference=kept, generator=draws,
-        )  # fmt: skip
-        kfac = partial(prepared.kfac_greedy, self.units, everything.scatter(b), kept)
-        evidence = Evidence(
-            self.units,
-            norms,
-            recorded,
-            kfac,
-            partial(kfac, exact=True),
-            partial(prepared.residual_greedy, everything, b, kept),
-        )
-        return search(
-            evidence,
-            selector=self.selector,
-            max_units=self.max_units,
-            share=len(ids) / self.problem.n,
-            scope=self.scope,
-            screen=self.screen,
-            n_neighbors=self.n_neighbors,
-            find=shared_finder(self.problem.team, self.problem.device),
-            generator=draws,
-        )
-
-    def _slices(self, units: Tensor) -> Slices:
-        """The parameters that may change: those of the units, or all where every unit may and nothing is left out."""
-        return Slices(self.units, None if self._everything else units)
-
-    @property
-    def _everything(self) -> bool:
-        return self.selector == "all" and not self.units.uncovered
-
-    def _touched(self, units: Tensor) -> Tensor:
-        """Units of every standing request since the anchor, and these."""
-        before = [u for deletion in self._history.since_anchor for u in deletion.units]
-        return torch.tensor(sorted({*before, *units.tolist()}), dtype=torch.long)
-
-    def _solve(self, prepared: Point, slices: Slices, gone: Sequence[int], guess: Parameters) -> Step:
-        """The step for all samples forgotten since the point it starts from; conjugate gradients start at ``guess``."""
-        before = ids_of(self._history.before_anchor)
-        if self.update == "gradient" and self.convex:
-            return newton_steps(
-                self.problem,
-                self._history.weights,
-                [*before, *gone],
-                slices,
-                n_steps=self.n_steps,
-                curvature=self.curvature,
-                solver=self.solver,
-                guard=None if self.guard is None else self._guarded,
-                max_drop=self.guard_drop,
-            )
-        return deletion_step(
-            self.problem,
-            prepared.point,
-            gone,
-            slices,
-            method=self.update,
-            curvature=self.curvature,
-            solver=self.solver,
-            linearisation=prepared.linear,
-            damping=self.damping,
-            first_damping=pull(prepared.gradient, prepared.point),
-            fit_length=self.update == "difference" and not self.convex,
-            whole_gradient=slices.gather(prepared.gradient),
-            losses=prepared.losses,
-            already=before,
-            x0=slices.gather(guess) - slices.gather(prepared.point),
-            guard=None if self.guard is None else self._guarded,
-            max_drop=self.guard_drop,
-            present=self._history.weights,
-            tol=self.tolerance,
-        )
-
-    def _guarded(self, params: Mapping[str, Tensor]) -> float:
-        """The caller's score of a model with these parameters."""
-        return float(self.guard(self.problem.model_with(params))) if self.guard is not None else NAN
-
-    def _measure(
-        self, prepared: Point, ids: Sequence[int], weights: Parameters, ranking: Ranking, gone: Sequence[int]
-    ) -> dict[str, Any]:
-        """Losses before and after, and what share of the full Newton decrease the units have."""
-        kept, old = others([*ids_of(self._history.before_anchor), *gone], self.problem.n), self._history.weights
-        before, after = self._losses(old), self._losses(weights)
-        moved = sum(float((weights[k] - old[k]).square().sum()) for k in weights) ** 0.5
-        captured, by_norm = self._captured(prepared, ranking, gone, kept)
-        return {
-            "retain_loss": (float(before[kept].mean()), float(after[kept].mean())),
-            "forget_loss": (float(before[list(ids)].mean()), float(after[list(ids)].mean())),
-            "distance": moved,
-            "captured_decrement": captured,
-            "captured_by_gradient_norm": by_norm,
-        }
-
-    def _taken_back(self, step: Step, weights: Parameters) -> str:
-        """What a damping above that of the request before does to what was forgotten since the anchor, in words."""
-        earlier = self._history.since_anchor
-        if not earlier or not step.damping > earlier[-1].damping:
-            return ""
-        ids = ids_of(earlier)
-        before, after = (float(self._losses(w)[ids].mean()) for w in (self._history.weights, weights))
-        if not after < before:
-            return ""
-        return (
-            f"; damping raised from {earlier[-1].damping:.3g} to {step.damping:.3g}, earlier deletions are taken back in "
-            f"part: mean loss of their samples {before:.4g} -> {after:.4g}"
-        )
-
-    def _captured(self, prepared: Point, ranking: Ranking, gone: Sequence[int], kept: Tensor) -> tuple[float, float]:
-        """Captured decrement of the units changed since the anchor, and of as many with the largest gradients."""
-        if self._everything:
-            return 1.0, 1.0
-        if not self.captured or self.curvature == "secant":
-            return NAN, NAN
-        everything = Slices(self.units)
-        b = prepared.right_side(everything, gone)
-        chosen = self._touched(ranking.units)
-        largest = gradient_norm_units(everything, b, len(chosen))
-        whole = Curvature(self.problem, prepared.point, kept, everything, self.curvature, linearisation=prepared.linear)
-        return captured_decrement(whole, b, chosen, tol=0.02), captured_decrement(whole, b, largest, tol=0.02)
-
-    def _certificate(self, weights: Parameters, gone: Sequence[int]) -> Certificate:
-        """A posteriori, from the gradient measured over the retained samples in double precision."""
-        problem = self.problem
-        norm, rounding = gradient_norm(problem, weights, others(gone, problem.n))
-        return certify(
-            problem.n,
-            len(gone),
-            weight_decay=problem.weight_decay,
-            gradient_norm=norm,
-            rounding=rounding,
-            assumed=_assumed_of_buffers(problem.model),
-        )
 
     # ------------------------------------------------------------------------ undo
     def rollback(self, id: int | None = None) -> None:  # noqa: A002 - as in `Deletion.id`
@@ -561,9 +392,9 @@ class Unlearner:
         before = self._history.before(number)
         if before is not None:
             return before
-        if self.update in WITHOUT_ANCHOR:
+        if self.options.update in WITHOUT_ANCHOR:
             raise ValueError(
-                f"request {number} cannot be taken back: update={self.update!r} steps on from where the model is, and "
+                f"request {number} cannot be taken back: update={self.options.update!r} steps on from where the model is, and "
                 "only the weights before the last request are kept. Begin again with the trained model."
             )
         since = self._history.since_anchor
@@ -578,11 +409,11 @@ class Unlearner:
         """Weights for some of the requests since the anchor."""
         if not requests:
             return clone(self._history.anchor)
-        prepared = self._prepare(Timer(), renew=False)
+        prepared = self._steps.prepare(Timer())
         units = {u for deletion in requests for u in deletion.units}
-        every = self.selector == "all"
-        slices = self._slices(torch.arange(self.units.n_units) if every else torch.tensor(sorted(units)))
-        step = self._solve(prepared, slices, ids_of(requests), prepared.point)
+        every = self.options.selector == "all"
+        slices = self._steps.slices(torch.arange(self.units.n_units) if every else torch.tensor(sorted(units)))
+        step = self._steps.solve(prepared, slices, ids_of(requests), prepared.point)
         if not step.accepted:
             raise ValueError(f"the requests that would remain are refused together: {step.reason}")
         return clone(slices.add(prepared.point, step.delta))
@@ -655,13 +486,13 @@ class Unlearner:
         ValueError
             No bound holds for this model, or it is above ``bound``.
         """
-        if not self.convex:
+        if not self.options.convex:
             raise ValueError(
                 "no release: no bound on the distance to a retrained model is known for a loss that is not convex in "
                 "the parameters. Noise without a bound protects nothing."
             )
         self.problem.team.check_seed(random_state)
-        certificate = self._certificate(self._history.weights, self.forgotten)
+        certificate = self._steps.certificate(self._history.weights, self.forgotten)
         if certificate.bound is None or certificate.bound > bound:
             raise ValueError(
                 f"no release: the certificate's bound is {certificate.bound:.3g}, above the {bound:.3g} that the noise "
@@ -675,83 +506,3 @@ class Unlearner:
     def accountant(self) -> Accountant:
         """Privacy spent by the releases so far."""
         return self._history.accountant
-
-    # ------------------------------------------------------------------------ details
-    def _at_anchor(self) -> Tensor:
-        """Samples that the starting point still has."""
-        return others(ids_of(self._history.before_anchor), self.problem.n)
-
-
-def _units_of(units: Any, model: nn.Module) -> Units:
-    if isinstance(units, Units):
-        _check_shapes(units, model)
-        return units
-    if units != "auto":
-        raise ValueError(f"units is {units!r}; it must be 'auto' or what codec.unlearn.find_units(model) gives.")
-    return find_units(model)
-
-
-def _check_shapes(units: Units, model: nn.Module) -> None:
-    """Refuse units that were cut of another model, or of this one with other parameters frozen."""
-    theirs = {name: tuple(shape) for name, shape in units.shapes.items()}
-    ours = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
-    wrong = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    if wrong:
-        told = [f"{name!r} ({theirs.get(name, 'none')} there, {ours.get(name, 'none')} here)" for name in wrong[:3]]
-        raise ValueError(
-            f"units are those of another model: {len(wrong)} trainable parameters differ, {', '.join(told)}"
-            f"{', ...' * (len(wrong) > 3)}. Pass codec.unlearn.find_units(model) of this model, without torch.compile."
-        )
-
-
-def _name(choice: Any) -> str:
-    """A loss or selector in a word."""
-    return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)
-
-
-def _check_statistics(model: nn.Module) -> None:
-    """Refuse norms that keep statistics of the training data: no bound holds for those, and no noise is on them."""
-    kept = [
-        name
-        for name, module in model.named_modules()
-        if getattr(module, "running_mean", None) is not None
-        and not [p for p in module.parameters(recurse=False) if not p.requires_grad]
-    ]
-    if kept:
-        raise ValueError(
-            f"model keeps running statistics of the training data in {', '.join(kept[:3])}{', ...' * (len(kept) > 3)}; "
-            "with convex=True no bound holds for them. Use a norm without them, such as LayerNorm, or, if they never "
-            "saw the training data, freeze the norm's parameters or put its outputs in the data."
-        )
-
-
-def _assumed_of_buffers(model: nn.Module) -> tuple[str, ...]:
-    """What a certificate takes for granted of values that training may have set beside the parameters."""
-    names = [name for name, value in model.named_buffers() if value.is_floating_point()]
-    if not names:
-        return ()
-    shown = f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
-    return (f"the buffers of the model ({shown}) do not depend on the training data",)
-
-
-def _check_damping(damping: Any, undamped: bool) -> None:
-    """Refuse what is no damping, and damping that no step would take."""
-    if damping == "auto":
-        return
-    if isinstance(damping, str) or not damping >= 0.0:
-        raise ValueError(f"damping is {damping!r}; it must be 'auto' or a number of 0 or more.")
-    if undamped and damping > 0.0:
-        raise ValueError(
-            f"damping is {damping}, but update='gradient' with convex=True takes Newton steps without damping; leave "
-            "damping='auto'."
-        )
-
-
-def _check_steps(n_steps: int, several: bool, convex: bool, weight_decay: float, budget: float) -> None:
-    """Refuse steps that no update takes, a certificate that nothing proves, and an anchor that never moves."""
-    if n_steps < 1 or (n_steps > 1 and not several):
-        raise ValueError(f"n_steps is {n_steps}; it must be 1, or more with update='gradient' and convex=True.")
-    if convex and weight_decay <= 0.0:
-        raise ValueError("convex=True needs weight_decay above 0: no bound holds without strong convexity.")
-    if not 0.0 < budget < 1.0:
-        raise ValueError(f"budget is {budget}; it must lie between 0 and 1.")

@@ -104,7 +104,7 @@ def test_cholesky_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match=r"9272 parameters is not offered .*'cg', or choose fewer units"):
         ours.forget(0)
     assert ours.forgotten == ()
-    ours.max_units, ours.selector = 3, "gradient_norm"
+    ours.options.max_units, ours.options.selector = 3, "gradient_norm"
     assert ours.forget(0).accepted
 
 
@@ -266,7 +266,7 @@ def test_the_guard_judges_each_request_by_the_weights_just_before_it():
         deletion = ours.forget(i)
         assert deletion.accepted, deletion.reason
         assert deletion.guard == pytest.approx((scores[i], scores[i + 1]), abs=1e-6)
-    ours.guard_drop = 1e-4
+    ours.options.guard_drop = 1e-4
     ours.rollback(1)  # the score rises
     assert ours.forgotten == tuple(range(1, 8))
 
@@ -274,7 +274,7 @@ def test_the_guard_judges_each_request_by_the_weights_just_before_it():
 @pytest.mark.parametrize("raised", [True, False])
 def test_a_damping_that_takes_earlier_deletions_back_is_told(raised):
     model, X, y = net()
-    scores = iter([1.0, 1.0, *([1.0, 0.0] * (6 if raised else 0)), 1.0, 1.0])  # before and after, of every damping
+    scores = iter([1.0, 1.0, 1.0, *([0.0] * (6 if raised else 0)), 1.0])  # before, once, and after every damping
     ours = unlearner(model, X, y, budget=0.5, guard=lambda _: next(scores))
     first = ours.forget([0, 1, 2])
     before = ours.model

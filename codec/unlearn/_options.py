@@ -1,0 +1,136 @@
+"""What a caller of the unlearner may choose, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from codec._validation import check_option
+from codec.unlearn._curvature import KINDS
+from codec.unlearn._search import Scope, Screen, Selector, check_search
+from codec.unlearn._units import Units, find_units
+from codec.unlearn._update import METHODS, check_solver
+
+WITHOUT_ANCHOR = {"gradient", "chained"}  # updates that step on from where the model is
+
+Guard = Callable[[nn.Module], float]
+
+
+@dataclass
+class Options:
+    """How requests are done; what each means is told at :class:`codec.unlearn.Unlearner`."""
+
+    selector: Selector
+    scope: Scope
+    perturb: Any
+    n_perturbations: int
+    max_units: int | None
+    screen: Screen
+    n_neighbors: int
+    curvature: str
+    solver: str
+    damping: str | float
+    update: str
+    n_steps: int
+    convex: bool
+    guard: Guard | None
+    guard_drop: float
+    captured: bool
+    tolerance: float
+    budget: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether a request takes Newton steps without damping."""
+        return self.update == "gradient" and self.convex
+
+    def check(self, weight_decay: float) -> None:
+        """Refuse what needs no look at the model."""
+        check_option(self.update, "update", METHODS)
+        check_option(self.curvature, "curvature", KINDS)
+        check_solver(self.solver, self.curvature, self.update)
+        _check_steps(self.n_steps, self.exact, self.convex, weight_decay, self.budget)
+        _check_damping(self.damping, self.exact)
+
+    def check_selection(self, n_units: int) -> None:
+        """Refuse a selection that this many units do not allow."""
+        check_search(self.selector, self.scope, self.screen, "auto", self.max_units, self.n_neighbors, n_units)
+
+
+def units_of(units: Any, model: nn.Module) -> Units:
+    """The units that were passed, if they are this model's; or those that are found."""
+    if isinstance(units, Units):
+        _check_shapes(units, model)
+        return units
+    if units != "auto":
+        raise ValueError(f"units is {units!r}; it must be 'auto' or what codec.unlearn.find_units(model) gives.")
+    return find_units(model)
+
+
+def _check_shapes(units: Units, model: nn.Module) -> None:
+    """Refuse units that were cut of another model, or of this one with other parameters frozen."""
+    theirs = {name: tuple(shape) for name, shape in units.shapes.items()}
+    ours = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    wrong = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if wrong:
+        told = [f"{name!r} ({theirs.get(name, 'none')} there, {ours.get(name, 'none')} here)" for name in wrong[:3]]
+        raise ValueError(
+            f"units are those of another model: {len(wrong)} trainable parameters differ, {', '.join(told)}"
+            f"{', ...' * (len(wrong) > 3)}. Pass codec.unlearn.find_units(model) of this model, without torch.compile."
+        )
+
+
+def name_of(choice: Any) -> str:
+    """A loss or selector in a word."""
+    return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)
+
+
+def check_statistics(model: nn.Module) -> None:
+    """Refuse norms that keep statistics of the training data: no bound holds for those, and no noise is on them."""
+    kept = [
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "running_mean", None) is not None
+        and not [p for p in module.parameters(recurse=False) if not p.requires_grad]
+    ]
+    if kept:
+        raise ValueError(
+            f"model keeps running statistics of the training data in {', '.join(kept[:3])}{', ...' * (len(kept) > 3)}; "
+            "with convex=True no bound holds for them. Use a norm without them, such as LayerNorm, or, if they never "
+            "saw the training data, freeze the norm's parameters or put its outputs in the data."
+        )
+
+
+def assumed_of_buffers(model: nn.Module) -> tuple[str, ...]:
+    """What a certificate takes for granted of values that training may have set beside the parameters."""
+    names = [name for name, value in model.named_buffers() if value.is_floating_point()]
+    if not names:
+        return ()
+    shown = f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
+    return (f"the buffers of the model ({shown}) do not depend on the training data",)
+
+
+def _check_damping(damping: Any, undamped: bool) -> None:
+    """Refuse what is no damping, and damping that no step would take."""
+    if damping == "auto":
+        return
+    if isinstance(damping, str) or not damping >= 0.0:
+        raise ValueError(f"damping is {damping!r}; it must be 'auto' or a number of 0 or more.")
+    if undamped and damping > 0.0:
+        raise ValueError(
+            f"damping is {damping}, but update='gradient' with convex=True takes Newton steps without damping; leave "
+            "damping='auto'."
+        )
+
+
+def _check_steps(n_steps: int, several: bool, convex: bool, weight_decay: float, budget: float) -> None:
+    """Refuse steps that no update takes, a certificate that nothing proves, and an anchor that never moves."""
+    if n_steps < 1 or (n_steps > 1 and not several):
+        raise ValueError(f"n_steps is {n_steps}; it must be 1, or more with update='gradient' and convex=True.")
+    if convex and weight_decay <= 0.0:
+        raise ValueError("convex=True needs weight_decay above 0: no bound holds without strong convexity.")
+    if not 0.0 < budget < 1.0:
+        raise ValueError(f"budget is {budget}; it must lie between 0 and 1.")

@@ -27,7 +27,6 @@ LEAST_LEFT = 0.1  # of a row beside what its fit follows of it
 MOST = 10  # steps of a column that are found at a time
 MOST_FACTORS = 6  # columns of X up to which steps times another are tried; of more, steps times a step are
 MOST_GAPS = 400  # of a column that are tried at first; those around the best are tried afterwards
-PROBES = 16  # of them that are tried exactly at a time
 START_SHARE = 0.2  # of what a slanted step must gain, before its direction is turned ...
 FIRST_ANGLE, LAST_ANGLE = 0.2, 0.5  # by so much at first; at last by this over the root of n
 
@@ -211,7 +210,7 @@ class Scan:
         self.gaps: dict[int, IntArray] = {}
         n_gaps = 0
         for j in range(d):
-            order = np.argsort(points[:, j], kind="stable")
+            order = _order(points[:, j])
             gaps = 1 + np.flatnonzero(np.diff(points[order, j]) > 0.0)
             if gaps.size > 1:  # a column of two values is a step
                 self.orders[j], self.gaps[j] = order, gaps[:: -(-gaps.size // MOST_GAPS)]
@@ -262,27 +261,36 @@ class Scan:
         around = self.gaps[j][max(place - 1, 0) : place + 2]
         values = self.points[self.orders[j], j]
         near = np.arange(around[0], around[-1] + 1)
-        near = near[values[near] > values[near - 1]]
-        while near.size > PROBES:
-            some = near[np.linspace(0, near.size - 1, PROBES).round().astype(np.int64)]
-            best = self._exact(term, place, some)[0]
-            near = near[(near >= some[max(best - 1, 0)]) & (near <= some[min(best + 1, PROBES - 1)])]
-        return self._exact(term, place, near)[1]
+        return self._exact(term, place, near[values[near] > values[near - 1]])
 
-    def _exact(self, term: int, place: int, gaps: IntArray) -> tuple[int, Jump]:
-        """Which of some gaps gains most, and its step."""
-        j = self.terms[term][0]
-        above = (self.points[:, j, None] >= self.points[self.orders[j][gaps], j]).astype(np.float64)
-        columns = above * self._factor(term)[:, None]
-        s = columns - columns.mean(axis=0)
-        remainder = s - self.functions @ (self.shrinkage[:, None] * (self.functions.T @ s))
-        for before in self.taken:
-            remainder -= np.outer(before.remainder, before.remainder @ s / before.size)
-        size, pull = np.einsum("ij,ij->j", remainder, s), self.residual @ columns
-        gain = _gains(pull, size)
+    def _exact(self, term: int, place: int, gaps: IntArray) -> Jump:
+        """The step at the one of some gaps, close to one another, that gains most."""
+        n, order, factor = len(self.points), self.orders[self.terms[term][0]], self._factor(term)
+        above = np.zeros(n)
+        above[order[gaps[-1] :]] = 1.0
+        between = order[gaps[0] : gaps[-1]]
+
+        def sums(values: FloatArray) -> FloatArray:
+            """Products of values (n, k) with the step at each gap; rows between the gaps are added to the last one's."""
+            last = (above * factor) @ values
+            if not between.size:
+                return last[None, :]
+            blocks = np.add.reduceat(values[between] * factor[between, None], gaps[:-1] - gaps[0])
+            return np.concatenate([last + blocks[::-1].cumsum(axis=0)[::-1], last[None, :]])
+
+        before = [jump.remainder / np.sqrt(jump.size) for jump in self.taken]
+        along = sums(self.functions)
+        others = sums(np.stack([np.ones(n), factor, self.residual, *before], axis=1))
+        size = others[:, 1] - others[:, 0] ** 2 / n - along**2 @ self.shrinkage - (others[:, 3:] ** 2).sum(axis=1)
+        gain = _gains(others[:, 2], size)
         i = int(gain.argmax())
-        weight = float(pull[i] / size[i]) if gain[i] > 0.0 else 0.0
-        return i, Jump(term, place, above[:, i], columns[:, i], remainder[:, i], float(size[i]), float(gain[i]), weight)
+        above[order[gaps[i] :]] = 1.0
+        column = above * factor
+        remainder = column - others[i, 0] / n - self.functions @ (self.shrinkage * along[i])
+        for shared, own in zip(others[i, 3:], before, strict=True):
+            remainder -= shared * own
+        weight = float(others[i, 2] / size[i]) if gain[i] > 0.0 else 0.0
+        return Jump(term, place, above, column, remainder, float(size[i]), float(gain[i]), weight)
 
     def noise(self, jump: Jump) -> float:
         """Variance of ``s' (I - S) v`` by the noise of the rows that tell the step, each left out of its own fit."""
@@ -309,6 +317,14 @@ def weighted(functions: FloatArray, shrinkage: FloatArray) -> FloatArray:
     """Functions that S keeps a share of, times its root: squared lengths of their sums are what S follows of a step."""
     used = shrinkage >= LEAST_SHARE
     return np.ascontiguousarray(functions[:, used] * np.sqrt(shrinkage[used]))
+
+
+def _order(values: FloatArray) -> IntArray:
+    """Rows by value, equal ones as they came; the fast way where no two are equal."""
+    order = np.argsort(values)
+    if (np.diff(values[order]) == 0.0).any():
+        order = np.argsort(values, kind="stable")
+    return order
 
 
 def _gains(pull: FloatArray, size: FloatArray) -> FloatArray:

@@ -176,8 +176,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     *The calibrated search.* Extremely randomized trees list features more important than permuted copies of all
     features, and a regression on normal scores, their squares and products lists those that stand out given all
     others. Listed features are tested given the others on the list, the least important first: those of the
-    regression, which has allowed for the number of features, at the level ``alpha``, the others against what chance
-    could reach among **all** features. Then the best of the other features is added as long as it stands out from all
+    regression, which has allowed for the number of features, at half the level ``alpha``, the others against what
+    chance could reach among **all** features. Then the best of the other features is added as long as it stands out from all
     of them under the same copies of y. Where y is a number, so are features that a Gaussian process [4]_ needs beside
     the members, after Bonferroni's correction. Every member is tested again. Up to 20,000 rows children of y are
     asked at last. A feature that clearly depends on y once its other parents are known, but hardly before, enters

@@ -3,14 +3,15 @@
 1. **Screen** (:mod:`codec._screen`). Trees list features that matter more than every permuted copy; a regression
    names features that stand out given all others, which allows for their number.
 2. **Shrink.** From the least important on, each listed feature is tested given the others on the list. One that the
-   regression has named stays if its own p-value is at most alpha. Any other stays if, among all p features, at most
+   regression has named stays if its own p-value is at most half of alpha: the more rows there are, the surer is a
+   regression of what it cannot follow. Any other stays if, among all p features, at most
    .8 alpha would be expected to reach its value by chance: trees have looked at y, and this is what keeps the
    search honest. Under pure noise a feature must stand out from all p, in the regression (a chance of .2 alpha) or
    in the tests. The last one is tested without a condition.
 3. **Grow.** All other features are tested given the members (:mod:`codec._family`); the best enters if the
    family-wise p-value is at most .8 alpha (alpha without a screen).
-4. **Look once more** (:mod:`codec._relevance`). Features that a Gaussian process needs beside the members enter, too;
-   the p-value allows for the number of features. There is no such look without members, if y has classes (the
+4. **Look once more** (:mod:`codec._relevance`). Features that a Gaussian process needs beside the members enter, too,
+   at half of alpha; the p-value allows for the number of features. There is no such look without members, if y has classes (the
    process has the same noise everywhere), or above 1,000 rows, where it was found to gain nothing.
 5. **Shrink again.** Every member is tested given the others, those that entered in step 3 or 4 at the level alpha:
    they have stood out from all others already. Steps 3 to 5 are repeated until the members stay the same.
@@ -55,6 +56,7 @@ from codec._screen import REGRESSION_SHARE, list_features
 from codec._spouses import Children
 from codec._validation import FloatArray, Table, constant_columns
 
+NAMED_SHARE = 0.5  # of alpha, for what only a model names: the regression, or a Gaussian process
 LAX_LEVEL = 0.2  # at which listed features must pass on these rows
 SCREEN_FEATURES = 12  # listed at most, unless asked for more
 ROWS_PER_MEMBER = 15  # fewer rows for each member than this leave nothing to smooth with
@@ -137,7 +139,8 @@ class _Search:
     judge: Judge
     show: Show
     members: list[int] = field(default_factory=list)
-    entered: set[int] = field(default_factory=set)
+    entered: set[int] = field(default_factory=set)  # stand out from all others, or the regression has named them
+    named: set[int] = field(default_factory=set)  # by the regression, of those that entered
     decisions: list[Decision] = field(default_factory=list)
     n_tests: int = 0
 
@@ -199,7 +202,8 @@ class _Search:
         for one in listed:
             self.note("screened", one.feature, (), Verdict(one.importance, np.nan, np.nan), len(self.pool), one.reason)
         self.members = [one.feature for one in listed]
-        self.entered = {one.feature for one in listed if one.stands_out}
+        self.named = {one.feature for one in listed if one.stands_out}
+        self.entered = set(self.named)
 
     def thin(self, lax: Judge) -> None:
         """Large data: what the screen listed is tested on some rows first, at a level that only clear cases miss."""
@@ -212,6 +216,7 @@ class _Search:
                 if verdict.pvalue > LAX_LEVEL:
                     self.members.remove(v)
                     self.entered.discard(v)
+                    self.named.discard(v)
                     self.note("removed", v, others, verdict, 1, f"on {RANKING_ROWS:,} rows: p {verdict.pvalue:.3g}")
                 advance(share)
 
@@ -239,10 +244,11 @@ class _Search:
             self.known[key] = self.priced(self.judge.member(v, others, among), len(among))
             self.n_tests += 1
         verdict = self.known[key]
-        kept = verdict.adjusted <= self.options.alpha
+        kept = verdict.adjusted <= self.options.alpha * (NAMED_SHARE if v in self.named else 1.0)
         if not kept:
             self.members.remove(v)
             self.entered.discard(v)
+            self.named.discard(v)
         if new:
             what = "p" if len(among) == 1 else f"expected by chance among {len(among)}:"
             self.note("kept" if kept else "removed", v, others, verdict, len(among), f"{what} {verdict.adjusted:.3g}")
@@ -283,7 +289,7 @@ class _Search:
             return
         self.looked.add(known)
         with self.show(f"look once more: {len(candidates)} candidates, {len(given)} members"):
-            found = needed_outside(self.y, self.features, given, candidates, self.options.alpha)[:room]
+            found = needed_outside(self.y, self.features, given, candidates, NAMED_SHARE * self.options.alpha)[:room]
         self.n_tests += len(candidates)
         for one in found:
             verdict = Verdict(one.gain, one.pvalue, one.pvalue * len(candidates))

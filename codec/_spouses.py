@@ -4,11 +4,14 @@ A blanket holds the other parents of y's children. About y they say something on
 too little for a test of y: a child that y can raise or lower alike leaves the mean of y where it was. About the child
 they say a lot. A feature S is another parent of a member C, where C is a child of y, if
 
-1. C depends on S given y and the other members, and clearly so;
-2. C depends on y given S and the other members, clearly, too: weak links could hide what y and S would share if C
-   stood between them;
-3. y does not depend on S given the members without C, and not by much more than given the members with C:
-   C does not stand between y and S, it brings them together;
+1. C depends on S given y and the other members, and clearly so, whichever of the features on which it depends more
+   joins them, and if all do: C and S are neighbours;
+2. C depends on y given S and the other members, clearly, too;
+3. y does not depend on S given the members without C, and more given the members with C: C does not stand between
+   y and S, it brings them together. How much more is to be expected, depends on both links: distances from copies
+   grow like the number of rows n times a squared correlation, along a chain correlations multiply, and so do distances,
+   divided by n. If C stands between y and S, so much is lost by giving C, else so much is gained: the logarithm of the
+   likelihood ratio of the two is in proportion to the product of both distances, over n, times the gain;
 4. y and C are neighbours: no member makes them independent by leaving the condition.
 
 With 1 to 3 the links y - C - S are a collider at C (Spirtes, Glymour & Scheines, 2000, the second step of the PC
@@ -45,10 +48,14 @@ from codec._family import Features, Step, with_response
 from codec._screen import expand, regression_pvalues
 from codec._validation import FloatArray, IntArray, Table
 
-CLEAR = 10.0  # standard deviations of the dependence of C, on S and on y, above that of copies of C
+CLEAR = 8.0  # standard deviations of the dependence of C, on S and on y, above that of copies of C
+EVIDENCE = 0.2  # their product, over n, times the standard deviations of y on S that are gained by giving C
 ROWS = 2_000  # of more, as many random ones
 UNSEEN = 0.1  # p-values above this: no dependence of y on S
-MARGIN = 1.0  # standard deviations by which the dependence of y on S may be less given C than without it
+HIDDEN_LESS = (
+    1.0  # standard deviations that may be lost where S hides C, which tells by itself that S is another parent
+)
+FIRST = 5  # features on which C depends most: who may be another parent
 HIDDEN = 6.0  # standard deviations of the dependence of a hidden child on y, from many copies ...
 WORTH_MORE_COPIES = 5.0  # ... and from few
 ASKED = 200  # candidates that may be hidden children: those that correlate most with y
@@ -64,7 +71,7 @@ NEIGHBOUR_RESAMPLES = 99
 
 @dataclass(frozen=True)
 class OtherParent:
-    """A feature and how far a member depends on it, in standard deviations above copies."""
+    """A feature and how far a member depends on it at least, in standard deviations above copies."""
 
     feature: int
     distance: float
@@ -116,7 +123,7 @@ class Children:
         self._level, self._seed, self._n_jobs = level, seed, n_jobs
 
     def other_parent(self, child: int, members: Sequence[int], candidates: Sequence[int]) -> OtherParent | None:
-        """The candidate on which a member depends most, if it is another parent of this member.
+        """The candidate on which a member depends most among the other parents of this member.
 
         Parameters
         ----------
@@ -125,16 +132,18 @@ class Children:
         members, candidates : sequence of int
         """
         rest = [u for u in members if u != child]
-        values = self._step(child, [self._y, *rest]).values(candidates, CHILD_RESAMPLES, far=-np.inf)
-        place = int(values.distance.argmax())
-        other, distance = candidates[place], float(values.distance[place])
-        found = (
-            distance >= CLEAR
-            and self._on_y(child, [*rest, other]) >= CLEAR
-            and self._brings_together(child, other, rest)
-            and self._is_neighbour(child, rest)
-        )
-        return OtherParent(other, distance) if found else None
+        distance = self._step(child, [self._y, *rest]).values(candidates, CHILD_RESAMPLES, far=-np.inf).distance
+        strong = [candidates[i] for i in np.argsort(-distance, kind="stable")[:FIRST] if distance[i] >= CLEAR]
+        for other, gain in self._gains(child, strong, rest).items():
+            if gain <= 0.0:
+                continue
+            stronger = strong[: strong.index(other)]
+            least = self._least_distance(child, other, rest, stronger, float(distance[candidates.index(other)]))
+            on_y = self._on(child, self._y, [*rest, other]) if least >= CLEAR else 0.0
+            evidence = least * on_y / self._all.table.n_rows * gain
+            if on_y >= CLEAR and evidence >= EVIDENCE and self._is_neighbour(child, rest):
+                return OtherParent(other, least)
+        return None
 
     def hidden_child(self, members: Sequence[int], candidates: Sequence[int]) -> HiddenChild | None:
         """The candidate that is most clearly a child of y once its other parents are known.
@@ -150,8 +159,8 @@ class Children:
             if not others:
                 continue
             step = self._step(v, [*members, *others])
-            if self._distance(step, CHILD_RESAMPLES) >= WORTH_MORE_COPIES:
-                distance = self._distance(step, OWN_RESAMPLES)
+            if _distance(step, self._y, CHILD_RESAMPLES) >= WORTH_MORE_COPIES:
+                distance = _distance(step, self._y, OWN_RESAMPLES)
                 if distance >= HIDDEN:
                     hidden.append((distance, v, others))
         for distance, v, others in sorted(hidden, reverse=True):
@@ -188,25 +197,36 @@ class Children:
     def _hides(self, parent: int, child: int, distance: float, members: Sequence[int], others: Sequence[int]) -> bool:
         """Whether a feature is another parent of a candidate without which its dependence on y is not seen."""
         given = [*members, *(u for u in others if u != parent)]
-        return self._on_y(child, given) < LEFT * distance and self._brings_together(child, parent, given)
+        left = self._on(child, self._y, given)
+        return left < LEFT * distance and self._gains(child, [parent], given).get(parent, -np.inf) >= -HIDDEN_LESS
 
     def _step(self, response: int, given: Sequence[int]) -> Step:
         return Step(self._all.part([response]), self._all, sorted(given), self._seed, self._n_jobs)
 
-    def _on_y(self, child: int, given: Sequence[int]) -> float:
-        """How far a feature depends on y, in standard deviations above its copies."""
-        return self._distance(self._step(child, given), CHILD_RESAMPLES)
+    def _on(self, child: int, other: int, given: Sequence[int]) -> float:
+        """How far a feature depends on another or on y, in standard deviations above its copies."""
+        return _distance(self._step(child, given), other, CHILD_RESAMPLES)
 
-    def _distance(self, step: Step, n_resamples: int) -> float:
-        """The same where a step has been made of the feature and the condition."""
-        return float(step.values([self._y], n_resamples, far=-np.inf).distance[0])
+    def _gains(self, child: int, others: Sequence[int], rest: Sequence[int]) -> dict[int, float]:
+        """Features on which y does not depend, and by how much more it does if a child is given."""
+        if not others:
+            return {}
+        without = self._step(self._y, rest).values(others, OWN_RESAMPLES)
+        unseen = [i for i in range(len(others)) if without.pvalue(i) > UNSEEN]
+        if not unseen:
+            return {}
+        given = self._step(self._y, [*rest, child]).values([others[i] for i in unseen], OWN_RESAMPLES)
+        return {others[i]: float(own - without.distance[i]) for i, own in zip(unseen, given.distance, strict=True)}
 
-    def _brings_together(self, child: int, other: int, rest: Sequence[int]) -> bool:
-        without = self._step(self._y, rest).values([other], OWN_RESAMPLES)
-        if without.pvalue(0) <= UNSEEN:
-            return False
-        given = self._step(self._y, [*rest, child]).values([other], OWN_RESAMPLES)
-        return bool(given.distance[0] >= without.distance[0] - MARGIN)
+    def _least_distance(
+        self, child: int, other: int, rest: Sequence[int], stronger: Sequence[int], distance: float
+    ) -> float:
+        """How far a child depends on a feature whichever of those on which it depends more is given, and if all are."""
+        conditions = [[u] for u in stronger] + ([[*stronger]] if len(stronger) > 1 else [])
+        for more in conditions:
+            if distance >= CLEAR:
+                distance = min(distance, self._on(child, other, [self._y, *rest, *more]))
+        return distance
 
     def _is_neighbour(self, child: int, rest: Sequence[int]) -> bool:
         return all(
@@ -214,3 +234,8 @@ class Children:
             <= self._level
             for left in rest
         )
+
+
+def _distance(step: Step, other: int, n_resamples: int) -> float:
+    """The same where a step has been made of the feature and the condition."""
+    return float(step.values([other], n_resamples, far=-np.inf).distance[0])

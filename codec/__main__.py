@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,6 +67,7 @@ def read_file(path: Path) -> pd.DataFrame:
         if name.endswith((".parquet", ".pq")):
             return pd.read_parquet(path)
         separator = "\t" if ".tsv" in name else ","
+        _refuse_twice(pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0].dropna())
         return _without_index_column(pd.read_csv(path, sep=separator, low_memory=False, float_precision="round_trip"))
     except pd.errors.EmptyDataError:
         raise InputError(f"'{path}' is empty") from None
@@ -76,6 +77,12 @@ def read_file(path: Path) -> pd.DataFrame:
         raise InputError("reading Parquet needs pyarrow: pip install 'codec[parquet]'") from None
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read '{path}': {_one_line(error)}") from None
+
+
+def _refuse_twice(names: pd.Series[Any]) -> None:
+    """Two columns of one name: the reader would call the second one something else."""
+    if names.duplicated().any():
+        raise InputError(f"two columns are called '{names[names.duplicated()].iloc[0]}'; rename one of them")
 
 
 def _without_index_column(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,9 +98,7 @@ def split_columns(
 ) -> tuple[pd.DataFrame, pd.Series[Any]]:
     """Features and target with the types that the selection expects."""
     table = table.set_axis([str(label) for label in table.columns], axis=1)
-    if len(set(table.columns)) < table.shape[1]:
-        twice = table.columns[table.columns.duplicated()][0]
-        raise InputError(f"two columns are called '{twice}'; rename one of them")
+    _refuse_twice(table.columns.to_series())
     categorical, drop = _named(categorical, table), _named(drop, table)
     for option, names in (("--target", [target]), ("--categorical", categorical), ("--drop", drop)):
         for name in names:
@@ -102,7 +107,9 @@ def split_columns(
         raise InputError(f"'{target}' is both the target and in --drop")
     if both := [name for name in categorical if name in drop]:
         raise InputError(f"'{both[0]}' is both in --categorical and in --drop")
-    table = table.drop(columns=list(drop)).astype(dict.fromkeys(categorical, "category"))
+    table = table.drop(columns=list(drop))
+    _refuse_objects(table)
+    table = table.astype(dict.fromkeys(categorical, "category"))
     features, response = table.drop(columns=target), table[target]
     if features.shape[1] == 0:
         raise InputError("no feature columns are left beside the target")
@@ -137,6 +144,15 @@ def _is_text(column: pd.Series[Any]) -> bool:
     if isinstance(column.dtype, pd.CategoricalDtype):
         return False
     return pd.api.types.infer_dtype(column, skipna=True) in {"string", "bytes", "mixed", "mixed-integer"}
+
+
+def _refuse_objects(table: pd.DataFrame) -> None:
+    """Lists, arrays and records, which Parquet may hold."""
+    for name in table.select_dtypes(object).columns:
+        odd = next((value for value in table[name] if not isinstance(value, Hashable)), None)
+        if odd is not None:
+            shown = f"column '{name}' holds objects such as {str(odd)[:30]!r}, neither numbers nor text"
+            raise InputError(f"{shown}; use {_as_options('--drop', [name])} to leave it out")
 
 
 def _refuse_text(features: pd.DataFrame) -> None:

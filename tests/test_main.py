@@ -340,6 +340,21 @@ def test_two_columns_of_one_name(tmp_path, capsys):
         cli.split_columns(frame, "y", [], [])
 
 
+def test_two_headers_of_one_name(tmp_path, capsys):
+    path = tmp_path / "twice.csv"
+    path.write_text("a,price,price\n" + "\n".join(f"{i},{i * i},{i * i}" for i in range(20)))
+    assert cli.main(["select", str(path), "--target", "price"]) == 2
+    assert "two columns are called 'price'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [["--target", "y"], ["--target", "y", "--categorical", "l"], ["--target", "l"]])
+def test_a_column_of_lists(tmp_path, capsys, asked):
+    path = tmp_path / "lists.parquet"
+    pd.DataFrame({"a": np.arange(5.0), "l": [[i, 1] for i in range(5)], "y": np.arange(5.0) ** 2}).to_parquet(path)
+    assert cli.main(["select", str(path), *asked]) == 2
+    assert "column 'l' holds objects such as '[0 1]', neither numbers nor text; use --drop l" in capsys.readouterr().err
+
+
 def test_column_named_like_an_option_needs_quotes(table, tmp_path, capsys):
     path = tmp_path / "data.csv"
     table.rename(columns={"city": "home town"})[["a", "home town", "y"]].to_csv(path, index=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from codec._validation import check_option
+from codec._validation import check_option, check_positive
 from codec.unlearn._curvature import KINDS
 from codec.unlearn._search import Scope, Screen, Selector, check_search
 from codec.unlearn._units import Units, find_units
@@ -54,6 +54,10 @@ class Options:
         check_solver(self.solver, self.curvature, self.update)
         _check_steps(self.n_steps, self.exact, self.convex, weight_decay, self.budget)
         _check_damping(self.damping, self.exact)
+        if not 0.0 < check_positive(self.tolerance, "tolerance") < 1.0:
+            raise ValueError(
+                f"tolerance is {self.tolerance}; it must be below 1, where no step at all would be enough."
+            )
 
     def check_selection(self, n_units: int) -> None:
         """Refuse a selection that this many units do not allow."""

@@ -7,6 +7,7 @@ name, batches on one device, and one loss a sample. The caller's model and data 
 from __future__ import annotations
 
 import copy
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -124,6 +125,7 @@ class Problem:
         self._output = output or _tensor_of
         self._loss = _loss_function(loss)
         self._data = _read(data, target_key, self.device)
+        self._in_memory = isinstance(data, (tuple, list, Mapping))
         self._writes = False
         self.n = len(self._data)
         self.team.check_same(self.parameters(), self.n)
@@ -152,6 +154,18 @@ class Problem:
         """Inputs and targets of the samples, stacked, on the device."""
         inputs, targets = self._data.take(torch.as_tensor(ids, dtype=torch.long))
         return _to(inputs, self.device), _to(targets, self.device)
+
+    def fingerprint(self) -> str | None:
+        """Of samples spread over data in memory; None of a Dataset, which may draw its samples anew each time."""
+        if not self._in_memory:
+            return None
+        found = hashlib.sha256()
+        some = torch.linspace(0, self.n - 1, min(self.n, CHECKED)).round().long()
+        for leaf in tree_leaves(self._data.take(some)):
+            values = torch.view_as_real(leaf) if leaf.is_complex() else leaf
+            found.update(f"{values.dtype} {tuple(values.shape)}".encode())
+            found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def batches(self, ids: Sequence[int] | Tensor | None = None, size: int | None = None) -> Iterator[Batch]:
         """The samples (default: all) in order, ``size`` at a time."""

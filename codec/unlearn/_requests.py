@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from codec._validation import check_integer
 from codec.unlearn._problem import Problem
 
 Request = int | Sequence[int] | Set[int] | Tensor | Subset[Any]
@@ -78,8 +79,9 @@ def _repeated(ids: Sequence[int], gone: Set[int]) -> list[int]:
     return found
 
 
-def ids_of_class(problem: Problem, target: int, forgotten: Collection[int]) -> list[int]:
+def ids_of_class(problem: Problem, target: Any, forgotten: Collection[int]) -> list[int]:
     """Training samples of one class that are not yet forgotten."""
+    target = check_integer(target.item() if isinstance(target, Tensor) else target, "target", -(2**63))
     found: list[int] = []
     for batch in problem.batches():
         if not isinstance(batch.targets, Tensor) or batch.targets.dim() != 1:

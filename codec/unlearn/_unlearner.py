@@ -199,6 +199,7 @@ class Unlearner:
                 "loss": name_of(loss),
                 "selector": name_of(selector),
                 "units": f"{self.units.n_units}, {digest(self.units.all_labels)}",
+                "data": self.problem.fingerprint(),
             },
         )
         self._steps = Steps(self.problem, self.units, self.options, self._history)

@@ -476,6 +476,34 @@ def test_resuming_needs_the_same_choices(tmp_path):
         Unlearner.resume(path, model, "cross_entropy", (X, y), ledger=path, **options).close()
 
 
+def test_resuming_needs_the_same_samples(tmp_path):
+    """In another order the ids of requests that wait would be other people's."""
+    model, X, y = net()
+    options = {"weight_decay": 0.01, "selector": "all"}
+    Unlearner(model, "cross_entropy", (X, y), ledger=tmp_path, **options).close()
+    other = torch.randperm(len(X), generator=torch.Generator().manual_seed(0))
+    for data in ((X[other], y[other]), (X + 1e-3, y), (X, (y + 1) % 3)):
+        with pytest.raises(ValueError, match="begun with data="):
+            Unlearner.resume(tmp_path, model, "cross_entropy", data, **options)
+    Unlearner.resume(tmp_path, model, "cross_entropy", [X.clone(), y.clone()], **options).close()
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "error"),
+    [(1.0, ValueError), (0.0, ValueError), (-1, ValueError), (float("nan"), ValueError), ("1", TypeError)],
+)
+def test_a_tolerance_that_would_delete_nothing(tolerance, error):
+    model, X, y = net()
+    with pytest.raises(error, match="tolerance is"):
+        unlearner(model, X, y, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("target", ["2", 1.5, True])
+def test_a_class_is_an_integer(target):
+    with pytest.raises(TypeError, match="target is"):
+        unlearner(*net()).forget(target=target)
+
+
 def test_resuming_needs_the_folder(tmp_path):
     model, X, y = net()
     options = {"weight_decay": 0.01, "selector": "all"}

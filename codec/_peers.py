@@ -248,7 +248,15 @@ class CITest:
 
     def test(self, first: Any, second: Any, given: Sequence[Any] = ()) -> CodecTestResult:
         """The full result for two columns and any number of conditioning columns, by name."""
-        place = list(self.data.columns).index
+        given = [given] if isinstance(given, str) else list(given)
+        columns = list(self.data.columns)
+        for name in (first, second, *given):
+            if columns.count(name) != 1:
+                raise ValueError(
+                    f"{name!r} is the name of {columns.count(name)} columns of data; the columns are "
+                    f"{', '.join(map(repr, columns[:8]))}{', ...' * (len(columns) > 8)}."
+                )
+        place = columns.index
         first, second = sorted((first, second), key=place)
         order = sorted(given, key=place)
         x = self.data[order] if order else None

@@ -477,6 +477,8 @@ def _column_index(item: Any, names: Sequence[str], argument: str) -> int:
     if isinstance(item, str):
         if item not in names:
             raise ValueError(f"{argument} names {item!r}, which is no column of X.")
+        if list(names).count(item) > 1:
+            raise ValueError(f"{argument} names {item!r}, the name of several columns of X; pass the column's index.")
         return list(names).index(item)
     return check_integer(item, argument, 0, len(names) - 1)
 

@@ -96,3 +96,13 @@ def test_methods_given_others_leave_marginal_tests_alone(method):
     assert test("a", "b", None) == test("a", "b")
     with pytest.raises(TypeError, match="rng is 3; pass seed"):
         CITest(data, rng=3)
+
+
+def test_names_that_mean_no_column_or_several():
+    data = pd.DataFrame(np.random.default_rng(0).standard_normal((60, 3)), columns=["a", "b", "price"])
+    test = CITest(data, n_resamples=39)
+    with pytest.raises(ValueError, match="'zz' is the name of 0 columns of data; the columns are 'a', 'b', 'price'"):
+        test.test("a", "zz")
+    with pytest.raises(ValueError, match="'a' is the name of 2 columns"):
+        CITest(data.set_axis(["a", "b", "a"], axis=1)).test("a", "b")
+    assert test.test("a", "b", "price").pvalue == test.test("a", "b", ["price"]).pvalue

@@ -19,6 +19,7 @@ from codec import (
     lcodec,
     lfoci,
 )
+from codec._validation import columns_by_name
 
 N = 20
 
@@ -658,3 +659,9 @@ def test_warnings_point_to_the_call(ask, message):
         ask()
     places = [(w.filename, w.lineno) for w in found if message in str(w.message)]
     assert places == [(__file__, ask.__code__.co_firstlineno)]
+
+
+def test_a_name_of_several_columns_is_ambiguous():
+    with pytest.raises(ValueError, match="include names 'a', the name of several columns of X"):
+        columns_by_name(["a"], ["a", "a", "c"], "include")
+    assert columns_by_name([1, "c"], ["a", "a", "c"], "include") == [1, 2]

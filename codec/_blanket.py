@@ -177,9 +177,10 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     features, and a regression on normal scores, their squares and products lists those that stand out given all
     others. Listed features are tested given the others on the list, the least important first: those of the
     regression, which has allowed for the number of features, at half the level ``alpha``, the others against what
-    chance could reach among **all** features. Then the best of the other features is added as long as it stands out from all
-    of them under the same copies of y. Where y is a number and the rows are at most 1,000, so are features that a Gaussian process [4]_ needs beside
-    the members, after Bonferroni's correction. Every member is tested again. Up to 20,000 rows children of y are
+    chance could reach among **all** features. Then the best of the other features is added as long as it stands out
+    from all of them under the same copies of y. Where y is a number and the rows are at most 1,000, so are features
+    that a Gaussian process [4]_ needs beside the members, after Bonferroni's correction and at half the level. Every
+    member is tested again. Up to 20,000 rows children of y are
     asked at last. A feature that clearly depends on y once its other parents are known, but hardly before, enters
     with them; and the feature on which a member clearly depends beside y and the other members, and which y does not
     depend on without that member, is another parent of it [5]_. They enter by what is said about the child; their own

@@ -434,10 +434,21 @@ def check_jobs(n_jobs: Any) -> int | None:
 
 def check_positive(value: Any, argument: str) -> float:
     """Return a finite float > 0."""
+    if not 0.0 < _number(value, argument) < np.inf:
+        raise ValueError(f"{argument} is {value}; it must be positive and finite.")
+    return float(value)
+
+
+def check_amount(value: Any, argument: str) -> float:
+    """Return a finite float >= 0."""
+    if not 0.0 <= _number(value, argument) < np.inf:
+        raise ValueError(f"{argument} is {value}; it must be 0 or more and finite.")
+    return float(value)
+
+
+def _number(value: Any, argument: str) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{argument} is {value!r}; it must be a number.")
-    if not 0.0 < float(value) < np.inf:
-        raise ValueError(f"{argument} is {value}; it must be positive and finite.")
     return float(value)
 
 

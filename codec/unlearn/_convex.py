@@ -42,7 +42,8 @@ def check_rows(rows: Any, retained: BoolArray) -> IntArray:
     array, n = np.atleast_1d(np.asarray(rows)), len(retained)
     if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
         raise TypeError(
-            f"rows is {rows!r}; it must be an integer or a list of integers (of a mask: np.flatnonzero(mask))."
+            f"rows holds {array.dtype} of shape {array.shape}; it must be an integer or a list of integers (of a mask: "
+            "np.flatnonzero(mask))."
         )
     if array.size == 0:
         raise ValueError("rows is empty; name at least one row of the training data.")

@@ -76,7 +76,7 @@ class Team:
                 "same model and the same data."
             )
 
-    def check_seed(self, random_state: int | None) -> None:
+    def check_seed(self, random_state: Any) -> None:
         """Refuse draws that would differ between the processes."""
         if self.group is not None and random_state is None:
             raise ValueError("random_state is None; processes that share work need one seed.")

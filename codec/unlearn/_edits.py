@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec._validation import as_generator
+from codec._validation import as_generator, check_amount
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._deletion import Deletion
 from codec.unlearn._kfac import watched_layers
@@ -18,7 +18,7 @@ from codec.unlearn._problem import Problem
 from codec.unlearn._products import Products
 from codec.unlearn._requests import Request, fresh_ids, others, read_ids
 from codec.unlearn._slices import Slices
-from codec.unlearn._training import State, seed_of
+from codec.unlearn._training import State, check_problem, seed_of
 from codec.unlearn._units import Units, find_units
 
 Choice = tuple[Units, Tensor, tuple[float, ...]]
@@ -177,6 +177,7 @@ def random_units(
     curvature: str = "ggn",
 ) -> Deletion:
     """The Newton step on units drawn at random; other arguments as in `newton`."""
+    check_problem(problem)
     every = units or find_units(problem.model)
     _check_budget(n_units, every)
     rng = as_generator(random_state, "random_state")
@@ -200,6 +201,7 @@ def gradient_norm_units(
 
     Other arguments as in `newton`.
     """
+    check_problem(problem)
     every = units or find_units(problem.model)
     _check_budget(n_units, every)
 
@@ -250,6 +252,7 @@ def paper_step(
     .. [1] Mehta, Pal, Singh, Ravi, "Deep Unlearning via Randomized Conditionally Independent Hessians", CVPR
        2022, equation 5, as released.
     """
+    check_problem(problem)
     every = units or find_units(problem.model, unsupported="skip")
     slices = Slices(every, selected)
 
@@ -284,6 +287,7 @@ def _step_on(
     """``w - (H_R + mu I)^-1 g`` on the slices of the chosen units."""
     if gradient not in {"difference", "retain"}:
         raise ValueError(f"gradient must be 'difference' or 'retain', got {gradient!r}.")
+    check_amount(damping, "damping")
     report: dict[str, Any] = {"selector": selector, "damping": damping, "step_length": 1.0}
 
     def run(forget: Tensor, retain: Tensor) -> State:
@@ -316,6 +320,7 @@ def record_baseline(
     report: Mapping[str, Any] | None = None,
 ) -> Deletion:
     """Run a method and write down what it did; only its own time counts."""
+    check_problem(problem)
     wanted = fresh_ids(read_ids(ids, problem.n, problem.source), (), problem.n, "raise")
     forget, retain = torch.tensor(wanted), others(wanted, problem.n)
     start = time.process_time()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from torch import nn
 
-from codec._validation import check_option, check_positive
+from codec._validation import as_generator, check_amount, check_flag, check_integer, check_option, check_positive
 from codec.unlearn._curvature import KINDS
 from codec.unlearn._search import Scope, Screen, Selector, check_search
 from codec.unlearn._units import Units, find_units
@@ -49,6 +50,13 @@ class Options:
 
     def check(self, weight_decay: float) -> None:
         """Refuse what needs no look at the model."""
+        check_amount(weight_decay, "weight_decay")
+        check_integer(self.n_perturbations, "n_perturbations", 1)
+        check_flag(self.captured, "captured")
+        check_flag(self.convex, "convex")
+        check_amount(self.guard_drop, "guard_drop")
+        if self.guard is not None and not callable(self.guard):
+            raise TypeError(f"guard is {self.guard!r}; it must be a callable guard(model) that returns a score.")
         check_option(self.update, "update", METHODS)
         check_option(self.curvature, "curvature", KINDS)
         check_solver(self.solver, self.curvature, self.update)
@@ -87,6 +95,15 @@ def _check_shapes(units: Units, model: nn.Module) -> None:
         )
 
 
+def entropy_of(random_state: Any) -> int:
+    """What seeds every draw, of a seed, a SeedSequence, a Generator or None."""
+    if random_state is None:
+        return cast(int, np.random.SeedSequence().entropy)
+    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
+        return check_integer(random_state, "random_state", 0)
+    return int(as_generator(random_state, "random_state").integers(2**63))
+
+
 def name_of(choice: Any) -> str:
     """A loss or selector in a word."""
     return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)
@@ -121,8 +138,9 @@ def _check_damping(damping: Any, undamped: bool) -> None:
     """Refuse what is no damping, and damping that no step would take."""
     if damping == "auto":
         return
-    if isinstance(damping, str) or not damping >= 0.0:
+    if isinstance(damping, str):
         raise ValueError(f"damping is {damping!r}; it must be 'auto' or a number of 0 or more.")
+    check_amount(damping, "damping")
     if undamped and damping > 0.0:
         raise ValueError(
             f"damping is {damping}, but update='gradient' with convex=True takes Newton steps without damping; leave "
@@ -132,9 +150,10 @@ def _check_damping(damping: Any, undamped: bool) -> None:
 
 def _check_steps(n_steps: int, several: bool, convex: bool, weight_decay: float, budget: float) -> None:
     """Refuse steps that no update takes, a certificate that nothing proves, and an anchor that never moves."""
-    if n_steps < 1 or (n_steps > 1 and not several):
+    check_integer(n_steps, "n_steps", 1)
+    if n_steps > 1 and not several:
         raise ValueError(f"n_steps is {n_steps}; it must be 1, or more with update='gradient' and convex=True.")
     if convex and weight_decay <= 0.0:
         raise ValueError("convex=True needs weight_decay above 0: no bound holds without strong convexity.")
-    if not 0.0 < budget < 1.0:
+    if not 0.0 < check_positive(budget, "budget") < 1.0:
         raise ValueError(f"budget is {budget}; it must lie between 0 and 1.")

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, default_collate
 
+from codec._validation import check_amount, check_integer
 from codec.unlearn._distributed import Group, Team, plain_copy, whole_copy
 
 CACHE_BYTES = 2**31  # a data set whose samples fit is read once and kept
@@ -90,9 +92,12 @@ class Problem:
     Raises
     ------
     ValueError
-        No trainable parameter, half precision, no data, a loss that is not finite, a model whose output
-        changes from one call to the next or with the other samples of the batch, or a loss that is not the mean
-        of its values for single samples (class weights, ignored positions, ``reduction='sum'``).
+        No trainable parameter, half precision, no data, data that the model or the loss cannot take, a loss that is
+        not finite, a model whose output changes from one call to the next or with the other samples of the batch, or a
+        loss that is not the mean of its values for single samples (class weights, ignored positions,
+        ``reduction='sum'``).
+    TypeError
+        Data that hold no numbers, or a loss that is the class of one.
     """
 
     def __init__(
@@ -110,22 +115,17 @@ class Problem:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch nn.Module, got {type(model).__name__}.")
-        if not weight_decay >= 0.0:
-            raise ValueError(f"weight_decay is {weight_decay}; it must be 0 or more.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        self.weight_decay = check_amount(weight_decay, "weight_decay")
+        self.batch_size = check_integer(batch_size, "batch_size", 1)
         self.team = Team(group)
         self.source = data
         self.model = whole_copy(model).eval()
         self.names, self.tied = _trainable(self.model)
         self.device = _device(self.model, device)
         self.model.to(self.device)
-        self.weight_decay = float(weight_decay)
-        self.batch_size = int(batch_size)
         self._output = output or _tensor_of
         self._loss = _loss_function(loss)
         self._data = _read(data, target_key, self.device)
-        self._in_memory = isinstance(data, (tuple, list, Mapping))
         self._writes = False
         self.n = len(self._data)
         self.team.check_same(self.parameters(), self.n)
@@ -155,13 +155,13 @@ class Problem:
         inputs, targets = self._data.take(torch.as_tensor(ids, dtype=torch.long))
         return _to(inputs, self.device), _to(targets, self.device)
 
-    def fingerprint(self) -> str | None:
-        """Of samples spread over data in memory; None of a Dataset, which may draw its samples anew each time."""
-        if not self._in_memory:
-            return None
+    def fingerprint(self) -> str:
+        """Of samples spread over the data, by which the same data in the same order are known again."""
         found = hashlib.sha256()
-        some = torch.linspace(0, self.n - 1, min(self.n, CHECKED)).round().long()
-        for leaf in tree_leaves(self._data.take(some)):
+        for leaf in tree_leaves(self._data.take(self._spread(CHECKED))):
+            if not isinstance(leaf, Tensor):
+                found.update(repr(leaf).encode())
+                continue
             values = torch.view_as_real(leaf) if leaf.is_complex() else leaf
             found.update(f"{values.dtype} {tuple(values.shape)}".encode())
             found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -204,14 +204,36 @@ class Problem:
         """``weight_decay / 2 ||w||^2``."""
         return self.weight_decay / 2 * sum(float(p.square().sum()) for p in params.values())
 
+    def _spread(self, most: int) -> Tensor:
+        """Ids of so many samples, from the first to the last."""
+        return torch.linspace(0, self.n - 1, min(self.n, most), dtype=torch.float64).round().long()
+
     def check(self) -> None:
         """Refuse what no derivative can be taken of, and what is no mean of one loss a sample."""
         params = self.parameters()
-        with torch.no_grad():
+        with torch.no_grad(), self._explained():
             self._writes = self._writes_into_inputs(params)
             self.check_repeatable(params)
             self._check_apart(params)
             self._check_losses(params)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What torch says of data that the model or the loss cannot take, with the data it is about."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError) as error:
+            inputs, targets = (_described(tree) for tree in self.fetch(self._spread(CHECKED)))
+            weights = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in self.parameters().values()}))
+            raise ValueError(
+                f"train_data does not fit the model or the loss, which fails on the first samples: {error}\n"
+                f"Inputs are {inputs}; targets are {targets}; the model's parameters are {weights}. Bring the inputs to "
+                "the type of the parameters, and the targets to what the loss takes: for 'cross_entropy' classes as "
+                "int64, from 0 to one less than the model's outputs; for 'mse' numbers of the shape and type of the "
+                "outputs."
+            ) from error
 
     def _writes_into_inputs(self, params: Parameters) -> bool:
         """Whether a call of the model changes its inputs in place; then every call gets a copy."""
@@ -234,8 +256,8 @@ class Problem:
 
     def _check_apart(self, params: Parameters) -> None:
         """Refuse samples of one batch that act on each other, in the model or in the loss."""
-        size = min(self.n, CHECKED, max(8, self.batch_size))
-        ids, half = torch.linspace(0, self.n - 1, size, dtype=torch.float64).round().long(), (size + 1) // 2
+        ids = self._spread(min(CHECKED, max(8, self.batch_size)))
+        size, half = len(ids), (len(ids) + 1) // 2
         inputs, targets = self.fetch(ids)
         outputs = self.outputs(params, inputs)
         by_sample = half > 1 and outputs.shape[:1] == (size,)
@@ -340,6 +362,8 @@ def _as_args(inputs: Any) -> tuple[Any, ...]:
 # --------------------------------------------------------------------------- the loss
 def _loss_function(loss: Loss) -> _PerSample:
     """A loss of one value a sample."""
+    if isinstance(loss, type):
+        raise TypeError(f"loss is the class {loss.__name__}; pass an object of it, {loss.__name__}().")
     if loss == "cross_entropy":
         loss = nn.CrossEntropyLoss()
     elif loss == "mse":
@@ -435,7 +459,13 @@ def as_tensors(data: Any) -> Any:
         return {key: as_tensors(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)) and not is_column(data):
         return tree_map(as_tensors, data, is_leaf=is_column)
-    return torch.as_tensor(np.array(data.to_numpy()) if hasattr(data, "to_numpy") else data)
+    try:
+        return torch.as_tensor(np.array(data.to_numpy()) if hasattr(data, "to_numpy") else data)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"train_data holds what is no number, or rows of several lengths: {error} Encode text and categories as "
+            "numbers first."
+        ) from None
 
 
 def is_column(data: Any) -> bool:
@@ -481,6 +511,20 @@ def _split(batch: Any, target_key: str) -> tuple[Any, Any]:
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
     raise ValueError("train_data must give (input, target) pairs or dicts.")
+
+
+def _described(tree: Any) -> str:
+    """Types, shapes and ranges of tensors."""
+    return ", ".join(_described_one(leaf) for leaf in tree_leaves(tree))
+
+
+def _described_one(leaf: Any) -> str:
+    if not isinstance(leaf, Tensor):
+        return type(leaf).__name__
+    told = f"{str(leaf.dtype).removeprefix('torch.')} of shape {tuple(leaf.shape)}"
+    if not leaf.numel() or leaf.is_complex():
+        return told
+    return f"{told} from {leaf.min().item():.4g} to {leaf.max().item():.4g}"
 
 
 def _copied(tree: Any) -> Any:

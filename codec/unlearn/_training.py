@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from codec._forward import show_progress
-from codec._validation import as_generator
+from codec._validation import as_generator, check_amount, check_integer, check_positive
 from codec.unlearn._distributed import plain_copy
 from codec.unlearn._problem import Batch, Problem
 
@@ -54,12 +54,19 @@ class Recipe:
     weight_decay: float | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or (self.batch_size is not None and self.batch_size < 1) or not self.lr > 0.0:
-            raise ValueError(f"epochs must be 0 or more, batch_size at least 1 and lr positive, got {self}.")
+        check_integer(self.epochs, "epochs", 0)
+        check_positive(self.lr, "lr")
+        check_amount(self.momentum, "momentum")
+        if self.batch_size is not None:
+            check_integer(self.batch_size, "batch_size", 1)
+        if self.weight_decay is not None:
+            check_amount(self.weight_decay, "weight_decay")
         if not callable(self.optimizer) and self.optimizer not in {"sgd", "adam"}:
             raise ValueError(f"optimizer must be 'sgd', 'adam' or a callable, got {self.optimizer!r}.")
         if isinstance(self.schedule, str) and self.schedule not in {"constant", "cosine"}:
             raise ValueError(f"schedule must be 'constant', 'cosine' or epochs, got {self.schedule!r}.")
+        if not isinstance(self.schedule, (str, tuple)):
+            raise TypeError(f"schedule is {self.schedule!r}; it must be 'constant', 'cosine' or a tuple of epochs.")
 
     def make_optimizer(self, parameters: list[nn.Parameter], weight_decay: float) -> Optimizer:
         """The optimiser of these parameters."""
@@ -103,6 +110,7 @@ def train(
     verbose: bool = False,
 ) -> None:
     """Train the model of ``work`` in place; ``passes(epoch)`` says what an epoch is."""
+    check_recipe(recipe)
     order = torch.Generator().manual_seed(seed)
     parameters = dict(work.model.named_parameters())
     optimizer = recipe.make_optimizer([parameters[name] for name in work.names], work.weight_decay)
@@ -165,6 +173,20 @@ def working_copy(problem: Problem) -> Problem:
     work = copy.copy(problem)
     work.model = plain_copy(problem.model)
     return work
+
+
+def check_problem(problem: Any) -> None:
+    """Refuse a bare model, which knows neither its data nor its loss."""
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"problem is a {type(problem).__name__}; it must be a codec.unlearn.Problem(model, loss, data, weight_decay=...)."
+        )
+
+
+def check_recipe(recipe: Any) -> None:
+    """Refuse what does not say how to train."""
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe is a {type(recipe).__name__}; it must be a Recipe, such as Recipe(epochs=5, lr=0.01).")
 
 
 def loss_of(work: Problem) -> Objective:

@@ -198,6 +198,8 @@ def find_units(
     >>> units.n_units, units.label(5), units.sizes().tolist()
     (6, '2[1]', [4, 4, 4, 4, 5, 5])
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch nn.Module, got {type(model).__name__}.")
     if unsupported not in {"raise", "skip"}:
         raise ValueError(f"unsupported must be 'raise' or 'skip', got {unsupported!r}.")
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from codec._forward import show_progress
+from codec._validation import Rng, check_positive
 from codec.unlearn._certificate import Accountant
 from codec.unlearn._deletion import Deletion, Timer
 from codec.unlearn._distributed import Group
 from codec.unlearn._history import History, clone, digest, ids_of, with_noise
-from codec.unlearn._options import WITHOUT_ANCHOR, Guard, Options, check_statistics, name_of, units_of
+from codec.unlearn._options import WITHOUT_ANCHOR, Guard, Options, check_statistics, entropy_of, name_of, units_of
 from codec.unlearn._point import check_double
 from codec.unlearn._problem import Loss, Parameters, Problem
 from codec.unlearn._report import Report
@@ -93,7 +94,7 @@ class Unlearner:
     output, target_key, device, batch_size, group
         As in :class:`codec.unlearn.Problem`. With a group, the candidates of a selection step are shared too,
         ``random_state`` is needed, and process 0 keeps the ledger.
-    random_state : int, optional
+    random_state : None, int, SeedSequence or Generator, default None
         Seed of every random choice. Request k has its own stream, so that a resumed run draws the same.
 
     Attributes
@@ -169,7 +170,7 @@ class Unlearner:
         device: torch.device | str | None = None,
         batch_size: int = 1024,
         group: Group | None = None,
-        random_state: int | None = None,
+        random_state: Rng = None,
     ) -> None:
         self.options = Options(
             selector=selector, scope=scope, perturb=perturb, n_perturbations=n_perturbations, max_units=max_units,
@@ -190,7 +191,7 @@ class Unlearner:
         self.options.check_selection(self.units.n_units)
         self._history = History(
             self.problem.parameters(),
-            cast(int, np.random.SeedSequence(random_state).entropy),
+            entropy_of(random_state),
             anchored=update not in WITHOUT_ANCHOR,
             settings={
                 "n": self.problem.n,
@@ -463,7 +464,7 @@ class Unlearner:
         self._history.close()
 
     # ------------------------------------------------------------------------ release
-    def release(self, epsilon: float, delta: float, *, bound: float, random_state: int | None = None) -> nn.Module:
+    def release(self, epsilon: float, delta: float, *, bound: float, random_state: Rng = None) -> nn.Module:
         """A copy with noise on all trainable parameters, (epsilon, delta)-indistinguishable from a retrained one.
 
         Parameters
@@ -473,7 +474,7 @@ class Unlearner:
         bound : float
             Distance to the retrained model that you fixed beforehand; the noise is made for it. The release is
             refused unless the certificate meets it.
-        random_state : int, optional
+        random_state : None, int, SeedSequence or Generator, default None
             Seed of the noise. Keep it secret. Every release draws its own from it: the same noise on two copies would
             cancel in their difference.
 
@@ -492,6 +493,7 @@ class Unlearner:
                 "no release: no bound on the distance to a retrained model is known for a loss that is not convex in "
                 "the parameters. Noise without a bound protects nothing."
             )
+        bound = check_positive(bound, "bound")
         self.problem.team.check_seed(random_state)
         certificate = self._steps.certificate(self._history.weights, self.forgotten)
         if certificate.bound is None or certificate.bound > bound:
@@ -499,7 +501,7 @@ class Unlearner:
                 f"no release: the certificate's bound is {certificate.bound:.3g}, above the {bound:.3g} that the noise "
                 "would be made for; take another Newton step (n_steps), or retrain."
             )
-        source = np.random.SeedSequence(random_state, spawn_key=(len(self.accountant.releases),))
+        source = np.random.SeedSequence(entropy_of(random_state), spawn_key=(len(self.accountant.releases),))
         sigma = self._history.release(epsilon, delta, bound).sigma
         return self.problem.model_with(with_noise(self._history.weights, sigma, source))
 

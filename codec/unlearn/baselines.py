@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from codec._validation import check_positive
 from codec.unlearn._deletion import Deletion
 from codec.unlearn._edits import (
     fisher_forgetting,
@@ -305,6 +306,7 @@ def scrub(
     .. [1] Kurmanji et al., "Towards Unbounded Machine Unlearning", NeurIPS 2023, equation 3 and algorithm 1;
        defaults as in the authors' code for small sets.
     """
+    check_positive(temperature, "temperature")
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
         loss, teacher = loss_of(work), _fixed(problem)
@@ -354,6 +356,7 @@ def bad_teacher(
        ``L = (1 - l_u) KL(competent || student) + l_u KL(incompetent || student)``.
     """
     _check_share("retain_share", retain_share)
+    check_positive(temperature, "temperature")
     seed = seed_of(random_state)
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:

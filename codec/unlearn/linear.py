@@ -140,6 +140,8 @@ class _RemovableLinear(BaseEstimator):
         self._publish(self._weights())
         self.retained_[chosen] = False
         self.certificate_ = self._certify(taken)
+        if steps is None:
+            self._warn_if_far("forget")
         deletion = Deletion(
             id=len(self.deletions_),
             forgotten=tuple(int(row) for row in chosen),
@@ -190,6 +192,18 @@ class _RemovableLinear(BaseEstimator):
             constants=self._constants(),
             measured=(f"{steps} Newton step(s) in the last request",),
         )
+
+    def _warn_if_far(self, what: str) -> None:
+        """Tell that the certificate, rounding included, does not reach the tolerance."""
+        bound = self.certificate_.bound
+        if bound is None or bound > self.tolerance:
+            found = "no bound is proved" if bound is None else f"the distance is proved to be at most {bound:.3g}"
+            warnings.warn(
+                f"{what} did not come within tolerance = {self.tolerance:.3g} of the minimiser, or cannot prove it: "
+                f"{found}. Scale the columns of X, or raise max_iter = {self.max_iter}, weight_decay or tolerance.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
 
     # ------------------------------------------------------------------ release
     def release(self, epsilon: float, delta: float, random_state: Any = None) -> Self:
@@ -374,13 +388,7 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
         self.n_iter_ = max(steps, 1)
         self._publish(self._weights())
         self.certificate_ = self._certify(steps)
-        if steps == max_iter and sum(self._gradient_norm()) > tolerance * weight_decay:
-            warnings.warn(
-                f"fit did not come within tolerance = {tolerance:.3g} of the minimiser in max_iter = {max_iter} "
-                "steps; raise max_iter or scale the columns of X.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+        self._warn_if_far("fit")
         return self
 
     def _kind(self) -> str:
@@ -538,6 +546,7 @@ class RemovableRidge(MultiOutputMixin, RegressorMixin, _RemovableLinear):
         self.n_iter_ = max(steps, 1)
         self._publish(self._weights())
         self.certificate_ = self._certify(steps)
+        self._warn_if_far("fit")
         return self
 
     def prepare(self) -> Self:

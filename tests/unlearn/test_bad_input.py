@@ -59,6 +59,17 @@ PROBLEMS = {
     "inputs and targets of two lengths": ({"data": lambda: (data()[0], data()[1][1:])}, r"\[39, 40\] samples"),
     "no data": ({"data": lambda: (data()[0][:0], data()[1][:0])}, "train_data is empty"),
     "negative weight decay": ({"weight_decay": -1.0}, "weight_decay is -1"),
+    "weight decay that is no number": ({"weight_decay": float("nan")}, "weight_decay is nan"),
+    "inputs of another type": (
+        {"data": lambda: (data()[0].double(), data()[1])},
+        "Inputs are float64 of shape .*float32",
+    ),
+    "inputs of another width": (
+        {"data": lambda: (data()[0][:, :4], data()[1])},
+        r"Inputs are float32 of shape \(40, 4\)",
+    ),
+    "classes from 1": ({"data": lambda: (data()[0], data()[1] + 1)}, r"int64 of shape \(40,\) from 1 to 3"),
+    "classes in int32": ({"data": lambda: (data()[0], data()[1].int())}, "targets are int32"),
 }
 
 
@@ -88,6 +99,53 @@ OPTIONS = {
     "screen": ({"screen": "all"}, "screen is 'all'"),
     "n_neighbors": ({"n_neighbors": None}, "n_neighbors is None"),
 }
+
+
+NO_TYPE = {
+    "perturbations": ({"n_perturbations": 1.5}, "n_perturbations is 1.5"),
+    "batch_size": ({"batch_size": 8.5}, "batch_size is 8.5"),
+    "guard": ({"guard": 3}, "guard is 3; it must be a callable"),
+    "guard_drop": ({"guard_drop": "1"}, "guard_drop is '1'"),
+    "captured": ({"captured": 1}, "captured is 1"),
+    "convex": ({"convex": "no"}, "convex is 'no'"),
+    "steps": ({"n_steps": 1.5, "update": "gradient", "convex": True}, "n_steps is 1.5"),
+    "seed": ({"random_state": "0"}, "random_state is '0'"),
+    "weight_decay": ({"weight_decay": "0.01"}, "weight_decay is '0.01'"),
+    "the class of a loss": (
+        {"loss": nn.CrossEntropyLoss},
+        r"loss is the class CrossEntropyLoss; .*CrossEntropyLoss\(\)",
+    ),
+    "text": ({"train_data": (np.array([["a"], ["b"]]), [0, 1])}, "what is no number"),
+    "rows of two lengths": ({"train_data": ([[0.0, 1.0], [0.0]], [0, 1])}, "rows of several lengths"),
+}
+
+
+@pytest.mark.parametrize("name", NO_TYPE)
+def test_an_option_of_another_type_is_named(name, tmp_path):
+    options, message = NO_TYPE[name]
+    given = {"loss": "cross_entropy", "train_data": data(), "weight_decay": 0.01, **options}
+    with pytest.raises(TypeError, match=message):
+        Unlearner(net(), ledger=tmp_path / "ledger", **given)
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_a_seed_below_zero_is_refused():
+    with pytest.raises(ValueError, match="random_state is -1"):
+        Unlearner(net(), "cross_entropy", data(), weight_decay=0.01, random_state=-1)
+
+
+def test_a_generator_seeds_as_often_as_it_is_drawn_from():
+    def first_units(random_state):
+        ours = Unlearner(
+            net(), "cross_entropy", data(), weight_decay=0.01, selector="random", max_units=3, random_state=random_state
+        )
+        return ours.forget([0]).units
+
+    rng = np.random.default_rng(3)
+    drawn = [first_units(rng) for _ in range(6)]
+    again = np.random.default_rng(3)
+    assert drawn == [first_units(again) for _ in range(6)]
+    assert len(set(drawn)) > 1
 
 
 @pytest.mark.parametrize("name", OPTIONS)

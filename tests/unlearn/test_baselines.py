@@ -489,7 +489,10 @@ def test_resetting_leaves_frozen_parameters():
         (lambda p: baselines.neg_grad_plus(p, IDS, beta=2.0), "beta"),
         (lambda p: baselines.salun(p, IDS, threshold=-1.0), "threshold"),
         (lambda p: baselines.bad_teacher(p, IDS, retain_share=3.0), "retain_share"),
+        (lambda p: baselines.bad_teacher(p, IDS, temperature=0.0), "temperature is 0"),
+        (lambda p: baselines.scrub(p, IDS, temperature=-1.0), "temperature is -1"),
         (lambda p: baselines.newton(p, IDS, gradient="sum"), "gradient"),
+        (lambda p: baselines.newton(p, IDS, damping=-1.0), "damping is -1"),
         (lambda p: baselines.random_units(p, IDS, n_units=0), "n_units"),
         (lambda p: baselines.fine_tune(p, []), "empty"),
         (lambda p: baselines.fine_tune(p, range(40)), "all 40"),
@@ -500,6 +503,21 @@ def test_resetting_leaves_frozen_parameters():
 )
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
+        call(classifier())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: baselines.fine_tune(p.model, IDS), "problem is a Sequential; it must be a codec.unlearn.Problem"),
+        (lambda p: baselines.random_units(p.model, IDS, n_units=1), "problem is a Sequential"),
+        (lambda p: baselines.fine_tune(p, IDS, 5), "recipe is a int; it must be a Recipe"),
+        (lambda _p: Recipe(epochs=1.5), "epochs is 1.5"),
+        (lambda _p: Recipe(schedule=[3]), r"schedule is \[3\]"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(call, message):
+    with pytest.raises(TypeError, match=message):
         call(classifier())
 
 

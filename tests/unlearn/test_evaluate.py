@@ -380,6 +380,7 @@ def test_plot_puts_every_model_beside_the_retrained_band(result):
         ),
         ({"models": {"original": nn.Linear(4, 3), "a": 3, "retrained": nn.Linear(4, 3)}}, TypeError, "is of type int"),
         ({"models": {"original": nn.Linear(4, 3)}, "train": train, "seeds": ()}, ValueError, "seeds is empty"),
+        ({"models": {"original": nn.Linear(4, 3)}, "train": train, "seeds": 3}, TypeError, "seeds is 3"),
         ({"models": {"original": nn.Linear(4, 3)}, "train": lambda *_: 1}, TypeError, "train returned int"),
         ({"forget": (X[:0], Y[:0])}, ValueError, "forget: the data is empty"),
     ],

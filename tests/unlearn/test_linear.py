@@ -1,8 +1,11 @@
 """Linear models that forget: equal to models fitted without the rows, and what their certificates say."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -147,6 +150,21 @@ def test_bad_requests_leave_the_model_as_it_was(rows, error, message):
         model.forget(list(rows))
     np.testing.assert_array_equal(model.coef_, before)
     assert model.retained_.all()
+
+
+@pytest.mark.parametrize("model", [RemovableLogisticRegression(1e-4), RemovableRidge(1e-6)], ids=["logistic", "ridge"])
+def test_columns_too_large_for_the_tolerance_are_told(model):
+    """Rounding alone then hides more of the gradient than the tolerance allows."""
+    X, y, _ = table(2)
+    y = (y > 0).astype(int)
+    with pytest.warns(ConvergenceWarning, match="fit did not come within tolerance"):
+        model.fit(X * 1e9, y)
+    assert model.certificate_.bound is None or model.certificate_.bound > model.tolerance
+    with pytest.warns(ConvergenceWarning, match="forget did not come within tolerance"):
+        model.forget(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clone(model).set_params(weight_decay=0.01).fit(X, y).forget(0)
 
 
 def test_a_row_can_be_forgotten_once_and_a_class_cannot_vanish():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from codec.unlearn import LedgerError, Unlearner, find_units
 from codec.unlearn._ledger import Ledger
@@ -485,7 +486,10 @@ def test_resuming_needs_the_same_samples(tmp_path):
     for data in ((X[other], y[other]), (X + 1e-3, y), (X, (y + 1) % 3)):
         with pytest.raises(ValueError, match="begun with data="):
             Unlearner.resume(tmp_path, model, "cross_entropy", data, **options)
-    Unlearner.resume(tmp_path, model, "cross_entropy", [X.clone(), y.clone()], **options).close()
+    for same in ([X.clone(), y.clone()], TensorDataset(X, y)):
+        Unlearner.resume(tmp_path, model, "cross_entropy", same, **options).close()
+    with pytest.raises(ValueError, match="begun with data="):
+        Unlearner.resume(tmp_path, model, "cross_entropy", TensorDataset(X[other], y[other]), **options)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,8 @@ def _resolve(
         bases = originals if len(group) == len(originals) else originals[:1] * len(group)
         everyone[str(name)] = [as_model(one, name, base) for one, base in zip(group, bases, strict=True)]
     if train is not None:
+        if not np.iterable(seeds):
+            raise TypeError(f"seeds is {seeds!r}; it must be a sequence of int, such as range(3).")
         everyone[RETRAINED] = [_retrained(train, retain, seed, originals[0], device) for seed in seeds]
         if not everyone[RETRAINED]:
             raise ValueError("seeds is empty: at least one retrained model is needed.")

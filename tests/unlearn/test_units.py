@@ -554,7 +554,7 @@ def test_they_can_be_left_out():
     assert units.uncovered == ("renormed.weight", "sparse.weight", "complex.weight", "complex.bias")
     with pytest.raises(ValueError, match="'raise' or 'skip'"):
         find_units(nn.Linear(2, 2), unsupported="ignore")
-    with pytest.raises(TypeError, match="must be a torch nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"must be a torch nn.Module, got str"):
         find_units("model")
 
 

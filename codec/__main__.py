@@ -149,6 +149,8 @@ def _is_text(column: pd.Series[Any]) -> bool:
 def _refuse_objects(table: pd.DataFrame) -> None:
     """Lists, arrays and records, which Parquet may hold."""
     for name in table.select_dtypes(object).columns:
+        if pd.api.types.infer_dtype(table[name], skipna=True) != "mixed":
+            continue
         odd = next((value for value in table[name] if not isinstance(value, Hashable)), None)
         if odd is not None:
             shown = f"column '{name}' holds objects such as {str(odd)[:30]!r}, neither numbers nor text"

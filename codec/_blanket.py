@@ -46,6 +46,7 @@ from codec._validation import (
     constant_columns,
     count_once,
     drop_incomplete,
+    is_polars,
     read_table,
     without_mask,
 )
@@ -514,9 +515,14 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n, n_selected) or DataFrame
-            A frame after ``set_output``; else an array, of objects where a frame mixes numbers and categories.
+            A frame after ``set_output``, with the types of X if X is a frame of the same kind; else an array, of
+            objects where a frame mixes numbers and categories.
         """
-        if isinstance(X, pd.DataFrame) and _get_output_config("transform", self)["dense"] == "default":
+        output = _get_output_config("transform", self)["dense"]
+        if output == "polars" and is_polars(X):  # a pandas frame is kept by scikit-learn
+            validate_data(self, X, reset=False, skip_check_array=True)
+            return self._transform(X)
+        if isinstance(X, pd.DataFrame) and output == "default":
             X = _without_nullable(X)
         return super().transform(X)
 

@@ -390,5 +390,5 @@ def _networkx() -> Any:
     try:
         import networkx
     except ImportError as error:
-        raise ImportError("the graph needs networkx: pip install networkx") from error
+        raise ImportError("the graph needs networkx: pip install 'codec[graph]'") from error
     return networkx

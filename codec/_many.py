@@ -25,6 +25,7 @@ from codec._validation import (
     Rng,
     as_generator,
     check_integer,
+    check_jobs,
     check_option,
     check_positive,
 )
@@ -263,7 +264,7 @@ class PowerCurve:
 
 def power_curve(
     source: Callable[[int, np.random.Generator], Sequence[Any]] | Sequence[Any],
-    n_samples: Sequence[int],
+    n_samples: int | Sequence[int],
     *,
     alpha: float = 0.05,
     n_simulations: int = 100,
@@ -279,7 +280,7 @@ def power_curve(
         A model: ``source(n, rng)`` returns ``(y, z)`` or ``(y, z, given)`` with n rows. Or data at hand,
         from which n rows are drawn without replacement (repeated rows would be each other's nearest
         neighbours); then n is at most half of the rows, beyond which samples are too much alike.
-    n_samples : sequence of int
+    n_samples : int or sequence of int
         Sizes, each at least 20.
     alpha : float, default 0.05
         Level of the test.
@@ -308,12 +309,14 @@ def power_curve(
     >>> bool(curve.power[0] < curve.power[1])
     True
     """
-    sizes = sorted(check_integer(n, "n_samples", MIN_SUBSAMPLE) for n in n_samples)
+    asked = n_samples if np.iterable(n_samples) else [n_samples]
+    sizes = sorted(check_integer(n, "n_samples", MIN_SUBSAMPLE) for n in asked)
     if not sizes:
         raise ValueError("n_samples is empty; pass at least one size.")
     check_integer(n_simulations, "n_simulations", 1)
     if not check_positive(alpha, "alpha") < 1.0:
         raise ValueError(f"alpha is {alpha}; it must be below 1.")
+    n_jobs = check_jobs(n_jobs)
     model = source if callable(source) else _Subsamples(source, sizes[-1])
     seeds = np.random.SeedSequence(int(as_generator(rng).integers(2**63))).spawn(len(sizes) * n_simulations)
     with interruptible():

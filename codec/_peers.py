@@ -6,9 +6,10 @@ learners, :func:`register_causal_learn` makes causal-learn know the test by name
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from scipy.stats import chi2, chi2_contingency, norm
 from codec._inference import CodecTestResult, codec_test
 from codec._nulls import block_sizes, make_strata, one_stratum, row_codes
 from codec._omnibus import Tables
-from codec._plans import Data, rank_pvalue, read_data
+from codec._plans import Data, MethodName, StatisticName, rank_pvalue, read_data
 from codec._validation import FloatArray, IntArray, NanPolicy, Rng, Table, as_generator, check_integer, check_option
 
 SMALL_EXPECTED = 5.0  # mean count per cell below which the chi-square limit of G is not reached
@@ -241,6 +242,7 @@ class CITest:
             raise TypeError(f"data is {type(data).__name__}; pass a pandas DataFrame.")
         if "rng" in options:
             raise TypeError(f"rng is {options['rng']!r}; pass seed, an integer, so that every test can be repeated.")
+        _check_options(options, "CITest")
         self.data = data
         self.seed = check_integer(seed, "seed", 0)
         self.options = {"statistic": "omnibus", **options}
@@ -269,10 +271,20 @@ class CITest:
         self, X: Any, Y: Any, Z: Sequence[Any] | None = (), significance_level: float = 0.05, **_: Any
     ) -> bool:
         """Whether X and Y look independent given Z: p > significance_level."""
-        result = self.test(X, Y, [] if Z is None else list(Z))
+        result = self.test(X, Y, () if Z is None else Z)
         self.statistic_ = self.effect_size_ = result.statistic
         self.p_value_ = result.pvalue
         return bool(result.pvalue > significance_level)
+
+
+def _check_options(options: Mapping[str, Any], caller: str) -> None:
+    """Refuse what :func:`codec_test` does not take before the first test is asked for."""
+    known = [name for name in inspect.signature(codec_test).parameters if name not in {"y", "z", "given", "rng"}]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise TypeError(f"{caller} takes no option {unknown[0]!r}; those of codec_test are {', '.join(known)}.")
+    check_option(options.get("statistic", "auto"), "statistic", get_args(StatisticName))
+    check_option(options.get("method", "auto"), "method", get_args(MethodName))
 
 
 # --------------------------------------------------------------------------- causal-learn
@@ -293,6 +305,7 @@ def register_causal_learn(name: str = "codec", *, seed: int = 0, **options: Any)
     ImportError
         causal-learn is not installed.
     """
+    _check_options(options, "register_causal_learn")
     try:
         from causallearn.utils.cit import CIT_Base, register_ci_test
     except ImportError as error:

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -174,8 +174,8 @@ def make_plan(
     sampler: Sampler | None,
     sequential: bool,
 ) -> Plan:
-    check_option(statistic, "statistic", ("auto", "codec", "omnibus"))
-    check_option(method, "method", ("auto", "permutation", "asymptotic", "local-permutation", "crt"))
+    check_option(statistic, "statistic", get_args(StatisticName))
+    check_option(method, "method", get_args(MethodName))
     check_flag(sequential, "sequential")
     if sampler is not None and method != "crt":
         raise ValueError(f"a sampler is given, but method is {method!r}; samplers belong to method='crt'.")

@@ -111,9 +111,14 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False, n_job
     return Table(columns + 0.0, nominal, tuple(labels), argument)  # + 0.0: -0.0 becomes 0.0
 
 
+def is_polars(data: Any) -> bool:
+    """Whether this is polars' own; polars need not be installed."""
+    return type(data).__module__.partition(".")[0] == "polars"
+
+
 def as_frame(data: Any, argument: str) -> Any:
     """Pandas and polars data as a pandas frame; anything else as it is."""
-    if type(data).__module__.partition(".")[0] == "polars":
+    if is_polars(data):
         data = _from_polars(data)
     if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):
         data = pd.Series(data)

@@ -106,3 +106,21 @@ def test_names_that_mean_no_column_or_several():
     with pytest.raises(ValueError, match="'a' is the name of 2 columns"):
         CITest(data.set_axis(["a", "b", "a"], axis=1)).test("a", "b")
     assert test.test("a", "b", "price").pvalue == test.test("a", "b", ["price"]).pvalue
+    test("a", "b", "price")
+    assert test.p_value_ == test.test("a", "b", ["price"]).pvalue
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"statistic": "zz"}, ValueError, "statistic"),
+        ({"method": "zz"}, ValueError, "method"),
+        ({"n_resample": 39}, TypeError, "takes no option 'n_resample'; those of codec_test are .*n_resamples"),
+    ],
+)
+def test_wrong_options_show_before_the_first_test(options, error, message):
+    data = pd.DataFrame(np.random.default_rng(0).standard_normal((60, 2)), columns=["a", "b"])
+    with pytest.raises(error, match=message):
+        CITest(data, **options)
+    with pytest.raises(error, match=message):
+        register_causal_learn("wrong", **options)

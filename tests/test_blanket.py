@@ -237,6 +237,18 @@ def test_set_output(data):
     assert selector.transform(frame).columns == ["b", "e"]
 
 
+def test_polars_frames_keep_their_types(mixed):
+    X, y = mixed
+    X = pl.from_pandas(X.drop(columns="grade"))
+    selector = MarkovBlanketSelector("foci", n_neighbors=5).set_output(transform="polars").fit(X, y)
+    chosen = selector.transform(X)
+    assert "colour" in chosen.columns
+    assert chosen.equals(X.select(chosen.columns))
+    assert chosen.schema == X.select(chosen.columns).schema
+    with pytest.raises(ValueError, match="feature names should match"):
+        selector.transform(X.rename({"colour": "paint"}))
+
+
 def test_mixed_frame(mixed):
     X, y = mixed
     selector = MarkovBlanketSelector("foci", n_neighbors=5).set_output(transform="pandas").fit(X, y)

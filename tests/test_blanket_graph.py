@@ -279,5 +279,5 @@ def test_two_graphs_can_be_compared():
 
 def test_without_networkx_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "networkx", None)
-    with pytest.raises(ImportError, match="pip install networkx"):
+    with pytest.raises(ImportError, match=r"pip install 'codec\[graph\]'"):
         markov_blanket_graph(frame_of(4), selector=ONE_WAY).to_networkx()

@@ -19,10 +19,11 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.rst"))]
 
 
-def test_examples_of_the_quickstart_give_what_they_show(monkeypatch):
+@pytest.mark.parametrize(("page", "at_least"), [("quickstart", 10), ("edge_cases", 5)])
+def test_examples_of_a_page_give_what_they_show(page, at_least, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    failed, run = doctest.testfile(str(ROOT / "docs" / "quickstart.rst"), module_relative=False, optionflags=FLAGS)
-    assert run > 10
+    failed, run = doctest.testfile(str(ROOT / "docs" / f"{page}.rst"), module_relative=False, optionflags=FLAGS)
+    assert run >= at_least
     assert failed == 0
 
 

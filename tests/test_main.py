@@ -347,6 +347,13 @@ def test_two_headers_of_one_name(tmp_path, capsys):
     assert "two columns are called 'price'" in capsys.readouterr().err
 
 
+def test_text_in_parquet_is_text(tmp_path, capsys):
+    path = tmp_path / "text.parquet"
+    pd.DataFrame({"a": np.arange(30.0), "word": ["x", None, "z"] * 10, "y": np.arange(30.0) ** 2}).to_parquet(path)
+    assert cli.main(["select", str(path), "--target", "y"]) == 2
+    assert "column 'word' holds text such as 'x'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("asked", [["--target", "y"], ["--target", "y", "--categorical", "l"], ["--target", "l"]])
 def test_a_column_of_lists(tmp_path, capsys, asked):
     path = tmp_path / "lists.parquet"

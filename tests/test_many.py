@@ -79,6 +79,9 @@ def test_power_from_data():
     rng = np.random.default_rng(0)
     data = line_model(200, rng)
     assert power_curve(data, [50], n_simulations=5, n_resamples=19, rng=0).power.shape == (1,)
+    assert power_curve(data, 50, n_simulations=5, n_resamples=19, rng=0).power.shape == (1,)
+    with pytest.raises(ValueError, match="n_jobs is 0"):
+        power_curve(data, 50, n_jobs=0)
     with pytest.raises(ValueError, match="more than half"):
         power_curve(data, [150], n_simulations=5)
     with pytest.raises(ValueError, match=r"source has parts of \[100, 200\] rows"):

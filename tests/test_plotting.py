@@ -18,6 +18,7 @@ from codec._blanket_graph import BlanketGraph, LocalParents
 from codec._decisions import BlanketPath, Decision
 from codec._stability import stability_selection
 from codec.plotting import BlanketGraphDisplay, BlanketPathDisplay, SelectionPathDisplay, StabilityDisplay
+from codec.plotting._axes import short
 from codec.plotting._blankets import stress_layout
 
 
@@ -104,6 +105,21 @@ def test_plot_draws_line_bars_and_stop(data):
     low, high = axes.get_ylim()
     assert low <= path.conditional.min()
     assert high >= path.cumulative.max()
+
+
+def test_long_names_are_shortened():
+    assert short("income") == "income"
+    assert short("a" * 28) == "a" * 28
+    cut = short("total_assets_" + "x" * 40 + "_2019")
+    assert len(cut) == 28
+    assert cut.startswith("total_assets_x")
+    assert cut.endswith("_2019")
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(100, 2)), columns=["first " * 12 + "1", "second " * 12 + "2"])
+    display = SelectionPathDisplay(foci(X, X.iloc[:, 0] + X.iloc[:, 1], stop=False)).plot()
+    ticks = [label.get_text() for label in display.ax_.get_xticklabels()]
+    assert sorted(text[:5] for text in ticks) == ["first", "secon"]
+    assert max(map(len, ticks)) == 28
 
 
 def test_plot_on_given_axes_with_keywords(data):

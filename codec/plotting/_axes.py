@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 KEPT, BEYOND, NOTED = "#1f6f8b", "#b8b8b8", "#d1652a"
 LABELS_PER_INCH = 6.0
+LONGEST_NAME = 28
 
 
 def new_axes(n_steps: int, height: float = 3.8) -> Axes:
@@ -21,6 +22,15 @@ def new_axes(n_steps: int, height: float = 3.8) -> Axes:
     width = max(5.6, math.ceil(2.0 + n_steps / LABELS_PER_INCH * 2.0))
     _, axes = plt.subplots(figsize=(min(width, 16.0), height), layout="constrained")
     return axes
+
+
+def short(name: object) -> str:
+    """A name that leaves room for the plot: its beginning and its end."""
+    text = str(name)
+    if len(text) <= LONGEST_NAME:
+        return text
+    kept = LONGEST_NAME - 1
+    return f"{text[: kept - kept // 3]}\N{HORIZONTAL ELLIPSIS}{text[-(kept // 3) :]}"
 
 
 def finish(axes: Axes, columns: int = 2) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from codec.plotting._axes import BEYOND, KEPT, NOTED, finish, new_axes
+from codec.plotting._axes import BEYOND, KEPT, NOTED, finish, new_axes, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,7 +141,11 @@ class BlanketPathDisplay:
         axes.set_xlim(0.3, max(n, 1) + 0.7)
         named = [i for i in range(n) if n <= LABELS or self.actions[i] != "removed"]
         axes.set_xticks(
-            [i + 1 for i in named], [self.names[i] for i in named], rotation=45, ha="right", rotation_mode="anchor"
+            [i + 1 for i in named],
+            [short(self.names[i]) for i in named],
+            rotation=45,
+            ha="right",
+            rotation_mode="anchor",
         )
         axes.set_ylabel("p-value")
         finish(axes)
@@ -245,7 +249,7 @@ class StabilityDisplay:
         self.threshold_ = axes.axvline(
             self.result.threshold, color="0.35", linestyle=(0, (4, 3)), linewidth=1.0, label=self._legend()
         )
-        axes.set_yticks(places, self.names)
+        axes.set_yticks(places, [short(name) for name in self.names])
         axes.set_ylim(len(self.names) - 0.4, -0.6)
         axes.set_xlim(0.0, 1.0)
         axes.set_xlabel("share of the halves of the data")
@@ -351,7 +355,9 @@ class BlanketGraphDisplay:
 
         halo: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="white")]
         for name, place in zip(self.graph.names, self.positions, strict=True):
-            text = self.ax_.annotate(name, place, (0, 7), textcoords="offset points", ha="center", fontsize="small")
+            text = self.ax_.annotate(
+                short(name), place, (0, 7), textcoords="offset points", ha="center", fontsize="small"
+            )
             text.set_path_effects(halo)
             text.set_zorder(4)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from codec.plotting._axes import BEYOND, KEPT, new_axes
+from codec.plotting._axes import BEYOND, KEPT, new_axes, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,7 +149,7 @@ class SelectionPathDisplay:
 
     def _label(self, steps: NDArray[np.int64]) -> None:
         axes = self.ax_
-        axes.set_xticks(steps, self.names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_xticks(steps, [short(name) for name in self.names], rotation=45, ha="right", rotation_mode="anchor")
         axes.set_ylabel("dependence T")
         axes.set_xlim(0.4, max(len(steps), 1) + 0.8)
         low = float(np.nanmin(self.conditional, initial=0.0))

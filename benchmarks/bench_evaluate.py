@@ -4,6 +4,7 @@
     python benchmarks/bench_evaluate.py --quick          # the digits of scikit-learn, seconds; writes nothing
     python benchmarks/bench_evaluate.py --only mnist     # one set
     python benchmarks/bench_evaluate.py --show           # what is stored, ranked
+    python benchmarks/bench_evaluate.py --only cifar --methods "codec, default" --seeds 51 ... 60 --output FILE  # a few, surer
 
 784-100-10 on 4,000 digits of MNIST, every seed with training digits of its own; VGG-11 with an eighth of its channels on
 2,000 images of CIFAR-10. `--data` is a folder with `mnist/` and `cifar10_subset.npz`. Our part has the defaults of
@@ -118,8 +119,8 @@ def requests(many: int) -> tuple[str, ...]:
 class Case:
     """A trained network, what it is asked to forget, and every way to do it."""
 
-    def __init__(self, setting: Setting, seed: int) -> None:
-        self.setting, self.seed, self.data = setting, seed, setting.read(seed)
+    def __init__(self, setting: Setting, seed: int, only: Sequence[str] | None = None) -> None:
+        self.setting, self.seed, self.only, self.data = setting, seed, only, setting.read(seed)
         fit = partial(
             _networks.fit,
             partial(setting.make, self.data),
@@ -151,7 +152,7 @@ class Case:
         return unlearner
 
     def methods(self) -> dict[str, Callable[[list[int]], Any]]:
-        """Every selector and every baseline."""
+        """Every selector and every baseline, or those that were asked for."""
         params, everyone = self.problem.parameters(), torch.arange(self.problem.n)
         damping = {"damping": pull(objective_gradient(Products(self.problem, params), everyone), params)}
         n_units = default_budget(find_units(self.model).n_units)
@@ -166,9 +167,10 @@ class Case:
         }  # fmt: skip
         chosen = [s for s in SELECTORS if s not in self.setting.without]
         mine = {DEFAULT: self.ours} | {NAMES[s]: partial(self.ours, selector=s, max_units=n_units) for s in chosen}
-        return mine | {
+        every = mine | {
             method.__name__: partial(method, self.problem, **options) for method, options in published.items()
         }
+        return {name: run for name, run in every.items() if self.only is None or name in self.only}
 
     def rows(self, request: str) -> list[Row]:
         """A row for each method on one request, and those of `REFERENCES`."""
@@ -273,9 +275,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small data, seconds; writes nothing")
     parser.add_argument("--only", choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those that are reported")
+    parser.add_argument("--methods", nargs="+", help="some alone, beside the retrained ones; needs --output")
     parser.add_argument("--show", action="store_true", help="print what is stored")
     parser.add_argument("--output", type=Path, help="instead of benchmarks/results/bench_evaluate_SET.json")
     options = parser.parse_args()
+    if options.methods and not options.output:
+        parser.error("--methods needs --output: the stored tables hold every method")
     torch.set_num_threads(1)
     wanted = [name for name in SETS if options.only in {None, name}]
     if options.show:
@@ -285,9 +290,12 @@ def main() -> None:
     for name in wanted:
         setting = settings(options.data, options.quick)[name]
         output = options.output or result_of(name)
-        keep = _harness.Kept(None if options.quick else output, {"quick": options.quick})
+        keep = _harness.Kept(
+            None if options.quick else output,
+            {"quick": options.quick} | ({"methods": options.methods} if options.methods else {}),
+        )
         for seed in options.seeds or setting.seeds:
-            case = cache(partial(Case, setting, seed))  # trained only if something is missing
+            case = cache(partial(Case, setting, seed, options.methods))  # trained only if something is missing
             for request in requests(setting.many)[: 2 if options.quick and name == "cifar" else None]:
                 keep(f"{name}/{seed}/{request}", lambda case=case, request=request: case().rows(request))
         show(keep.parts)

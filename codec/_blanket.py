@@ -35,6 +35,7 @@ from codec._validation import (
     FloatArray,
     Standardize,
     Table,
+    as_frame,
     as_generator,
     check_flag,
     check_integer,
@@ -515,13 +516,15 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n, n_selected) or DataFrame
-            A frame after ``set_output``, with the types of X if X is a frame of the same kind; else an array, of
-            objects where a frame mixes numbers and categories.
+            A frame after ``set_output``, with the types of X if X is a frame; else an array, of objects where a frame
+            mixes numbers and categories.
         """
         output = _get_output_config("transform", self)["dense"]
         if output == "polars" and is_polars(X):  # a pandas frame is kept by scikit-learn
             validate_data(self, X, reset=False, skip_check_array=True)
             return self._transform(X)
+        if output == "pandas" and is_polars(X):
+            X = as_frame(X, "X")
         if isinstance(X, pd.DataFrame) and output == "default":
             X = _without_nullable(X)
         return super().transform(X)

@@ -28,6 +28,7 @@ MOST = 10  # steps of a column that are found at a time
 MOST_FACTORS = 6  # columns of X up to which steps times another are tried; of more, steps times a step are
 MOST_GAPS = 400  # of a column that are tried at first; those around the best are tried afterwards
 START_SHARE = 0.2  # of what a slanted step must gain, before its direction is turned ...
+START_TOLD = 0.1  # ... and of what it must gain by the noise of the rows that tell it
 FIRST_ANGLE, LAST_ANGLE = 0.2, 0.5  # by so much at first; at last by this over the root of n
 
 
@@ -61,7 +62,7 @@ def find_jumps(
         jump = scan.best(0.5 * least * variance)
         if jump is None or jump.gain <= least * variance or len(scan.taken) == MOST:
             break
-        if jump.gain * jump.size > least * scan.noise(jump):
+        if scan.tells(jump, least):
             scan.take(jump)
             found += [jump.above] if scan.terms[jump.term][1] < 0 else [jump.above, jump.column]
         else:
@@ -95,10 +96,10 @@ def find_slanted_jump(
     splits = float(gammaln(n + 1) - gammaln(d + 1) - gammaln(n - d + 1))  # log of the ways to divide the points
     least, variance = _bar(residual, shrinkage, splits)
     best = max(
-        (_turn(points, start, residual, functions, shrinkage, least * variance) for start in starts), key=Scan.most
+        (_turn(points, start, residual, functions, shrinkage, least, variance) for start in starts), key=Scan.most
     )
     jump = best.best(least * variance) if best.terms else None
-    return jump.above if jump is not None and jump.gain * jump.size > least * best.noise(jump) else None
+    return jump.above if jump is not None and best.tells(jump, least) else None
 
 
 def _turn(
@@ -108,6 +109,7 @@ def _turn(
     functions: FloatArray,
     shrinkage: FloatArray,
     least: float,
+    variance: float,
 ) -> Scan:
     """The steps along the direction with the largest gain near a start; along the start itself if it gains too little."""
     root = weighted(functions, shrinkage)
@@ -117,7 +119,8 @@ def _turn(
 
     n, d = points.shape
     best = along(start)
-    angle = FIRST_ANGLE if best.most() > START_SHARE * least else 0.0
+    first = best.best(START_SHARE * least * variance) if best.terms else None
+    angle = FIRST_ANGLE if first is not None and best.tells(first, START_TOLD * least) else 0.0
     while angle > LAST_ANGLE / np.sqrt(n):
         across = np.linalg.qr(np.column_stack([start, np.eye(d)]))[0][:, 1:d].T
         before = best
@@ -292,7 +295,11 @@ class Scan:
         weight = float(others[i, 2] / size[i]) if gain[i] > 0.0 else 0.0
         return Jump(term, place, above, column, remainder, float(size[i]), float(gain[i]), weight)
 
-    def noise(self, jump: Jump) -> float:
+    def tells(self, jump: Jump, least: float) -> bool:
+        """Whether a step gains so much in units of the noise of the rows that tell it."""
+        return jump.gain * jump.size > least * self._noise(jump)
+
+    def _noise(self, jump: Jump) -> float:
         """Variance of ``s' (I - S) v`` by the noise of the rows that tell the step, each left out of its own fit."""
         pull = self.leverage + jump.remainder**2 / jump.size
         left = (self.residual - jump.weight * jump.remainder) / np.maximum(1.0 - pull, LEAST_LEFT)
@@ -322,9 +329,12 @@ def weighted(functions: FloatArray, shrinkage: FloatArray) -> FloatArray:
 def _order(values: FloatArray) -> IntArray:
     """Rows by value, equal ones as they came; the fast way where no two are equal."""
     order = np.argsort(values)
-    if (np.diff(values[order]) == 0.0).any():
-        order = np.argsort(values, kind="stable")
-    return order
+    ordered = values[order]
+    rises = ordered[1:] > ordered[:-1]
+    if rises.all():
+        return order
+    runs = len(values) * np.concatenate([[0], np.cumsum(rises)])
+    return np.asarray(np.sort(runs + order) - runs)
 
 
 def _gains(pull: FloatArray, size: FloatArray) -> FloatArray:

@@ -245,6 +245,10 @@ def test_polars_frames_keep_their_types(mixed):
     assert "colour" in chosen.columns
     assert chosen.equals(X.select(chosen.columns))
     assert chosen.schema == X.select(chosen.columns).schema
+    as_pandas = selector.set_output(transform="pandas").transform(X)
+    assert as_pandas["colour"].dtype == "category"
+    assert all(dtype.kind in "bif" for name, dtype in as_pandas.dtypes.items() if name != "colour")
+    assert as_pandas.to_numpy().tolist() == [list(row) for row in chosen.rows()]
     with pytest.raises(ValueError, match="feature names should match"):
         selector.transform(X.rename({"colour": "paint"}))
 

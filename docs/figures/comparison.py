@@ -147,17 +147,45 @@ def stored():
     return {name: json.loads(bench.result_of(name).read_text()) for name in bench.SETS}
 
 
+def surer():
+    """The default alone on more seeds than all methods."""
+    return json.loads(bench.result_of("cifar_seeds").read_text())
+
+
+def off(report):
+    """How far the default and one retrained network are from the other retrained ones, by request."""
+    parts, header = (
+        report["parts"],
+        ["", *(f"{who}, {what}" for who in ("default", "retrained") for what in OFF_COLUMNS)],
+    )
+    rows, tables = [], tables_of(parts, "cifar")
+    for request, found in tables.items():
+        by_name = {row["model"]: row for row in found}
+        cells = [
+            number(by_name[who][key], *form) for who in (DEFAULT, "retrained") for key, *form in OFF_COLUMNS.values()
+        ]
+        rows.append([request, *cells])
+    counts = [near([next(row for row in found if row["model"] == who) for found in tables.values()])
+              for who in (DEFAULT, "retrained")]  # fmt: skip
+    reached = [f"{count} of {len(tables)}" for auc, test in counts for count in (test, auc)]
+    rows.append(["near enough", *(cell for pair in (reached[:2], reached[2:]) for cell in ("", *pair))])
+    return list_table(header, rows, f"{TITLES['cifar']}; {seeds_of(parts, 'cifar')}, the default alone")
+
+
+OFF_COLUMNS = {"gap": ("gap", 3), "test, points off": ("test_off", 1, 100.0), "AUC off": ("auc_off", 3)}
+
+
 def parts_of(reports):
     return {key: rows for report in reports.values() for key, rows in report["parts"].items()}
 
 
-def whole(reports):
+def whole(reports, more):
     """Everything that the guide includes."""
     parts, lines = parts_of(reports), []
     for name, report in reports.items():
         e = report["environment"]
         lines.append(f"{TITLES[name]}: {e['date']}, {e['cpu']}, one thread; torch {e['packages']['torch']}.")
-    pieces = [f"{summary(parts, name)}\n{ahead(parts, name)}" for name in reports]
+    pieces = [*(f"{summary(parts, name)}\n{ahead(parts, name)}" for name in reports), off(more)]
     return "\n".join([*pieces, *(of_class(parts, name) for name in reports), "Measured: " + " ".join(lines) + "\n"])
 
 
@@ -200,7 +228,7 @@ def figure(parts):
 
 if __name__ == "__main__":
     reports = stored()
-    SUMMARY.write_text(whole(reports))
+    SUMMARY.write_text(whole(reports, surer()))
     DETAILS.write_text(details(parts_of(reports)))
     figure(parts_of(reports)).savefig(PICTURE, dpi=120)
     print("wrote comparison.inc, comparison_details.inc and comparison.png")

@@ -171,12 +171,16 @@ class Values:
         """Place of the candidate with the largest observed value."""
         return int(self.values[:, 0].argmax())
 
+    def best_of(self, places: IntArray) -> int:
+        """That of the largest among some."""
+        return int(places[self.values[places, 0].argmax()])
+
     def statistic(self, place: int) -> float:
         return float(self.values[place, 0])
 
-    def family_pvalue(self, place: int) -> float:
-        """Share of the B + 1 data sets in which any candidate reaches this one's observed value."""
-        return self._share(self.reached(place).any(axis=0))
+    def family_pvalue(self, place: int, rivals: IntArray | slice = slice(None)) -> float:
+        """Share of the B + 1 data sets in which any candidate, or one of these, reaches this one's observed value."""
+        return self._share(self.reached(place)[rivals].any(axis=0))
 
     def pvalue(self, place: int) -> float:
         """Share of the B + 1 data sets in which this candidate reaches its observed value."""

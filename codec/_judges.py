@@ -18,6 +18,7 @@ import pandas as pd
 
 from codec._family import Features, Step, Values
 from codec._peers import SIGNS
+from codec._related import Families
 from codec._spouses import Children
 from codec._validation import COPIES, Table, constant_columns
 
@@ -49,11 +50,13 @@ NO_TEST = Verdict(np.nan, np.nan, np.nan)
 class Judge(Protocol):
     """Decides about one member, or among many candidates."""
 
-    def member(self, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
-        """Test one feature that stands for a choice among ``among`` (itself included)."""
+    def member(self, feature: int, given: Sequence[int], among: Sequence[int], share: float = 1.0) -> Verdict:
+        """Test one feature that stands for a choice among ``among`` (itself included), which has a share of the level."""
 
-    def best(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
-        """The strongest candidate; its ``adjusted`` p-value allows for the number of candidates."""
+    def best(
+        self, candidates: Sequence[int], given: Sequence[int], families: Families, advance: Callable[[float], None]
+    ) -> _Best:
+        """The candidate that is clearest in its family; its ``adjusted`` p-value allows for their number and share."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,17 @@ class Calibrated:
         usual = N_RESAMPLES if y.n_rows < LARGE_ROWS else LARGE_RESAMPLES
         self._n_resamples = max(usual, int(np.ceil(2.0 / level)) - 1)
 
-    def member(self, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
-        step = self.step(given)
-        return self._judge(step, feature, given, among)
+    def member(self, feature: int, given: Sequence[int], among: Sequence[int], share: float = 1.0) -> Verdict:
+        return self._judge(self.step(given), feature, given, among, share)
 
-    def _judge(self, step: Step, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
+    def _judge(self, step: Step, feature: int, given: Sequence[int], among: Sequence[int], share: float) -> Verdict:
         """Verdict on one feature; the copies of others are made only while those made leave the decision open."""
-        chosen = self._others(feature, given, among)
+        level = self._level * share
+        chosen = self._others(feature, given, among, level)
         weight = len(among) / (len(chosen) + 1)
 
         def hopeless(first: Values) -> bool:
-            return bool(weight * (1 + first.reached(0).sum()) > self._level * (self._n_resamples + 1))
+            return bool(weight * (1 + first.reached(0).sum()) > level * (self._n_resamples + 1))
 
         values = own = step.values([feature], self._n_resamples, hopeless, self._far)
         for n_others in (0, FEW_OTHERS, len(chosen)):
@@ -90,9 +93,9 @@ class Calibrated:
                 values = self._with_others(step, own, chosen[:n_others], given, hopeless)
             # The number expected by chance if no copy of the others still to come reached the feature.
             least = len(values.candidates) / (len(chosen) + 1) * values.expected_false(0, len(among))
-            if n_others >= len(chosen) or least > self._level or values.distance[0] >= self._far:
+            if n_others >= len(chosen) or least > level or values.distance[0] >= self._far:
                 break
-        return Verdict(values.statistic(0), values.pvalue(0), least)
+        return Verdict(values.statistic(0), values.pvalue(0), least / share)
 
     def _with_others(
         self, step: Step, own: Values, others: Sequence[int], given: Sequence[int], hopeless: Callable[[Values], bool]
@@ -107,10 +110,10 @@ class Calibrated:
         """Everything about y given some features."""
         return Step(self._y, self._features, sorted(given), self._seed, self._n_jobs)
 
-    def _others(self, feature: int, given: Sequence[int], among: Sequence[int]) -> list[int]:
-        """As many random other candidates as make the resolution half of alpha."""
+    def _others(self, feature: int, given: Sequence[int], among: Sequence[int], level: float) -> list[int]:
+        """As many random other candidates as make the resolution half of the level."""
         others = [v for v in among if v != feature and v not in given]
-        asked = int(np.ceil(2.0 * len(among) / (self._level * (self._n_resamples + 1)))) - 1
+        asked = int(np.ceil(2.0 * len(among) / (level * (self._n_resamples + 1)))) - 1
         rng = np.random.default_rng([self._seed, feature, *sorted(given)])
         found: list[int] = rng.choice(others, min(len(others), asked), replace=False).tolist()
         return found
@@ -119,17 +122,22 @@ class Calibrated:
         """Features as responses."""
         return Children(self._y, self._features, level, self._seed, self._n_jobs)
 
-    def best(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
+    def best(
+        self, candidates: Sequence[int], given: Sequence[int], families: Families, advance: Callable[[float], None]
+    ) -> _Best:
         if self._y.n_rows > LARGE_ROWS and len(candidates) > SHORTLIST:
-            return self._best_of_many(candidates, given, advance)
-        step = self.step(given)
+            return self._best_of_many(candidates, given, families, advance)
+        step, parts = self.step(given), families.places(candidates)
 
         def hopeless(first: Values) -> bool:
-            return bool(first.reached(first.best).any(axis=0).sum() > self._level * (self._n_resamples + 1))
+            most = self._level * families.share * (self._n_resamples + 1)
+            return all(first.reached(first.best_of(part))[part].any(axis=0).sum() > most for part in parts)
 
         values = step.values(candidates, self._n_resamples, hopeless, self._far, advance)
-        place = values.best
-        verdict = Verdict(values.statistic(place), values.pvalue(place), values.family_pvalue(place))
+        firsts = {place: part for part in parts for place in [values.best_of(part)]}
+        adjusted = {place: values.family_pvalue(place, part) / families.share for place, part in firsts.items()}
+        place = min(adjusted, key=lambda place: (adjusted[place], -values.statistic(place)))
+        verdict = Verdict(values.statistic(place), values.pvalue(place), min(1.0, adjusted[place]))
         return _Best(candidates[place], verdict)
 
     def on_some_rows(self, level: float) -> Calibrated:
@@ -143,7 +151,9 @@ class Calibrated:
         rows = np.sort(rng.choice(self._y.n_rows, RANKING_ROWS, replace=False))
         return self._y.take(rows), self._features.take(rows)
 
-    def _best_of_many(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
+    def _best_of_many(
+        self, candidates: Sequence[int], given: Sequence[int], families: Families, advance: Callable[[float], None]
+    ) -> _Best:
         """Large data: candidates are ranked on some rows; the best of the first ones is judged among all, as a member.
 
         Looking at y to make the list is what the screen does, too; the verdict allows for it in the same way.
@@ -153,7 +163,8 @@ class Calibrated:
         step = self.step(given)
         values = step.values([candidates[i] for i in first], self._n_resamples, far=self._far)
         feature = values.candidates[values.best]
-        return _Best(feature, self._judge(step, feature, given, candidates))
+        rivals = families.of(feature, candidates)
+        return _Best(feature, self._judge(step, feature, given, rivals, families.share))
 
 
 class External:
@@ -170,7 +181,7 @@ class External:
         except (TypeError, ValueError):  # built-in functions have none
             self._known = set()
 
-    def _ask(self, feature: int, given: Sequence[int], n_tests: int) -> tuple[float, float]:
+    def _ask(self, feature: int, given: Sequence[int], n_tests: float) -> tuple[float, float]:
         options: dict[str, Any] = {}
         if "rng" in self._known:
             options["rng"] = np.random.default_rng([self._seed, feature, *sorted(given)])
@@ -191,18 +202,22 @@ class External:
             raise ValueError(f"test returned the p-value {pvalue!r}; it must return (statistic, pvalue).")
         return float(statistic), float(pvalue)
 
-    def member(self, feature: int, given: Sequence[int], among: Sequence[int]) -> Verdict:
-        statistic, pvalue = self._ask(feature, given, len(among))
-        return Verdict(statistic, pvalue, min(1.0, pvalue * len(among)))
+    def member(self, feature: int, given: Sequence[int], among: Sequence[int], share: float = 1.0) -> Verdict:
+        return self._judge(feature, given, len(among) / share)
 
-    def best(self, candidates: Sequence[int], given: Sequence[int], advance: Callable[[float], None]) -> _Best:
-        found = []
+    def _judge(self, feature: int, given: Sequence[int], times: float) -> Verdict:
+        statistic, pvalue = self._ask(feature, given, times)
+        return Verdict(statistic, pvalue, min(1.0, pvalue * times))
+
+    def best(
+        self, candidates: Sequence[int], given: Sequence[int], families: Families, advance: Callable[[float], None]
+    ) -> _Best:
+        found: dict[int, Verdict] = {}
         for v in candidates:
-            found.append(self._ask(v, given, len(candidates)))
+            found[v] = self._judge(v, given, families.times(v, candidates))
             advance(1.0 / len(candidates))
-        place = min(range(len(found)), key=lambda i: (found[i][1], -found[i][0]))
-        statistic, pvalue = found[place]
-        return _Best(candidates[place], Verdict(statistic, pvalue, min(1.0, pvalue * len(candidates))))
+        best = min(found, key=lambda v: (found[v].adjusted, found[v].pvalue, -found[v].statistic))
+        return _Best(best, found[best])
 
 
 def _refusal(error: Exception, y: Any, z: Table, given: Any) -> str:

@@ -50,6 +50,7 @@ from codec._judges import (
     Verdict,
 )
 from codec._plans import single_thread
+from codec._related import Families, find_families
 from codec._relevance import needed_outside
 from codec._residuals import two_valued
 from codec._screen import REGRESSION_SHARE, list_features
@@ -124,9 +125,9 @@ def find_blanket(y: Table, features: Features, options: SearchOptions, rng: np.r
         Features are indices of ``features.groups``.
     """
     seed, screen_seed = (int(s) for s in rng.integers(2**63, size=2))
-    search = _Search(y, features, options, make_judge(y, features, options, seed), show)
+    search = _Search(y, features, options, make_judge(y, features, options, seed), show, screen_seed)
     with interruptible(), single_thread():
-        return search.run(screen_seed)
+        return search.run()
 
 
 @dataclass
@@ -138,6 +139,7 @@ class _Search:
     options: SearchOptions
     judge: Judge
     show: Show
+    seed: int  # of the rows of large data that the screen looks at
     members: list[int] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)  # stand out from all others, or the regression has named them
     named: set[int] = field(default_factory=set)  # by the regression, of those that entered
@@ -152,10 +154,11 @@ class _Search:
             for v, group in enumerate(self.features.groups)
             if v not in self.options.always_include and not constant[list(group)].all()
         ]
+        self.families: Families = find_families(self.features, self.pool, self.seed)
         self.limit = max(1, self.y.n_rows // ROWS_PER_MEMBER - len(self.always))
         if self.options.max_features is not None:
             self.limit = min(self.limit, self.options.max_features)
-        self.known: dict[tuple[int, frozenset[int], int], Verdict] = {}
+        self.known: dict[tuple[int, frozenset[int], bool], Verdict] = {}
         self.needed: set[int] = set()  # by the last look at all others; tested after all others when shrinking
         self.looked: set[frozenset[int]] = set()
         self.child_of: dict[int, int] = {}  # of members that a child has named: the child, of itself, too
@@ -164,9 +167,9 @@ class _Search:
         classes = self.y.nominal | two_valued(self.y.columns)
         self.may_look = self.options.test is None and self.y.n_rows <= LOOK_ROWS and not classes.any()
 
-    def run(self, screen_seed: int) -> Found:
+    def run(self) -> Found:
         if self.options.screen and len(self.pool) > 1:
-            self.screen(screen_seed)
+            self.screen()
             if self.members and isinstance(self.judge, Calibrated) and self.y.n_rows > LARGE_ROWS:
                 self.thin(self.judge.on_some_rows(LAX_LEVEL))
             self.shrink()
@@ -190,12 +193,12 @@ class _Search:
             if set(self.members) == before:
                 return
 
-    def screen(self, seed: int) -> None:
+    def screen(self) -> None:
         cap = min(self.options.screen, self.limit) if self.options.test is None else self.options.screen
         cap = max(1, min(cap, self.y.n_rows // ROWS_PER_MEMBER))
         with self.show(f"screen: {len(self.pool)} features"):
             listed = list_features(
-                self.y, self.features, self.pool, self.always, cap, self.options.alpha, seed, self.options.n_jobs
+                self.y, self.features, self.pool, self.always, cap, self.options.alpha, self.seed, self.options.n_jobs
             )
         if self.options.test is None:
             listed = listed[: self.limit]
@@ -237,11 +240,11 @@ class _Search:
         if self.child_of.get(v) in self.members:
             return True
         others = [u for u in [*self.always, *self.members] if u != v]
-        among = [v] if v in self.entered else self.pool
-        key = (v, frozenset(others), len(among))
+        among, share = ([v], 1.0) if v in self.entered else (self.families.of(v, self.pool), self.families.share)
+        key = (v, frozenset(others), v in self.entered)
         new = key not in self.known
         if new:
-            self.known[key] = self.priced(self.judge.member(v, others, among), len(among))
+            self.known[key] = self.priced(self.judge.member(v, others, among, share), len(among))
             self.n_tests += 1
         verdict = self.known[key]
         kept = verdict.adjusted <= self.options.alpha * (NAMED_SHARE if v in self.named else 1.0)
@@ -250,7 +253,8 @@ class _Search:
             self.entered.discard(v)
             self.named.discard(v)
         if new:
-            what = "p" if len(among) == 1 else f"expected by chance among {len(among)}:"
+            half = " at half of the level" if share < 1.0 else ""
+            what = "p" if len(among) == 1 else f"expected by chance among {len(among)}{half}:"
             self.note("kept" if kept else "removed", v, others, verdict, len(among), f"{what} {verdict.adjusted:.3g}")
         return kept
 
@@ -268,7 +272,7 @@ class _Search:
                 self.stop(-1, given, NO_TEST, 0, "no candidate is left")
                 return
             with self.show(f"grow: {len(candidates)} candidates, {len(given)} members") as advance:
-                best = self.judge.best(candidates, given, advance)
+                best = self.judge.best(candidates, given, self.families, advance)
             verdict = self.priced(best.verdict, 2)
             self.n_tests += len(candidates)
             if verdict.adjusted > self.options.alpha:
@@ -289,10 +293,11 @@ class _Search:
             return
         self.looked.add(known)
         with self.show(f"look once more: {len(candidates)} candidates, {len(given)} members"):
-            found = needed_outside(self.y, self.features, given, candidates, NAMED_SHARE * self.options.alpha)[:room]
+            level = NAMED_SHARE * self.options.alpha
+            found = needed_outside(self.y, self.features, given, candidates, level, self.families)[:room]
         self.n_tests += len(candidates)
         for one in found:
-            verdict = Verdict(one.gain, one.pvalue, one.pvalue * len(candidates))
+            verdict = Verdict(one.gain, one.pvalue, one.pvalue * self.families.times(one.feature, candidates))
             self.note("entered", one.feature, given, verdict, len(candidates), "a Gaussian process needs it")
         if not found:
             self.stop(-1, given, NO_TEST, len(candidates), "a Gaussian process needs no other feature")

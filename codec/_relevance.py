@@ -28,6 +28,7 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 
 from codec._family import Features
+from codec._related import Families
 from codec._residuals import embed
 from codec._screen import expand
 from codec._validation import FloatArray, Table, first_of_equal
@@ -64,7 +65,12 @@ class Needed:
 
 
 def needed_outside(
-    y: Table, features: Features, members: Sequence[int], candidates: Sequence[int], level: float
+    y: Table,
+    features: Features,
+    members: Sequence[int],
+    candidates: Sequence[int],
+    level: float,
+    families: Families | None = None,
 ) -> list[Needed]:
     """Candidates that a Gaussian process needs beside the members, the most needed first.
 
@@ -76,6 +82,8 @@ def needed_outside(
         At least one member.
     level : float
         A feature is named if its p-value times the number of candidates is at most this.
+    families : Families, optional
+        Of the candidates: their number is then that of one family, over its share of the level.
     """
     rows = first_of_equal([*y.columns, *features.table.columns])  # a row that is there twice would explain itself
     y, features = y.take(rows), features.take(rows)
@@ -89,7 +97,8 @@ def needed_outside(
     first = [candidates[i] for i in np.argsort(-scores, kind="stable")[:FITTED] if scores[i] > 0.0]
     gains = _gains(targets, known, [_block(features, v) for v in first], fitted)
     pvalues = 0.5 * chi2.sf(2.0 * gains, 1)
-    order = [i for i in np.argsort(-gains, kind="stable") if pvalues[i] * len(candidates) <= level]
+    times = [len(candidates) if families is None else families.times(v, candidates) for v in first]
+    order = [i for i in np.argsort(-gains, kind="stable") if pvalues[i] * times[i] <= level]
     return [Needed(first[i], float(gains[i]), float(pvalues[i])) for i in order]
 
 

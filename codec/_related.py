@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
 
 from codec._family import Features
 from codec._screen import expand
-from codec._validation import IntArray
+from codec._validation import FloatArray, IntArray
 
 MANY = 50  # of fewer features none is a family of its own
 FEW = 0.25  # of the features at most: more of them pay no less for having the level halved
@@ -71,23 +70,29 @@ def find_families(features: Features, pool: Sequence[int], seed: int) -> Familie
     everyone = Families((frozenset(pool),))
     if len(pool) < MANY:
         return everyone
+    rng = np.random.default_rng(seed)
     n = features.table.n_rows
     if n > ROWS:
-        features = features.take(np.sort(np.random.default_rng(seed).choice(n, ROWS, replace=False)))
-    joined = frozenset(pool) & _dependent(features)
+        features = features.take(np.sort(rng.choice(n, ROWS, replace=False)))
+    joined = frozenset(pool) & _dependent(features, rng)
     return Families((joined, frozenset(pool) - joined)) if 0 < len(joined) <= FEW * len(pool) else everyone
 
 
-def _dependent(features: Features) -> frozenset[int]:
-    """Features whose scores or squared scores correlate with those of another one, clearly among so many."""
+def _dependent(features: Features, rng: np.random.Generator) -> frozenset[int]:
+    """Features whose scores or squared scores correlate more with another one's than with those in another order."""
     blocks = [np.concatenate(expand(features.part([v]))) for v in range(len(features))]
     rows, owners = np.concatenate(blocks), np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
-    largest = np.zeros(len(blocks))
+    chance = _largest_correlations(rows, rows[:, rng.permutation(rows.shape[1])], owners)
+    clear = np.quantile(chance, 1.0 - BY_CHANCE)
+    return frozenset(np.flatnonzero(_largest_correlations(rows, rows, owners) > clear).tolist())
+
+
+def _largest_correlations(rows: FloatArray, others: FloatArray, owners: IntArray) -> FloatArray:
+    """Of each feature's rows with those of all other features, times a constant."""
+    largest = np.zeros(owners[-1] + 1)
     for low in range(0, len(rows), CHUNK):
         some = owners[low : low + CHUNK]
-        correlations = np.abs(rows[low : low + CHUNK] @ rows.T)
+        correlations = np.abs(rows[low : low + CHUNK] @ others.T)
         correlations[some[:, None] == owners[None, :]] = 0.0
         np.maximum.at(largest, some, correlations.max(axis=1))
-    n_pairs = len(rows) ** 2 / len(blocks)  # of rows of one feature and of all others, on average
-    clear = norm.isf(0.5 * BY_CHANCE / n_pairs) * np.sqrt(rows.shape[1])
-    return frozenset(np.flatnonzero(largest > clear).tolist())
+    return largest

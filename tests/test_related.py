@@ -130,8 +130,7 @@ def test_the_path_tells_of_how_many_and_at_what_share():
     rng = np.random.default_rng([5, 0])
     X = np.column_stack([chain(rng, 200, 6), rng.standard_normal((200, 300))])
     y = np.abs(X[:, 0]) + rng.standard_normal(200)
-    sizes = {len(part) for part in families(X)}
     path = MarkovBlanketSelector(random_state=0).fit(X, y).path_.to_frame()
     shared = path["reason"].str.contains(" at half of the level: ")
-    assert shared.any()
-    assert set(path["n_candidates"][shared]) <= sizes
+    assert path["n_candidates"][shared].sum() == 306  # one of each family was tested
+    assert path["n_candidates"][shared].min() < 40

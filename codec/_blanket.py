@@ -50,6 +50,7 @@ from codec._validation import (
     is_polars,
     read_table,
     without_mask,
+    without_nullable,
 )
 
 try:
@@ -526,7 +527,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         if output == "pandas" and is_polars(X):
             X = as_frame(X, "X")
         if isinstance(X, pd.DataFrame) and output == "default":
-            X = _without_nullable(X)
+            X = without_nullable(X)
         return super().transform(X)
 
     def _get_support_mask(self) -> BoolArray:
@@ -595,14 +596,3 @@ def _warn_of_rare_classes(y: Table) -> None:
             UserWarning,
             stacklevel=4,
         )
-
-
-def _without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Nullable numbers as floats, where there are categories, too: scikit-learn makes no array of such a frame."""
-    if not any(isinstance(dtype, pd.CategoricalDtype) for dtype in frame.dtypes):
-        return frame
-    nullable = [
-        isinstance(s.dtype, pd.api.extensions.ExtensionDtype) and s.dtype.kind in "biuf" for _, s in frame.items()
-    ]
-    columns = [s.astype(np.float64) if plain else s for (_, s), plain in zip(frame.items(), nullable, strict=True)]
-    return pd.concat(columns, axis=1).set_axis(frame.columns, axis=1)

@@ -213,9 +213,10 @@ class External:
         self, candidates: Sequence[int], given: Sequence[int], families: Families, advance: Callable[[float], None]
     ) -> _Best:
         found: dict[int, Verdict] = {}
-        for v in candidates:
-            found[v] = self._judge(v, given, families.times(v, candidates))
-            advance(1.0 / len(candidates))
+        for part in families.places(candidates):
+            for v in (candidates[place] for place in part):
+                found[v] = self._judge(v, given, part.size / families.share)
+                advance(1.0 / len(candidates))
         best = min(found, key=lambda v: (found[v].adjusted, found[v].pvalue, -found[v].statistic))
         return _Best(best, found[best])
 

@@ -15,7 +15,6 @@ from scipy.stats import binomtest
 from codec._dependence import NominalY
 from codec._inference import codec_test
 from codec._jit import interruptible
-from codec._nulls import take_rows
 from codec._plans import MethodName, StatisticName, collect, make_plan, prepare, rank, read_data, single_thread
 from codec._validation import (
     BoolArray,
@@ -28,6 +27,7 @@ from codec._validation import (
     check_jobs,
     check_option,
     check_positive,
+    take_rows,
 )
 
 Correction = Literal["holm", "fdr_bh", "fdr_by"]

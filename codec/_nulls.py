@@ -34,16 +34,7 @@ from codec._omnibus import (
 )
 from codec._residuals import Fit, Residuals, Smoother, embed, follow_jumps, light_tailed, two_valued
 from codec._tree_kernels import group_rows
-from codec._validation import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    Table,
-    as_frame,
-    holds_large_integers,
-    is_polars,
-    read_table,
-)
+from codec._validation import BoolArray, FloatArray, IntArray, Table, as_frame, holds_large_integers, read_table
 
 LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself
 STRATUM_ROWS = 3  # X is discrete if it has at least this many rows per distinct value, on average
@@ -501,15 +492,6 @@ def _alike(first: FloatArray, second: FloatArray, least_sd: float, least_correla
 
 
 # --------------------------------------------------------------------------- copies of z
-def take_rows(data: Any, rows: IntArray) -> Any:
-    """Rows of an array, list or frame."""
-    if is_polars(data):
-        return data[rows]
-    if isinstance(data, (pd.DataFrame, pd.Series)):
-        return data.iloc[rows]
-    return np.asarray(data)[rows]
-
-
 @dataclass(frozen=True)
 class NumberedNull:
     """Copies by number, for a statistic that makes them itself; 0 is the data."""

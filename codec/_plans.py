@@ -26,7 +26,6 @@ from codec._nulls import (
     one_stratum,
     reordered_draws,
     sampler_draws,
-    take_rows,
 )
 from codec._omnibus import Omnibus, default_neighbors, standardized_maxima
 from codec._validation import (
@@ -43,6 +42,7 @@ from codec._validation import (
     drop_incomplete,
     read_table,
     rows_without_copies,
+    take_rows,
 )
 
 StatisticName = Literal["auto", "codec", "omnibus"]

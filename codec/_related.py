@@ -65,7 +65,7 @@ def find_families(features: Features, pool: Sequence[int], seed: int) -> Familie
     pool : sequence of int
         Those that may be selected.
     seed : int
-        Rows of large data.
+        Rows of large data, and the other order.
     """
     everyone = Families((frozenset(pool),))
     if len(pool) < MANY:

@@ -127,6 +127,26 @@ def as_frame(data: Any, argument: str) -> Any:
     return data
 
 
+def take_rows(data: Any, rows: IntArray) -> Any:
+    """Rows of an array, list or frame."""
+    if is_polars(data):
+        return data[rows]
+    if isinstance(data, (pd.DataFrame, pd.Series)):
+        return data.iloc[rows]
+    return np.asarray(data)[rows]
+
+
+def without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Nullable numbers as floats, where there are categories, too: scikit-learn makes no array of such a frame."""
+    if not any(isinstance(dtype, pd.CategoricalDtype) for dtype in frame.dtypes):
+        return frame
+    nullable = [
+        isinstance(s.dtype, pd.api.extensions.ExtensionDtype) and s.dtype.kind in "biuf" for _, s in frame.items()
+    ]
+    columns = [s.astype(np.float64) if plain else s for (_, s), plain in zip(frame.items(), nullable, strict=True)]
+    return pd.concat(columns, axis=1).set_axis(frame.columns, axis=1)
+
+
 def _columns_of(array: NDArray[Any], n_jobs: int | None) -> FloatArray:
     """The columns of an array one after the other, some rows at a time, which caches hold."""
     columns = np.empty(array.shape[::-1])

@@ -193,19 +193,23 @@ class Unlearner:
             self.problem.parameters(),
             entropy_of(random_state),
             anchored=update not in WITHOUT_ANCHOR,
-            settings={
-                "n": self.problem.n,
-                "weight_decay": self.problem.weight_decay,
-                "update": update,
-                "loss": name_of(loss),
-                "selector": name_of(selector),
-                "units": f"{self.units.n_units}, {digest(self.units.all_labels)}",
-                "data": self.problem.fingerprint(),
-            },
+            settings=self._settings(loss),
         )
         self._steps = Steps(self.problem, self.units, self.options, self._history)
         if ledger is not None and self.problem.team.rank == 0:
             self._history.begin(ledger)
+
+    def _settings(self, loss: Loss) -> dict[str, Any]:
+        """What must be the same where a ledger is resumed."""
+        return {
+            "n": self.problem.n,
+            "weight_decay": self.problem.weight_decay,
+            "update": self.options.update,
+            "loss": name_of(loss),
+            "selector": name_of(self.options.selector),
+            "units": f"{self.units.n_units}, {digest(self.units.all_labels)}",
+            "data": self.problem.fingerprint(),
+        }
 
     # ------------------------------------------------------------------------ what is seen from outside
     @property

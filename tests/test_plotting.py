@@ -108,12 +108,18 @@ def test_plot_draws_line_bars_and_stop(data):
 
 
 def test_long_names_are_shortened():
-    assert short("income") == "income"
-    assert short("a" * 28) == "a" * 28
-    cut = short("total_assets_" + "x" * 40 + "_2019")
+    assert short(["income", "a" * 28]) == ["income", "a" * 28]
+    (cut,) = short(["total_assets_" + "x" * 40 + "_2019"])
     assert len(cut) == 28
     assert cut.startswith("total_assets_x")
     assert cut.endswith("_2019")
+    middle = [f"quarterly total of something long number {i} in units" for i in range(12)]
+    told = short(middle)
+    assert len(set(told)) == 12
+    assert all(f"number {i} " in name and len(name) <= 28 for i, name in enumerate(told))
+    ends = [f"{'a' * 30}{i}{'b' * 40}{j}{'c' * 30}" for i in range(2) for j in range(2)]
+    assert len(set(short(ends))) == 4
+    assert short(["x" * 60, "x" * 60])[0] == short(["x" * 60])[0]
     rng = np.random.default_rng(0)
     X = pd.DataFrame(rng.normal(size=(100, 2)), columns=["first " * 12 + "1", "second " * 12 + "2"])
     display = SelectionPathDisplay(foci(X, X.iloc[:, 0] + X.iloc[:, 1], stop=False)).plot()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,13 +26,29 @@ def new_axes(n_steps: int, height: float = 3.8) -> Axes:
     return axes
 
 
-def short(name: object) -> str:
-    """A name that leaves room for the plot: its beginning and its end."""
-    text = str(name)
-    if len(text) <= LONGEST_NAME:
-        return text
+def short(names: Iterable[object]) -> list[str]:
+    """Names that leave room for the plot: of long ones the beginning and the end, or what tells them apart."""
+    whole = [str(name) for name in names]
+    alike: dict[str, set[str]] = {}
+    for name in whole:
+        alike.setdefault(_cut(name), set()).add(name)
+    return [_cut(name) if len(alike[_cut(name)]) == 1 else _told_apart(name, alike[_cut(name)]) for name in whole]
+
+
+def _told_apart(name: str, others: set[str]) -> str:
+    """From a little before the first character in which names differ; whole if that is not enough."""
+    start = max(0, len(commonprefix(sorted(others))) - LONGEST_NAME // 3)  # noqa: RUF071 - of text, no path
+    found = {other: _cut(f"\N{HORIZONTAL ELLIPSIS}{other[start:]}") for other in others}
+    return found[name] if len({*found.values()}) == len(others) else name
+
+
+def _cut(text: str) -> str:
     kept = LONGEST_NAME - 1
-    return f"{text[: kept - kept // 3]}\N{HORIZONTAL ELLIPSIS}{text[-(kept // 3) :]}"
+    return (
+        text
+        if len(text) <= LONGEST_NAME
+        else f"{text[: kept - kept // 3]}\N{HORIZONTAL ELLIPSIS}{text[-(kept // 3) :]}"
+    )
 
 
 def finish(axes: Axes, columns: int = 2) -> None:

@@ -142,7 +142,7 @@ class BlanketPathDisplay:
         named = [i for i in range(n) if n <= LABELS or self.actions[i] != "removed"]
         axes.set_xticks(
             [i + 1 for i in named],
-            [short(self.names[i]) for i in named],
+            short(self.names[i] for i in named),
             rotation=45,
             ha="right",
             rotation_mode="anchor",
@@ -249,7 +249,7 @@ class StabilityDisplay:
         self.threshold_ = axes.axvline(
             self.result.threshold, color="0.35", linestyle=(0, (4, 3)), linewidth=1.0, label=self._legend()
         )
-        axes.set_yticks(places, [short(name) for name in self.names])
+        axes.set_yticks(places, short(self.names))
         axes.set_ylim(len(self.names) - 0.4, -0.6)
         axes.set_xlim(0.0, 1.0)
         axes.set_xlabel("share of the halves of the data")
@@ -354,10 +354,8 @@ class BlanketGraphDisplay:
         from matplotlib.patheffects import AbstractPathEffect, withStroke
 
         halo: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="white")]
-        for name, place in zip(self.graph.names, self.positions, strict=True):
-            text = self.ax_.annotate(
-                short(name), place, (0, 7), textcoords="offset points", ha="center", fontsize="small"
-            )
+        for name, place in zip(short(self.graph.names), self.positions, strict=True):
+            text = self.ax_.annotate(name, place, (0, 7), textcoords="offset points", ha="center", fontsize="small")
             text.set_path_effects(halo)
             text.set_zorder(4)
 

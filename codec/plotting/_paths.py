@@ -149,7 +149,7 @@ class SelectionPathDisplay:
 
     def _label(self, steps: NDArray[np.int64]) -> None:
         axes = self.ax_
-        axes.set_xticks(steps, [short(name) for name in self.names], rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_xticks(steps, short(self.names), rotation=45, ha="right", rotation_mode="anchor")
         axes.set_ylabel("dependence T")
         axes.set_xlim(0.4, max(len(steps), 1) + 0.8)
         low = float(np.nanmin(self.conditional, initial=0.0))

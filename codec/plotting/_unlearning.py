@@ -119,7 +119,7 @@ class EvaluationDisplay:
         if not np.isnan(band).all():
             ax.axvspan(np.nanmin(band), np.nanmax(band), color=BEYOND, alpha=0.3, linewidth=0, zorder=0)
             ax.axvline(float(np.nanmean(band)), color="0.5", linewidth=0.8, zorder=1)
-        ax.set_yticks(places, [short(name) if named else "" for name in self.names])
+        ax.set_yticks(places, short(self.names) if named else [""] * len(places))
         ax.set_ylim(len(places) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         ax.set_title(TITLES.get(metric, metric.replace("_", " ")), fontsize="small")
@@ -182,10 +182,11 @@ class AttackDisplay:
         self.figure_ = cast("Figure", axes.figure)
         least = 1.0 / max(len(others) for _, others in self.scores.values())
         self.lines_ = {}
-        for place, (name, (members, others)) in enumerate(self.scores.items()):
+        labels = short(self.scores)
+        for place, (label, (name, (members, others))) in enumerate(zip(labels, self.scores.items(), strict=True)):
             fpr, tpr = _rates(members, others)
             colour = {"original": NOTED, "retrained": "0.35"}.get(name, METHODS[place % len(METHODS)])
-            (self.lines_[name],) = axes.step(fpr, tpr, where="post", color=colour, label=short(name))
+            (self.lines_[name],) = axes.step(fpr, tpr, where="post", color=colour, label=label)
         axes.plot([least, 1.0], [least, 1.0], color="0.7", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
         axes.set(xscale="log", yscale="log", xlim=(least, 1.0), ylim=(least, 1.05))
         axes.set(xlabel="false positive rate", ylabel="true positive rate")

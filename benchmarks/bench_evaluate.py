@@ -40,11 +40,11 @@ import torch
 from torch import nn
 
 from codec.unlearn import Problem, Unlearner, baselines, find_units
-from codec.unlearn._point import objective_gradient
+from codec.unlearn._point import objective_gradient, pull, training_gradient
 from codec.unlearn._products import Products
 from codec.unlearn._search import SELECTORS, default_budget
 from codec.unlearn._training import Recipe
-from codec.unlearn._update import pull
+from codec.unlearn._update import LEAST_DAMPING, doubt
 from codec.unlearn.evaluate import evaluate, split
 
 SETS = ("mnist", "cifar")
@@ -151,10 +151,16 @@ class Case:
         unlearner.forget(ids)
         return unlearner
 
-    def methods(self) -> dict[str, Callable[[list[int]], Any]]:
-        """Every selector and every baseline, or those that were asked for."""
+    def first_damping(self, ids: list[int]) -> float:
+        """The damping that our step begins with."""
         params, everyone = self.problem.parameters(), torch.arange(self.problem.n)
-        damping = {"damping": pull(objective_gradient(Products(self.problem, params), everyone), params)}
+        gradient = objective_gradient(Products(self.problem, params), everyone)
+        whole = pull(training_gradient(self.problem, params, gradient, everyone), params)
+        return max(LEAST_DAMPING, whole * doubt(self.problem.sample_losses(params, ids)))
+
+    def methods(self, ids: list[int]) -> dict[str, Callable[[list[int]], Any]]:
+        """Every selector and every baseline, or those that were asked for, for a request."""
+        damping = {"damping": self.first_damping(ids)}
         n_units = default_budget(find_units(self.model).n_units)
         few = damping | {"n_units": n_units}
         seeded = {"random_state": self.seed}
@@ -177,7 +183,7 @@ class Case:
         ids = self.ids(request)
         models: dict[str, Any] = {}
         more: dict[str, Row] = {name: {"cpu_s": 0.0} for name in REFERENCES}
-        for method, run in self.methods().items():
+        for method, run in self.methods(ids).items():
             models[method], seconds = timed(partial(run, ids))
             more[method] = {"cpu_s": seconds}
             if isinstance(models[method], Unlearner):

@@ -235,7 +235,7 @@ def test_codec_statistic_holds_its_level():
 def test_codec_statistic_holds_its_level_beside_a_shared_signal(kind):
     """Nearest rows of (x, z) know more of a signal in both than those of x; copies of y must have it as well."""
     rng = np.random.default_rng(5)
-    hits, n = 0, 100
+    hits, n = 0, 60
     for seed in range(n):
         x = rng.normal(size=(200, 3))
         signal = np.tanh(2.0 * x[:, 0]) + x[:, 1] * x[:, 2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, cast
 
@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from codec.unlearn._curvature import Curvature, linearise
+from codec.unlearn._distributed import plain_copy
 from codec.unlearn._greedy import KfacGreedy, exchange, residual_greedy
 from codec.unlearn._kfac import kronecker_factors
 from codec.unlearn._linearisation import Linearisation
-from codec.unlearn._problem import Parameters, Problem
+from codec.unlearn._problem import Batch, Parameters, Problem
 from codec.unlearn._products import GAUSS_NEWTON, Products
 from codec.unlearn._slices import Slices
 from codec.unlearn._units import Units
 
 ROUGH = 0.2  # tolerance of the steps that exchanges are judged by
+PULL = 3.0  # damping over ||grad F_S|| / ||w||
 
 
 class Point:
@@ -29,6 +31,7 @@ class Point:
     def __init__(self, problem: Problem, point: Parameters, ids: Tensor, kind: str) -> None:
         self.problem, self.point, self.n, self.kind = problem, point, len(ids), kind
         self._products = Products(problem, point)
+        self._ids = ids
         self.losses = problem.sample_losses(point)
         self._check_losses()
         self.gradient = self.mean_gradient(ids)
@@ -49,6 +52,11 @@ class Point:
         """``grad F_S - grad F_R`` on the slices: what forgetting the ids changes."""
         m = len(ids)
         return slices.gather(self.mean_gradient(ids)).sub(slices.gather(self.gradient)) * (m / (self.n - m))
+
+    @cached_property
+    def pull(self) -> float:
+        """Damping that the training asks for, see `pull`."""
+        return pull(training_gradient(self.problem, self.point, self.gradient, self._ids), self.point)
 
     @cached_property
     def linear(self) -> Linearisation | None:
@@ -116,6 +124,28 @@ class SampleLosses:
             self._known = [*others[-1:], (params, losses)]
 
 
+class InTraining(Problem):
+    """The same problem with batch norms as in training: each batch has a mean and a variance of its own."""
+
+    def __init__(self, problem: Problem, norms: Sequence[str]) -> None:
+        vars(self).update(vars(problem))
+        self.model = plain_copy(problem.model)
+        for name in norms:
+            self.model.get_submodule(name).train()
+
+    def share(self, ids: Sequence[int] | Tensor | None = None) -> Tensor:
+        """All of the samples: batches are dealt out whole, and so the same for any number of processes."""
+        return torch.arange(self.n) if ids is None else torch.as_tensor(ids, dtype=torch.long)
+
+    def batches(self, ids: Sequence[int] | Tensor | None = None, size: int | None = None) -> Iterator[Batch]:
+        """Batches of the samples that fall to this process, none of a single sample."""
+        chosen, size = self.share(ids), max(2, size or self.batch_size)
+        while len(chosen) % size == 1:
+            size += 1
+        for part in torch.split(chosen, size)[self.team.rank :: self.team.size]:
+            yield Batch(part, *self.fetch(part))
+
+
 class InDouble(Problem):
     """The same problem with model, data and loss in double precision."""
 
@@ -153,6 +183,50 @@ def gradient_norm(problem: Problem, params: Parameters, ids: Tensor) -> tuple[fl
     norm = float(torch.cat([g.flatten() for g in gradient.values()]).norm())
     size = sum(w.numel() for w in params.values())
     return norm, torch.finfo(torch.float64).eps * (size**0.5 + norm)
+
+
+def training_gradient(problem: Problem, params: Parameters, gradient: Parameters, ids: Tensor) -> Parameters:
+    """The objective's gradient over samples as training saw it: batch norms with the statistics of batches.
+
+    Their running statistics leave a gradient that training never saw, several times as long and nearly at right angles
+    to the other.
+
+    Parameters
+    ----------
+    problem : Problem
+    params : dict of str to Tensor
+    gradient : dict of str to Tensor
+        That of the model in evaluation mode: the answer where no batch norm was trained.
+    ids : Tensor
+    """
+    norms = [name for name, module in problem.model.named_modules() if _uses_batches(module)]
+    if not norms or len(ids) < 2:
+        return gradient
+    return objective_gradient(Products(InTraining(problem, norms), params), ids)
+
+
+def pull(gradient: Parameters, params: Parameters) -> float:
+    """Damping for a model that was trained for a while: ``3 ||grad F_S|| / ||w||``.
+
+    Training that ends at a gradient other than zero ends where a stronger pull towards the start would have ended:
+    ``grad F_S + mu (w - start) = 0`` has ``mu = ||grad F_S|| / ||w - start||``. The same pull acted on the samples
+    that stay, so it damps the step. ``||w||`` stands for the distance from the start, which is not known, and the
+    factor 3 is measured (docs, "What is measured").
+
+    Parameters
+    ----------
+    gradient : dict of str to Tensor
+        Of the objective over all samples, weight decay included, for every trainable parameter (`training_gradient`).
+    params : dict of str to Tensor
+    """
+    size, length = (float(sum(t.double().square().sum() for t in part.values())) for part in (gradient, params))
+    return PULL * (size / length) ** 0.5 if length > 0.0 else 0.0
+
+
+def _uses_batches(module: nn.Module) -> bool:
+    """Whether a module is a batch norm that was trained with the statistics of batches."""
+    known = isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+    return known and any(p.requires_grad for p in module.parameters())
 
 
 def _double(leaf: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, default_collate
 
@@ -29,6 +30,13 @@ FLOATS = (torch.float32, torch.float64)
 CHECKED = 64  # most samples of the checks, spread over the data
 ROUGH = 1e-2  # of outputs: more than rounding differs between two batches, TF32 included
 CLOSE = 1e-3  # of losses of the same outputs
+LIKELIHOODS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
+LIKELIHOOD_FUNCTIONS = (
+    functional.cross_entropy,
+    functional.nll_loss,
+    functional.binary_cross_entropy,
+    functional.binary_cross_entropy_with_logits,
+)
 
 Loss = str | Callable[[Any, Any], Tensor]
 Parameters = dict[str, Tensor]
@@ -86,6 +94,9 @@ class Problem:
         Training samples.
     source : object
         The training data as they were given.
+    likelihood : bool
+        Whether ``exp(-loss)`` is known to be the probability that the model gives a target: for torch's cross
+        entropies, as modules or functions.
     team : Team
         The processes.
 
@@ -125,6 +136,7 @@ class Problem:
         self.model.to(self.device)
         self._output = output or _tensor_of
         self._loss = _loss_function(loss)
+        self.likelihood = loss == "cross_entropy" or isinstance(loss, LIKELIHOODS) or loss in LIKELIHOOD_FUNCTIONS
         self._data = _read(data, target_key, self.device)
         self._writes = False
         self.n = len(self._data)

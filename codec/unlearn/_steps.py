@@ -23,7 +23,9 @@ from codec.unlearn._requests import others
 from codec.unlearn._search import Evidence, Ranking, search
 from codec.unlearn._slices import Slices
 from codec.unlearn._units import Units
-from codec.unlearn._update import Step, captured_decrement, deletion_step, gradient_norm_units, newton_steps, pull
+from codec.unlearn._update import Step, captured_decrement, deletion_step, gradient_norm_units, newton_steps
+
+TOLD = 0.9  # of the loss of earlier deletions, below which what is taken back is told
 
 
 class Steps:
@@ -124,7 +126,7 @@ class Steps:
             solver=self.options.solver,
             linearisation=prepared.linear,
             damping=self.options.damping,
-            first_damping=pull(prepared.gradient, prepared.point),
+            first_damping=prepared.pull,
             fit_length=self.options.update == "difference" and not self.options.convex,
             whole_gradient=slices.gather(prepared.gradient),
             losses=prepared.losses,
@@ -157,13 +159,16 @@ class Steps:
         }
 
     def taken_back(self, step: Step, weights: Parameters) -> str:
-        """What a damping above that of the request before does to what was forgotten since the anchor, in words."""
+        """What a damping above that of the request before takes from what was forgotten since the anchor, in words.
+
+        Samples that were not learnt raise it a little; a loss that falls by less than a tenth is not told.
+        """
         earlier = self.history.since_anchor
         if not earlier or not step.damping > earlier[-1].damping:
             return ""
         ids = ids_of(earlier)
         before, after = (float(self.losses(w)[ids].mean()) for w in (self.history.weights, weights))
-        if not after < before:
+        if not after < TOLD * before:
             return ""
         return (
             f"; damping raised from {earlier[-1].damping:.3g} to {step.damping:.3g}, earlier deletions are taken back in "

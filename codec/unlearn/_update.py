@@ -17,7 +17,7 @@ from torch import Tensor
 from codec._validation import check_option
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._linearisation import Linearisation
-from codec.unlearn._point import objective_gradient
+from codec.unlearn._point import objective_gradient, pull, training_gradient
 from codec.unlearn._problem import Problem
 from codec.unlearn._products import Products
 from codec.unlearn._slices import Slices
@@ -34,8 +34,8 @@ METHODS = (
 )
 SYSTEMLESS = ("gradient_ascent", "paper_step")  # methods that solve no linear system
 SOLVERS = ("auto", "cg", "cholesky")
-PULL = 3.0  # of 'auto': damping over ||grad F_S|| / ||w||
-LEAST_DAMPING = 1e-4  # of 'auto'
+LEAST_DAMPING = 1e-4  # of 'auto': what is left for a model at its optimum
+DOUBT = 10.0  # of 'auto': most damping of samples that were not learnt, over that of others
 DOUBLINGS = 9  # of 'auto', while the step hurts
 REPAIR = 4.0  # damping of the repair, in dampings of the step
 LENGTHS = (0.5, 2.0)  # of a step whose length is fitted
@@ -130,10 +130,10 @@ def deletion_step(
         Of its linear system; 'auto': Cholesky up to 128 parameters.
     linearisation : Linearisation, optional
     damping : float or 'auto', default 'auto'
-        'auto': ``first_damping``, doubled until the retained objective rises by no more than ``max_rise`` of its
-        size and the guard holds.
+        'auto': ``first_damping``, raised for samples that were not learnt (`doubt`) and at least 1e-4, then doubled
+        until the retained objective rises by no more than ``max_rise`` of its size and the guard holds.
     first_damping : float, optional
-        Where 'auto' begins. Default: `pull` of the model.
+        Where 'auto' begins for samples that the model has learnt. Default: `pull` of the model.
     fit_length : bool, default False
         Whether the step is made longer or shorter, within a factor of two, until the forgotten samples' loss is what
         the model linearised at ``params`` predicts for the whole step.
@@ -172,8 +172,9 @@ def deletion_step(
         raise ValueError(f"method is {method!r}; it must be one of {', '.join(map(repr, METHODS))}.")
     operator = Curvature(problem, params, work.retained, slices, curvature, linearisation=linearisation)
     b = work.right_side(operator, method, whole_gradient)
-    if damping == "auto" and first_damping is None:
-        first_damping = pull(objective_gradient(Products(problem, params), work.everyone), params)
+    if damping == "auto":
+        whole = work.pull() if first_damping is None else first_damping
+        first_damping = max(LEAST_DAMPING, work.doubt() * whole)
     best: Step | None = None
     for mu in _dampings(damping, first_damping):
         solution = _direction(work, operator, b, method, mu, x0, tol, max_iter, solver)
@@ -195,22 +196,19 @@ def check_solver(solver: str, curvature: str, method: str) -> None:
         raise ValueError(f"solver is {solver!r}, but {alone[0]} has no linear system to solve; leave solver='auto'.")
 
 
-def pull(gradient: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> float:
-    """Damping for a model that was trained for a while: ``3 ||grad F_S|| / ||w||``.
+def doubt(losses: Tensor) -> float:
+    """How much more a step is damped where the model has not learnt what it is to forget.
 
-    Training that ends at a gradient other than zero ends where a stronger pull towards the start would have ended:
-    ``grad F_S + mu (w - start) = 0`` has ``mu = ||grad F_S|| / ||w - start||``. The same pull acted on the samples
-    that stay, so it damps the step; where the model is stationary only the least damping, 1e-4, is left. ``||w||``
-    stands for the distance from the start, which is not known, and the factor 3 is measured (docs, "What is measured").
+    One over the mean probability of the samples' targets, 10 at most. What was learnt late or never acted through a
+    network that had yet to become what it is; linearised where training ended, that network takes such samples for more
+    than they were. Measured, not derived (docs, "What is measured").
 
     Parameters
     ----------
-    gradient : dict of str to Tensor
-        Of the objective over all samples, weight decay included, for every trainable parameter.
-    params : dict of str to Tensor
+    losses : Tensor (m,)
+        Negative log-probabilities of the forgotten samples' targets.
     """
-    size, length = (float(sum(t.double().square().sum() for t in part.values())) for part in (gradient, params))
-    return max(LEAST_DAMPING, PULL * (size / length) ** 0.5 if length > 0.0 else 0.0)
+    return min(DOUBT, 1.0 / max(float(losses.neg().exp().mean()), 1.0 / DOUBT))
 
 
 def newton_steps(
@@ -311,8 +309,18 @@ class _Work:
         self.retained = present.nonzero()[:, 0]
         if not len(self.retained):
             raise ValueError("forgotten holds every sample: nothing would be retained.")
-        known = problem.sample_losses(params, self.retained) if losses is None else losses[self.retained]
-        self.before = float(known.mean()) + problem.regularizer(params)
+        known = problem.sample_losses(params) if losses is None else losses
+        self.before = float(known[self.retained].mean()) + problem.regularizer(params)
+        self._gone = known[self.forgotten]
+
+    def pull(self) -> float:
+        """`pull` of the model that the step starts from."""
+        gradient = objective_gradient(Products(self.problem, self.params), self.everyone)
+        return pull(training_gradient(self.problem, self.params, gradient, self.everyone), self.params)
+
+    def doubt(self) -> float:
+        """`doubt` about the forgotten samples."""
+        return doubt(self._gone) if self.problem.likelihood else 1.0
 
     def right_side(self, operator: Curvature, method: str, whole: Tensor | None) -> Tensor:
         """Minus the gradient that the step goes along; the forgotten samples' weight decay is in it."""

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from codec.unlearn._curvature import Curvature, linearise
+from codec.unlearn._point import objective_gradient, pull, training_gradient
 from codec.unlearn._problem import Problem
 from codec.unlearn._products import Products
 from codec.unlearn._slices import Slices
@@ -14,9 +15,9 @@ from codec.unlearn._update import (
     _crossing,
     captured_decrement,
     deletion_step,
+    doubt,
     gradient_norm_units,
     newton_steps,
-    pull,
 )
 
 
@@ -173,10 +174,71 @@ def test_automatic_damping_by_hand_and_the_least_at_an_optimum():
     assert float((as_matrix(slices.add(params, step.delta)) - solve(kept)).norm()) <= 1e-2 * nothing
 
 
+def test_what_was_not_learnt_is_damped_more():
+    """One over the mean probability of the targets, ten at most; only where the loss is known to tell it."""
+    assert doubt(-torch.tensor([0.5, 0.25]).log()) == pytest.approx(1 / 0.375)
+    assert doubt(torch.zeros(3)) == 1.0
+    assert doubt(torch.tensor([1e4])) == 10.0
+    known = network()
+    params, slices = known.parameters(), Slices(find_units(known.model))
+    by_loss = known.sample_losses(params).argsort()
+    for ids in (by_loss[:3], by_loss[-3:]):
+        step = deletion_step(known, params, ids, slices, first_damping=0.5, max_rise=100.0)
+        with torch.no_grad():
+            x, y = known.fetch(ids)
+            chance = torch.softmax(known.model(x), dim=1)[torch.arange(3), y].mean()
+        assert step.damping == pytest.approx(0.5 / float(chance))
+    data = known.fetch(torch.arange(60))
+    unknown = Problem(known.model, lambda o, t: torch.nn.functional.cross_entropy(o, t), data, weight_decay=0.01)
+    assert deletion_step(unknown, params, ids, slices, first_damping=0.5, max_rise=100.0).damping == 0.5
+
+
+def normed(n=31, frozen=False):
+    """A network with a batch norm that was trained for a few steps."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(n, 4, dtype=torch.float64, generator=generator) + 1.0
+    y = (x[:, 0] > 1.0).long()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)).double()
+    for _ in range(5):
+        model(x)
+    model[1].requires_grad_(not frozen)
+    return model, (x, y)
+
+
+@pytest.mark.parametrize("batch_size", [10, 15, 1024])  # 31 = 3 * 10 + 1: no batch of a single sample
+def test_the_gradient_that_training_saw_has_the_statistics_of_batches(batch_size):
+    model, (x, y) = normed()
+    problem = Problem(model, "cross_entropy", (x, y), weight_decay=0.1, batch_size=batch_size)
+    params, before = problem.parameters(), {k: v.clone() for k, v in problem.model.state_dict().items()}
+    evaluated = objective_gradient(Products(problem, params), torch.arange(31))
+    found = training_gradient(problem, params, evaluated, torch.arange(31))
+    model.train()
+    sizes = {10: 11, 15: 16, 1024: 1024}
+    loss = sum(
+        torch.nn.functional.cross_entropy(model(part), target, reduction="sum")
+        for part, target in zip(torch.split(x, sizes[batch_size]), torch.split(y, sizes[batch_size]), strict=True)
+    )
+    wanted = torch.autograd.grad(loss / 31, list(model.parameters()))
+    for (name, value), gradient in zip(found.items(), wanted, strict=True):
+        torch.testing.assert_close(value, gradient + 0.1 * params[name])
+    assert any(not torch.allclose(found[k], evaluated[k]) for k in found)
+    assert all(torch.equal(value, before[name]) for name, value in problem.model.state_dict().items())
+    step = deletion_step(problem, params, [3], Slices(find_units(problem.model)), max_rise=100.0)
+    assert step.damping == pytest.approx(pull(found, params) * doubt(problem.sample_losses(params, [3])))
+
+
+def test_the_gradient_is_as_it_was_without_a_batch_norm_that_was_trained():
+    for problem in (network(), Problem(*normed(frozen=True)[:1], "cross_entropy", normed()[1], weight_decay=0.1)):
+        params = problem.parameters()
+        gradient = objective_gradient(Products(problem, params), torch.arange(problem.n))
+        assert training_gradient(problem, params, gradient, torch.arange(problem.n)) is gradient
+
+
 def test_automatic_damping_is_doubled_while_the_step_hurts():
     problem = network()
     params, slices = problem.parameters(), Slices(find_units(problem.model))
-    first = pull(Products(problem, params).mean_gradient(torch.arange(60)), params)
+    first = 0.02
     tried = []
 
     def guard(moved):
@@ -187,7 +249,7 @@ def test_automatic_damping_is_doubled_while_the_step_hurts():
 
     step = deletion_step(problem, params, [0, 1], slices, first_damping=first, guard=guard, max_rise=100.0)
     assert step.accepted
-    assert step.damping == pytest.approx(4 * first)
+    assert step.damping == pytest.approx(4 * first * doubt(problem.sample_losses(params, [0, 1])))
 
 
 def test_the_length_makes_the_forgotten_loss_what_the_linearised_model_predicts():

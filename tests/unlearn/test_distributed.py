@@ -47,9 +47,15 @@ def recurrent():
     return Recurrent().double()
 
 
+def normed():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
 RUNS = {
     "lfoci on a chain": (net, {"selector": "lfoci", "screen": None, "max_units": 5, "n_perturbations": 60}),
     "all units, small passes": (net, {"selector": "all", "batch_size": 4}),
+    "batches of a batch norm": (normed, {"selector": "all", "batch_size": 8}),
     "exact Hessian": (net, {"selector": "kfac_greedy", "max_units": 4, "curvature": "hessian"}),
     "automatic differentiation": (recurrent, {"selector": "gradient_norm", "max_units": 6, "damping": 0.1}),
 }

@@ -131,6 +131,29 @@ def test_a_cache_of_other_data_or_seeds_is_refused(tmp_path):
         shadow_models(train, {"a": nothing}, DATA, [0], test=TEST, n_models=8, cache=tmp_path)
 
 
+def test_a_cache_knows_a_dataset_and_what_is_forgotten_of_it(tmp_path):
+    """Two requests of as many samples used to share a cache."""
+
+    def fit(data, seed):
+        return train(
+            tuple(torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*data, strict=True)), seed
+        )
+
+    def call(data, ids):
+        return shadow_models(
+            fit, {"nothing": nothing}, data, ids, test=TensorDataset(*TEST), n_models=8, cache=tmp_path
+        )
+
+    data = TensorDataset(*DATA)
+    call(data, [0, 1])
+    call(data, [0, 1])
+    changed = DATA[0].clone()
+    changed[5] += 1.0
+    for other, ids in ((data, [0, 2]), (TensorDataset(changed, DATA[1]), [0, 1])):
+        with pytest.raises(ValueError, match="other data, samples or seeds"):
+            call(other, ids)
+
+
 @pytest.mark.slow
 def test_a_killed_process_is_resumed(tmp_path):
     script = textwrap.dedent(f"""

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -290,6 +291,17 @@ def test_a_damping_that_takes_earlier_deletions_back_is_told(raised):
         assert f"damping raised from {first.damping:.3g} to {second.damping:.3g}" in second.reason
         chances = [torch.softmax(model(X[:m]), dim=1)[range(m), y[:m]].mean().item() for m in (3, 4)]
         assert second.damping == pytest.approx(64 * first.damping * chances[0] / chances[1])
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.97, False), (0.2, True)])
+def test_little_that_is_taken_back_is_not_told(share, told):
+    model, X, y = net()
+    ours = unlearner(model, X, y, budget=0.5)
+    first = ours.forget([0, 1, 2])
+    start = dict(model.named_parameters())
+    less = {k: start[k].detach() + share * (w - start[k].detach()) for k, w in ours.parameters.items()}
+    step = SimpleNamespace(damping=1.01 * first.damping)
+    assert bool(ours._steps.taken_back(step, less)) == told
 
 
 def test_rollback_is_as_if_the_request_had_never_come():

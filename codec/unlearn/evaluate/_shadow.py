@@ -23,10 +23,11 @@ from joblib import Parallel, delayed, effective_n_jobs
 from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import Subset
 
 from codec._forward import show_progress
 from codec._validation import as_generator, check_integer, check_jobs
-from codec.unlearn._problem import Loss
+from codec.unlearn._problem import CHECKED, Loss
 from codec.unlearn._training import seeded
 from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
 from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Parts, Train, as_model
@@ -102,8 +103,8 @@ def shadow_models(
         Models of each group.
     cache : path, optional
         Folder where the outputs of every model are kept as they come. A second call takes what is there, also with
-        more models or another method; it cannot know whether ``train``, a method or a Dataset has changed, so take
-        a new folder then.
+        more models or another method. Other data, samples to forget or seeds are refused (of a Dataset 64 samples
+        are looked at); whether ``train`` or a method has changed it cannot know, so take a new folder then.
     n_jobs : int, optional
         Processes, as joblib has it; each with one thread. The result is the same for every number.
     random_state : int, default 0
@@ -271,12 +272,20 @@ def _open(folder: Path, parts: Mapping[str, Any], random_state: int) -> Path:
 
 
 def _fingerprint(data: Any) -> str:
-    """Of every value of data in memory; of a Dataset, of its number of samples."""
+    """Of every value of data in memory; of a Dataset, of its length, a Subset's indices, and samples spread over it."""
     digest = hashlib.sha256(str(n_samples(data)).encode())
-    for leaf in tree_leaves(data) if in_memory(data) else ():
+    for leaf in tree_leaves(data) if in_memory(data) else _spread(data):
         values = leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else np.asarray(leaf)
-        digest.update(f"{values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).tobytes())
+        content = repr(leaf).encode() if values.dtype.hasobject else np.ascontiguousarray(values).tobytes()
+        digest.update(f"{values.dtype} {values.shape}".encode() + content)
     return digest.hexdigest()
+
+
+def _spread(data: Any) -> list[Any]:
+    """What tells a Dataset from others of its length."""
+    places = np.linspace(0, len(data) - 1, min(len(data), CHECKED)).round().astype(int).tolist()
+    indices = [torch.as_tensor(data.indices)] if isinstance(data, Subset) else []
+    return indices + tree_leaves([data[i] for i in places])
 
 
 def _path(folder: Path, name: str, number: int) -> Path:

@@ -8,6 +8,7 @@ for the set of all forgotten samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -197,18 +198,18 @@ def check_solver(solver: str, curvature: str, method: str) -> None:
 
 
 def doubt(losses: Tensor) -> float:
-    """How much more a step is damped where the model has not learnt what it is to forget.
+    """How much more a step is damped where the model has not learnt what it is to forget: ``exp(mean loss)``.
 
-    One over the mean probability of the samples' targets, 10 at most. What was learnt late or never acted through a
-    network that had yet to become what it is; linearised where training ended, that network takes such samples for more
-    than they were. Measured, not derived (docs, "What is measured").
+    One over the (geometric) mean probability of the samples' targets, 10 at most. What was learnt late or never acted
+    through a network that had yet to become what it is; linearised where training ended, that network takes such
+    samples for more than they were. Measured, not derived (docs, "What is measured").
 
     Parameters
     ----------
     losses : Tensor (m,)
         Negative log-probabilities of the forgotten samples' targets.
     """
-    return min(DOUBT, 1.0 / max(float(losses.neg().exp().mean()), 1.0 / DOUBT))
+    return min(DOUBT, math.exp(min(float(losses.mean()), DOUBT)))
 
 
 def newton_steps(

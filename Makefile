@@ -10,7 +10,8 @@ PYTHON_TESTS ?= tests/test_properties.py
 EXPERIMENTS ?= blankets celeba spurious mnist cifar kfac text faces reid
 
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet \
+# Compiling every file of torch takes pip a minute; the few that are imported are compiled then.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile \
 	--constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help

@@ -24,6 +24,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from codec.unlearn import Deletion, Unlearner
+from codec.unlearn._point import objective_gradient, pull, training_gradient
+from codec.unlearn._products import Products
 
 DECAY = 5e-4
 BATCHES = 16  # of an epoch
@@ -66,14 +68,20 @@ def mlp(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 100), nn.ReLU(), nn.Linear(100, 10))
 
 
-def cnn(width: int) -> nn.Module:
+def cnn(width: int, norm: Callable[[int], nn.Module] = lambda _: nn.Identity()) -> nn.Module:
     """Two strided convolutions and a linear layer; the rows of pixels are made square first."""
     side = math.isqrt(width)
     last = math.ceil(math.ceil(side / 2) / 2)
-    return nn.Sequential(
-        nn.Unflatten(1, (1, side, side)), nn.Conv2d(1, 8, 5, 2, 2), nn.ReLU(), nn.Conv2d(8, 16, 5, 2, 2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(16 * last * last, 10),
+    layers = (
+        nn.Unflatten(1, (1, side, side)), nn.Conv2d(1, 8, 5, 2, 2), norm(8), nn.ReLU(), nn.Conv2d(8, 16, 5, 2, 2),
+        norm(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * last * last, 10),
     )  # fmt: skip
+    return nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.Identity)))
+
+
+def normed_cnn(width: int) -> nn.Module:
+    """The same with batch norms."""
+    return cnn(width, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,8 @@ TRAININGS = {
     "small CNN, 15 epochs": Network(cnn, 15),
     "small CNN, 15 epochs at .3 of the rate": Network(cnn, 15, rate=0.015),
     "small CNN, 45 epochs": Network(cnn, 45),
+    "small CNN with batch norms, 5 epochs": Network(normed_cnn, 5),
+    "small CNN with batch norms, 15 epochs": Network(normed_cnn, 15),
 }
 
 
@@ -294,9 +304,16 @@ def captured(folder: Path, quick: bool, name: str, seed: int) -> list[Row]:
 
 
 def damping(folder: Path, quick: bool, name: str, seed: int) -> list[Row]:
-    """At which damping a deletion has the retrained forget loss, beside the gradient's norm over the weights'."""
+    """At which damping a deletion has the retrained forget loss, beside what is chosen.
+
+    "evaluated": what would be chosen with the gradient of the model in evaluation mode.
+    """
     bench = Bench(folder, quick, TRAININGS[name], seed)
     unlearner = bench.unlearner()
+    problem, everyone = unlearner.problem, torch.arange(len(bench.data.x))
+    params = problem.parameters()
+    gradient = objective_gradient(Products(problem, params), everyone)
+    ratio = pull(gradient, params) / pull(training_gradient(problem, params, gradient, everyone), params)
     cases = {
         "random 100": bench.random[:100],
         "hardest, third": bench.hardest[2:3],
@@ -308,7 +325,8 @@ def damping(folder: Path, quick: bool, name: str, seed: int) -> list[Row]:
         unlearner.options.damping = "auto"
         chosen = unlearner.forget(gone.tolist())
         unlearner.rollback()
-        row = {"case": case, "model": name, "auto": chosen.damping, "forget_loss": chosen.forget_loss[1] / wanted}
+        row = {"case": case, "model": name, "auto": chosen.damping, "evaluated": ratio * chosen.damping}
+        row["forget_loss"] = chosen.forget_loss[1] / wanted
         rows.append(row | {"fits": fitting(unlearner, gone.tolist(), wanted)})
     return rows
 

@@ -88,10 +88,11 @@ def selection_table(report):
 def damping_table(report):
     """The damping that fits and the one that is chosen."""
     lines = [
-        [name, row["case"], number(row["fits"]), number(row["auto"]), number(row["forget_loss"])]
+        [name, row["case"], *(number(row[key]) for key in ("fits", "auto", "forget_loss", "evaluated"))]
         for name, row in rows_of(report, "damping")
     ]
-    return table(["training", "request", "fits", "'auto'", "forget loss / retrained at 'auto'"], lines)
+    head = ["fits", "'auto'", "forget loss / retrained at 'auto'", "'auto' by the evaluated model's gradient"]
+    return table(["training", "request", *head], lines)
 
 
 def linear_table(report):

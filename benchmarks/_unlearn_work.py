@@ -24,7 +24,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from codec.unlearn import Deletion, Unlearner
-from codec.unlearn._point import objective_gradient, pull, training_gradient
+from codec.unlearn._point import objective_gradient, training_gradient
 from codec.unlearn._products import Products
 
 DECAY = 5e-4
@@ -313,7 +313,7 @@ def damping(folder: Path, quick: bool, name: str, seed: int) -> list[Row]:
     problem, everyone = unlearner.problem, torch.arange(len(bench.data.x))
     params = problem.parameters()
     gradient = objective_gradient(Products(problem, params), everyone)
-    ratio = pull(gradient, params) / pull(training_gradient(problem, params, gradient, everyone), params)
+    ratio = norm(gradient) / norm(training_gradient(problem, params, gradient, everyone))
     cases = {
         "random 100": bench.random[:100],
         "hardest, third": bench.hardest[2:3],
@@ -329,6 +329,10 @@ def damping(folder: Path, quick: bool, name: str, seed: int) -> list[Row]:
         row["forget_loss"] = chosen.forget_loss[1] / wanted
         rows.append(row | {"fits": fitting(unlearner, gone.tolist(), wanted)})
     return rows
+
+
+def norm(tensors: dict[str, Tensor]) -> float:
+    return float(torch.cat([t.flatten() for t in tensors.values()]).norm())
 
 
 def fitting(unlearner: Unlearner, gone: list[int], wanted: float) -> float:

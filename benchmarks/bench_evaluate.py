@@ -40,7 +40,7 @@ import torch
 from torch import nn
 
 from codec.unlearn import Problem, Unlearner, baselines, find_units
-from codec.unlearn._point import objective_gradient, pull, training_gradient
+from codec.unlearn._point import objective_gradient, pull
 from codec.unlearn._products import Products
 from codec.unlearn._search import SELECTORS, default_budget
 from codec.unlearn._training import Recipe
@@ -155,7 +155,7 @@ class Case:
         """The damping that our step begins with."""
         params, everyone = self.problem.parameters(), torch.arange(self.problem.n)
         gradient = objective_gradient(Products(self.problem, params), everyone)
-        whole = pull(training_gradient(self.problem, params, gradient, everyone), params)
+        whole = pull(self.problem, params, gradient, everyone)
         return max(LEAST_DAMPING, whole * doubt(self.problem.sample_losses(params, ids)))
 
     def methods(self, ids: list[int]) -> dict[str, Callable[[list[int]], Any]]:

@@ -23,6 +23,7 @@ from codec.unlearn._units import Units
 
 ROUGH = 0.2  # tolerance of the steps that exchanges are judged by
 PULL = 3.0  # damping over ||grad F_S|| / ||w||
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # their scales start at 1
 
 
 class Point:
@@ -56,7 +57,7 @@ class Point:
     @cached_property
     def pull(self) -> float:
         """Damping that the training asks for, see `pull`."""
-        return pull(training_gradient(self.problem, self.point, self.gradient, self._ids), self.point)
+        return pull(self.problem, self.point, self.gradient, self._ids)
 
     @cached_property
     def linear(self) -> Linearisation | None:
@@ -205,21 +206,23 @@ def training_gradient(problem: Problem, params: Parameters, gradient: Parameters
     return objective_gradient(Products(InTraining(problem, norms), params), ids)
 
 
-def pull(gradient: Parameters, params: Parameters) -> float:
+def pull(problem: Problem, params: Parameters, gradient: Parameters, ids: Tensor) -> float:
     """Damping for a model that was trained for a while: ``3 ||grad F_S|| / ||w||``.
 
     Training that ends at a gradient other than zero ends where a stronger pull towards the start would have ended:
     ``grad F_S + mu (w - start) = 0`` has ``mu = ||grad F_S|| / ||w - start||``. The same pull acted on the samples
-    that stay, so it damps the step. ``||w||`` stands for the distance from the start, which is not known, and the
-    factor 3 is measured (docs, "What is measured").
+    that stay, so it damps the step. Scales of norms start at 1; elsewhere the start is not known, ``w`` stands for the
+    distance from it, and the factor 3 is measured (docs, "What is measured").
 
     Parameters
     ----------
-    gradient : dict of str to Tensor
-        Of the objective over all samples, weight decay included, for every trainable parameter (`training_gradient`).
-    params : dict of str to Tensor
+    problem, params, gradient, ids
+        As in `training_gradient`, whose gradient is the one that counts.
     """
-    size, length = (float(sum(t.double().square().sum() for t in part.values())) for part in (gradient, params))
+    seen = training_gradient(problem, params, gradient, ids)
+    scales = {f"{name}.weight".lstrip(".") for name, m in problem.model.named_modules() if isinstance(m, NORMS)}
+    moved = {name: value - 1.0 if name in scales else value for name, value in params.items()}
+    size, length = (float(sum(t.double().square().sum() for t in part.values())) for part in (seen, moved))
     return PULL * (size / length) ** 0.5 if length > 0.0 else 0.0
 
 

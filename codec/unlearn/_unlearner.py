@@ -63,9 +63,9 @@ class Unlearner:
         over all retained samples, with a K-FAC preconditioner where the model is a chain of layers. 'cholesky' takes
         up to 8,192 parameters of the chosen units.
     damping : 'auto' or float, default 'auto'
-        mu of ``(H_R + mu I)^-1``; 'auto': three times ``||grad F_S|| / ||w||`` of the trained model, times ``exp`` of
-        the forgotten samples' mean cross entropy (10 at most), at least 1e-4; doubled until the retained objective rises
-        by at most half and the guard holds. Newton steps (``update='gradient'``, ``convex=True``) take none.
+        mu of ``(H_R + mu I)^-1``; 'auto': three times ``||grad F_S|| / ||w||`` of the trained model, up to five times
+        that where the forgotten samples were not learnt, at least 1e-4; doubled until the retained objective rises by at
+        most half and the guard holds. Newton steps (``update='gradient'``, ``convex=True``) take none.
     update : str, default 'difference'
         What is solved for, see :func:`codec.unlearn._update.deletion_step`. Most take one step from the anchor
         for everything forgotten since; 'gradient' and 'chained' step on from where the model is.

@@ -8,7 +8,6 @@ for the set of all forgotten samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from codec._validation import check_option
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._linearisation import Linearisation
-from codec.unlearn._point import objective_gradient, pull, training_gradient
+from codec.unlearn._point import objective_gradient, pull
 from codec.unlearn._problem import Problem
 from codec.unlearn._products import Products
 from codec.unlearn._slices import Slices
@@ -36,7 +35,7 @@ METHODS = (
 SYSTEMLESS = ("gradient_ascent", "paper_step")  # methods that solve no linear system
 SOLVERS = ("auto", "cg", "cholesky")
 LEAST_DAMPING = 1e-4  # of 'auto': what is left for a model at its optimum
-DOUBT = 10.0  # of 'auto': most damping of samples that were not learnt, over that of others
+DOUBT = 5.0  # of 'auto': most damping of samples that were not learnt, over that of others
 DOUBLINGS = 9  # of 'auto', while the step hurts
 REPAIR = 4.0  # damping of the repair, in dampings of the step
 LENGTHS = (0.5, 2.0)  # of a step whose length is fitted
@@ -198,18 +197,19 @@ def check_solver(solver: str, curvature: str, method: str) -> None:
 
 
 def doubt(losses: Tensor) -> float:
-    """How much more a step is damped where the model has not learnt what it is to forget: ``exp(mean loss)``.
+    """How much more a step is damped where the model has not learnt what it is to forget: ``1 / (1 - r^2)``.
 
-    One over the (geometric) mean probability of the samples' targets, 10 at most. What was learnt late or never acted
-    through a network that had yet to become what it is; linearised where training ended, that network takes such
-    samples for more than they were. Measured, not derived (docs, "What is measured").
+    r is the mean over the samples of one minus the probability of the target; 5 at most. What was never learnt acted
+    through a network that had yet to become what it is; linearised where training ended, that network takes such samples
+    for more than they were. Measured, not derived (docs, "What is measured").
 
     Parameters
     ----------
     losses : Tensor (m,)
         Negative log-probabilities of the forgotten samples' targets.
     """
-    return min(DOUBT, math.exp(min(float(losses.mean()), DOUBT)))
+    known = float(losses.neg().exp().mean())
+    return 1.0 / max(known * (2.0 - known), 1.0 / DOUBT)
 
 
 def newton_steps(
@@ -317,7 +317,7 @@ class _Work:
     def pull(self) -> float:
         """`pull` of the model that the step starts from."""
         gradient = objective_gradient(Products(self.problem, self.params), self.everyone)
-        return pull(training_gradient(self.problem, self.params, gradient, self.everyone), self.params)
+        return pull(self.problem, self.params, gradient, self.everyone)
 
     def doubt(self) -> float:
         """`doubt` about the forgotten samples."""

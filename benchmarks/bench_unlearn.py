@@ -30,6 +30,7 @@ import torch
 RESULT = _harness.RESULTS / "bench_unlearn.json"
 PACKAGES = ("codec", "torch", "numpy", "scipy", "scikit-learn")
 SEEDS = (31, 32, 33, 34, 35)  # nothing was chosen on these
+WHERE = ("date", "git", "cpu")  # of the environment, in every cell: parts can be measured anew
 PARTS = ("requests", "sequence", "captured", "selection", "damping", "linear")
 Row = dict[str, Any]
 
@@ -184,15 +185,20 @@ def main() -> None:
     kept = options.output.exists() and not options.quick
     report = json.loads(options.output.read_text()) if kept else {"cells": {}}
     stored: dict[str, Any] = report["cells"]
+    here = _harness.environment(PACKAGES)
+    for cell in stored.values():  # measured before cells told where
+        for key in WHERE:
+            cell.setdefault(key, report["environment"][key])
     wanted = () if options.show else cells(options.data, options.quick)
     missing = [cell for cell in wanted if cell.key not in stored and options.only in {None, cell.part}]
     for cell in missing[: options.most]:
         rows = cell.compute()
-        stored[cell.key] = {"part": cell.part, "name": cell.name, "seed": cell.seed, "rows": rows}
+        where = {key: here[key] for key in WHERE}
+        stored[cell.key] = {"part": cell.part, "name": cell.name, "seed": cell.seed, **where, "rows": rows}
         for row in rows:
             show(cell.key, row)
         if not options.quick:
-            report |= {"environment": _harness.environment(PACKAGES), "summary": summary(stored)}
+            report |= {"environment": here, "summary": summary(stored)}
             _harness.write_json(report, options.output)
     for row in () if options.quick else summary(stored):
         show("met" if row["met"] else "MISSED", row)

@@ -108,7 +108,12 @@ def machine_line(report):
     """Where the numbers come from, in a line."""
     e = report["environment"]
     packages = ", ".join(f"{name} {e['packages'][name]}" for name in ("torch", "numpy", "scipy"))
-    return f"Measured {e['date']}: {e['cpu']}, one thread, Python {e['python']}; {packages}.\n"
+    when: dict[tuple[str, str], list[str]] = {}
+    for cell in report["cells"].values():
+        parts = when.setdefault((cell.get("date", e["date"]), cell.get("cpu", e["cpu"])), [])
+        parts += [cell["part"]] * (cell["part"] not in parts)
+    measured = "; ".join(f"{', '.join(parts)}: {date}, {cpu}" for (date, cpu), parts in sorted(when.items()))
+    return f"Measured on one thread, Python {e['python']}; {packages}. {measured[0].upper()}{measured[1:]}.\n"
 
 
 TABLES = {

@@ -68,15 +68,15 @@ def mlp(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 100), nn.ReLU(), nn.Linear(100, 10))
 
 
-def cnn(width: int, norm: Callable[[int], nn.Module] = lambda _: nn.Identity()) -> nn.Module:
+def cnn(width: int, norm: Callable[[int], nn.Module] | None = None) -> nn.Module:
     """Two strided convolutions and a linear layer; the rows of pixels are made square first."""
     side = math.isqrt(width)
     last = math.ceil(math.ceil(side / 2) / 2)
-    layers = (
-        nn.Unflatten(1, (1, side, side)), nn.Conv2d(1, 8, 5, 2, 2), norm(8), nn.ReLU(), nn.Conv2d(8, 16, 5, 2, 2),
-        norm(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * last * last, 10),
+    norms = [[norm(channels)] if norm else [] for channels in (8, 16)]
+    return nn.Sequential(
+        nn.Unflatten(1, (1, side, side)), nn.Conv2d(1, 8, 5, 2, 2), *norms[0], nn.ReLU(), nn.Conv2d(8, 16, 5, 2, 2),
+        *norms[1], nn.ReLU(), nn.Flatten(), nn.Linear(16 * last * last, 10),
     )  # fmt: skip
-    return nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.Identity)))
 
 
 def normed_cnn(width: int) -> nn.Module:

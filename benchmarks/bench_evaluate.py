@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from codec.unlearn._point import objective_gradient, pull
 from codec.unlearn._products import Products
 from codec.unlearn._search import SELECTORS, default_budget
 from codec.unlearn._training import Recipe
-from codec.unlearn._update import LEAST_DAMPING, doubt
+from codec.unlearn._update import damping_for
 from codec.unlearn.evaluate import evaluate, split
 
 SETS = ("mnist", "cifar")
@@ -151,16 +151,16 @@ class Case:
         unlearner.forget(ids)
         return unlearner
 
-    def first_damping(self, ids: list[int]) -> float:
-        """The damping that our step begins with."""
+    @cached_property
+    def pull(self) -> float:
+        """The damping of the network, whatever is forgotten."""
         params, everyone = self.problem.parameters(), torch.arange(self.problem.n)
-        gradient = objective_gradient(Products(self.problem, params), everyone)
-        whole = pull(self.problem, params, gradient, everyone)
-        return max(LEAST_DAMPING, whole * doubt(self.problem.sample_losses(params, ids)))
+        return pull(self.problem, params, objective_gradient(Products(self.problem, params), everyone), everyone)
 
     def methods(self, ids: list[int]) -> dict[str, Callable[[list[int]], Any]]:
         """Every selector and every baseline, or those that were asked for, for a request."""
-        damping = {"damping": self.first_damping(ids)}
+        losses = self.problem.sample_losses(self.problem.parameters(), ids)
+        damping = {"damping": damping_for(self.problem, losses, self.pull)}
         n_units = default_budget(find_units(self.model).n_units)
         few = damping | {"n_units": n_units}
         seeded = {"random_state": self.seed}

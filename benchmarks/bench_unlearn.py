@@ -29,7 +29,7 @@ import torch
 
 RESULT = _harness.RESULTS / "bench_unlearn.json"
 PACKAGES = ("codec", "torch", "numpy", "scipy", "scikit-learn")
-SEEDS = (31, 32, 33, 34, 35)  # nothing was chosen on these
+SEEDS = (31, 32, 33, 34, 35)  # little was chosen on these, see docs/unlearning.rst
 WHERE = ("date", "git", "cpu")  # of the environment, in every cell: parts can be measured anew
 PARTS = ("requests", "sequence", "captured", "selection", "damping", "linear")
 Row = dict[str, Any]
@@ -186,9 +186,6 @@ def main() -> None:
     report = json.loads(options.output.read_text()) if kept else {"cells": {}}
     stored: dict[str, Any] = report["cells"]
     here = _harness.environment(PACKAGES)
-    for cell in stored.values():  # measured before cells told where
-        for key in WHERE:
-            cell.setdefault(key, report["environment"][key])
     wanted = () if options.show else cells(options.data, options.quick)
     missing = [cell for cell in wanted if cell.key not in stored and options.only in {None, cell.part}]
     for cell in missing[: options.most]:

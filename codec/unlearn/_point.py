@@ -229,7 +229,8 @@ def pull(problem: Problem, params: Parameters, gradient: Parameters, ids: Tensor
 def _uses_batches(module: nn.Module) -> bool:
     """Whether a module is a batch norm that was trained with the statistics of batches."""
     known = isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
-    return known and any(p.requires_grad for p in module.parameters())
+    scales = list(module.parameters())
+    return known and (not scales or any(p.requires_grad for p in scales))  # frozen ones were not trained
 
 
 def _double(leaf: Any) -> Any:

@@ -171,12 +171,7 @@ class Problem:
         """Of samples spread over the data, by which the same data in the same order are known again."""
         found = hashlib.sha256()
         for leaf in tree_leaves(self._data.take(self._spread(CHECKED))):
-            if not isinstance(leaf, Tensor):
-                found.update(repr(leaf).encode())
-                continue
-            values = torch.view_as_real(leaf) if leaf.is_complex() else leaf
-            found.update(f"{values.dtype} {tuple(values.shape)}".encode())
-            found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            found.update(content_of(leaf))
         return found.hexdigest()[:16]
 
     def batches(self, ids: Sequence[int] | Tensor | None = None, size: int | None = None) -> Iterator[Batch]:
@@ -217,8 +212,7 @@ class Problem:
         return self.weight_decay / 2 * sum(float(p.square().sum()) for p in params.values())
 
     def _spread(self, most: int) -> Tensor:
-        """Ids of so many samples, from the first to the last."""
-        return torch.linspace(0, self.n - 1, min(self.n, most), dtype=torch.float64).round().long()
+        return spread(self.n, most)
 
     def check(self) -> None:
         """Refuse what no derivative can be taken of, and what is no mean of one loss a sample."""
@@ -317,6 +311,24 @@ class Problem:
             )
         if not torch.isfinite(losses).all():
             raise ValueError("loss is not finite on the first samples; check the model's parameters and the targets.")
+
+
+def spread(n: int, most: int) -> Tensor:
+    """Ids of so many of n samples, from the first to the last."""
+    return torch.linspace(0, n - 1, min(n, most), dtype=torch.float64).round().long()
+
+
+def content_of(leaf: Any) -> bytes:
+    """Type, shape and values of a tensor or an array; what anything else says of itself."""
+    if isinstance(leaf, Tensor):
+        values = (torch.view_as_real(leaf) if leaf.is_complex() else leaf).detach().cpu().contiguous()
+        about = f"{values.dtype} {tuple(values.shape)}".encode()
+        return about + values.flatten().view(torch.uint8).numpy().tobytes()
+    if not (hasattr(leaf, "__array__") or hasattr(leaf, "__array_interface__")):
+        return repr(leaf).encode()
+    array = np.asarray(leaf)
+    about = f"{array.dtype} {array.shape}".encode()
+    return about + (repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
 
 
 def pass_bytes(device: torch.device) -> int:

@@ -173,8 +173,7 @@ def deletion_step(
     operator = Curvature(problem, params, work.retained, slices, curvature, linearisation=linearisation)
     b = work.right_side(operator, method, whole_gradient)
     if damping == "auto":
-        whole = work.pull() if first_damping is None else first_damping
-        first_damping = max(LEAST_DAMPING, work.doubt() * whole)
+        first_damping = damping_for(problem, work.gone, work.pull() if first_damping is None else first_damping)
     best: Step | None = None
     for mu in _dampings(damping, first_damping):
         solution = _direction(work, operator, b, method, mu, x0, tol, max_iter, solver)
@@ -210,6 +209,11 @@ def doubt(losses: Tensor) -> float:
     """
     known = float(losses.neg().exp().mean())
     return 1.0 / max(known * (2.0 - known), 1.0 / DOUBT)
+
+
+def damping_for(problem: Problem, losses: Tensor, whole: float) -> float:
+    """Where 'auto' begins for samples of these losses (m,), ``whole`` for those that the model has learnt."""
+    return max(LEAST_DAMPING, whole * (doubt(losses) if problem.likelihood else 1.0))
 
 
 def newton_steps(
@@ -312,16 +316,12 @@ class _Work:
             raise ValueError("forgotten holds every sample: nothing would be retained.")
         known = problem.sample_losses(params) if losses is None else losses
         self.before = float(known[self.retained].mean()) + problem.regularizer(params)
-        self._gone = known[self.forgotten]
+        self.gone = known[self.forgotten]
 
     def pull(self) -> float:
         """`pull` of the model that the step starts from."""
         gradient = objective_gradient(Products(self.problem, self.params), self.everyone)
         return pull(self.problem, self.params, gradient, self.everyone)
-
-    def doubt(self) -> float:
-        """`doubt` about the forgotten samples."""
-        return doubt(self._gone) if self.problem.likelihood else 1.0
 
     def right_side(self, operator: Curvature, method: str, whole: Tensor | None) -> Tensor:
         """Minus the gradient that the step goes along; the forgotten samples' weight decay is in it."""

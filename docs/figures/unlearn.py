@@ -110,7 +110,7 @@ def machine_line(report):
     packages = ", ".join(f"{name} {e['packages'][name]}" for name in ("torch", "numpy", "scipy"))
     when: dict[tuple[str, str], list[str]] = {}
     for cell in report["cells"].values():
-        parts = when.setdefault((cell.get("date", e["date"]), cell.get("cpu", e["cpu"])), [])
+        parts = when.setdefault((cell["date"], cell["cpu"]), [])
         parts += [cell["part"]] * (cell["part"] not in parts)
     measured = "; ".join(f"{', '.join(parts)}: {date}, {cpu}" for (date, cpu), parts in sorted(when.items()))
     return f"Measured on one thread, Python {e['python']}; {packages}. {measured[0].upper()}{measured[1:]}.\n"

@@ -1,5 +1,6 @@
 """The door: what comes in as a model, data and a loss, and what is refused."""
 
+import copy
 from collections import UserDict
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from codec.unlearn._problem import Problem
+from codec.unlearn._problem import Problem, content_of
 
 X = torch.arange(24.0).reshape(8, 3) / 10
 Y = torch.tensor([0, 1, 0, 1, 1, 0, 1, 0])
@@ -288,3 +289,23 @@ def test_bad_input_is_refused(arguments, error, message):
 def test_a_module_that_is_no_module():
     with pytest.raises(TypeError, match="torch nn"):
         Problem("net", "mse", (X, Y), weight_decay=0.0)
+
+
+def test_what_tells_data_apart_is_read_whole():
+    """Long columns print shortened, and torch's half precision has no type of numpy's."""
+    column = pd.Series(np.arange(500.0))
+    other = column.copy()
+    other[250] = -1.0
+    words = np.array(["a", "b"] * 900, dtype=object)
+    reordered = words[::-1].copy()
+    for one, two in (
+        (column, other),
+        (words, reordered),
+        (torch.zeros(3, dtype=torch.bfloat16), torch.ones(3, dtype=torch.bfloat16)),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
+        (np.zeros((2, 3)), np.zeros((3, 2))),
+        (torch.tensor(1 + 2j), torch.tensor(1 - 2j)),
+        ("a", "b"),
+    ):
+        assert content_of(one) == content_of(copy.deepcopy(one))
+        assert content_of(one) != content_of(two)

@@ -229,6 +229,16 @@ def test_the_gradient_that_training_saw_has_the_statistics_of_batches(batch_size
     assert step.damping == pytest.approx(3.0 * float(size / length) * doubt(problem.sample_losses(params, [3])))
 
 
+def test_a_batch_norm_without_scales_was_trained_too():
+    model, data = normed()
+    model[1] = nn.BatchNorm1d(5, affine=False).double()
+    model(data[0])
+    problem = Problem(model, "cross_entropy", data, weight_decay=0.1)
+    params, ids = problem.parameters(), torch.arange(31)
+    gradient = objective_gradient(Products(problem, params), ids)
+    assert not torch.allclose(training_gradient(problem, params, gradient, ids)["0.weight"], gradient["0.weight"])
+
+
 def test_the_gradient_is_as_it_was_without_a_batch_norm_that_was_trained():
     for problem in (network(), Problem(*normed(frozen=True)[:1], "cross_entropy", normed()[1], weight_decay=0.1)):
         params = problem.parameters()

@@ -27,7 +27,7 @@ from torch.utils.data import Subset
 
 from codec._forward import show_progress
 from codec._validation import as_generator, check_integer, check_jobs
-from codec.unlearn._problem import CHECKED, Loss
+from codec.unlearn._problem import CHECKED, Loss, content_of, spread
 from codec.unlearn._training import seeded
 from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
 from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Parts, Train, as_model
@@ -274,18 +274,11 @@ def _open(folder: Path, parts: Mapping[str, Any], random_state: int) -> Path:
 def _fingerprint(data: Any) -> str:
     """Of every value of data in memory; of a Dataset, of its length, a Subset's indices, and samples spread over it."""
     digest = hashlib.sha256(str(n_samples(data)).encode())
-    for leaf in tree_leaves(data) if in_memory(data) else _spread(data):
-        values = leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else np.asarray(leaf)
-        content = repr(leaf).encode() if values.dtype.hasobject else np.ascontiguousarray(values).tobytes()
-        digest.update(f"{values.dtype} {values.shape}".encode() + content)
-    return digest.hexdigest()
-
-
-def _spread(data: Any) -> list[Any]:
-    """What tells a Dataset from others of its length."""
-    places = np.linspace(0, len(data) - 1, min(len(data), CHECKED)).round().astype(int).tolist()
+    leaves = data if in_memory(data) else [data[int(i)] for i in spread(len(data), CHECKED)]
     indices = [torch.as_tensor(data.indices)] if isinstance(data, Subset) else []
-    return indices + tree_leaves([data[i] for i in places])
+    for leaf in tree_leaves([indices, leaves]):
+        digest.update(content_of(leaf))
+    return digest.hexdigest()
 
 
 def _path(folder: Path, name: str, number: int) -> Path:

@@ -10,7 +10,8 @@ PYTHON_TESTS ?= tests/test_properties.py
 EXPERIMENTS ?= blankets celeba spurious mnist cifar kfac text faces reid
 
 BIN := $(VENV)/bin
-# Compiling every file of torch takes pip a minute; the few that are imported are compiled then.
+# Compiling every file of torch takes pip a minute; the few that are imported are compiled then, and kept.
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile \
 	--constraint constraints.txt --editable
 

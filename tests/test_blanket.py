@@ -430,7 +430,7 @@ def test_same_bits_on_dask(mixed):
     distributed = pytest.importorskip("distributed")
     X, y = mixed
     alone = MarkovBlanketSelector("foci", stop=False).fit(X, y)
-    cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    cluster = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
         distributed.LocalCluster(**cluster) as local,
         distributed.Client(local),

@@ -51,6 +51,7 @@ def test_every_edge_case_of_r_is_decided():
     assert len(cases) == 44
 
 
+@pytest.mark.slow  # processes of a cluster import everything anew
 def test_the_distributed_example_runs(tmp_path):
     page = (ROOT / "docs" / "engine.rst").read_text()
     block = re.search(r"\.\. code-block:: python\n\n((?:   .*\n|\n)+)", page)

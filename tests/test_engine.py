@@ -361,7 +361,7 @@ def test_same_bits_for_any_backend(backend, n_jobs):
 def test_same_bits_on_dask_processes():
     distributed = pytest.importorskip("distributed")
     case = ragged_case()
-    cluster = {"processes": True, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    cluster = {"processes": True, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**cluster) as local, distributed.Client(local):
         for path, base, k in STEPS:
             expected = case.sums(base, list(range(3, 21)), k, path=path)

@@ -418,7 +418,7 @@ def test_same_bits_on_dask(mixed):
         "processes": False,
         "n_workers": 2,
         "threads_per_worker": 1,
-        "dashboard_address": None,
+        "dashboard_address": ":0",
     }
     with distributed.LocalCluster(**cluster) as local, distributed.Client(local):
         for select in (foci, lfoci):

@@ -195,6 +195,7 @@ def test_the_search_finds_hidden_children_and_keeps_them(seed):
     pd.testing.assert_frame_equal(selector.path_.to_frame(), same.path_.to_frame())
 
 
+@pytest.mark.slow
 def test_the_search_names_what_hid_a_child():
     # the network of seed 1036 was looked at when the thresholds were set; here only what the path says of it is asked.
     network = make_mlp_network(2_000, 30, random_state=1036).network

@@ -25,7 +25,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 SIZES = [(1000, 100), (2000, 200), (10_000, 100)]
-QUICK_SIZES = [(300, 10), (500, 20)]
+QUICK_SIZES = [(300, 10)]
 PACKAGES = ["codec", "numpy", "scipy", "numba", "scikit-learn", "pandas", "xicorpy"]
 
 

@@ -390,6 +390,7 @@ def test_representation(data):
     assert "MarkovBlanketSelector" in selector.fit(X, y)._repr_html_()
 
 
+@pytest.mark.slow  # half a minute of fits
 def test_examples_of_the_page_give_what_they_show():
     page = Path(__file__).parents[1] / "docs" / "selection.rst"
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

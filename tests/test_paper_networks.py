@@ -117,6 +117,7 @@ class TestReid:
         assert found["mAP, others"] == pytest.approx(1 / 2)
         assert found["rank-1, others"] == 0.0
 
+    @pytest.mark.slow  # that of another network is in test_paper.py
     def test_a_second_run_gives_the_same_numbers(self, reid, tmp_path, monkeypatch):
         again = quick("reid", tmp_path, monkeypatch)
         assert without_times(again) == without_times(reid)

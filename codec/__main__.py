@@ -412,9 +412,9 @@ def _show_unlearning() -> None:
 
 
 def _compile(X: pd.DataFrame, y: pd.Series[Any]) -> None:
-    """Have numba compile before anything is timed; say so when that takes more than a moment."""
+    """Have numba compile before anything is timed; say so when that takes more than a few seconds."""
     note = threading.Timer(
-        1.0, print, ["(First run: the kernels are compiled and cached, some 20 s.)\n"], {"flush": True}
+        4.0, print, ["(First run: the kernels are compiled and cached, some 20 s.)\n"], {"flush": True}
     )
     note.start()
     try:

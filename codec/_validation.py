@@ -204,7 +204,7 @@ def _check_shape(shape: tuple[int, ...], argument: str) -> None:
     if shape[0] == 0 or shape[1] == 0:
         raise ValueError(
             f"{argument} is empty: found {shape[0]} sample(s) and {shape[1]} column(s); "
-            "at least one column is required."
+            "at least one row and one column are required."
         )
 
 

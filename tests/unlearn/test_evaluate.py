@@ -190,6 +190,19 @@ def test_zrf_without_an_untrained_model_is_left_out_and_noted():
     assert "30 samples never seen" in result.notes[2]
 
 
+def test_retrained_models_that_are_the_same_are_told():
+    def always(*_):
+        torch.manual_seed(0)
+        return nn.Linear(4, 3)
+
+    models = {"original": nn.Linear(4, 3)}
+    told = [
+        any("ignores its seed" in note for note in evaluate(models, train=one, seeds=(1, 2), **DATA).notes)
+        for one in (always, train)
+    ]
+    assert told == [True, False]
+
+
 def test_relearn_time_of_a_quadratic_by_hand():
     """w -> w - 0.25 * 2 w: the loss w^2 of a single weight is 1/4 of itself after every epoch."""
     model = nn.Linear(1, 1, bias=False)
@@ -381,6 +394,7 @@ def test_plot_puts_every_model_beside_the_retrained_band(result):
         ({"models": {"original": nn.Linear(4, 3), "a": 3, "retrained": nn.Linear(4, 3)}}, TypeError, "is of type int"),
         ({"models": {"original": nn.Linear(4, 3)}, "train": train, "seeds": ()}, ValueError, "seeds is empty"),
         ({"models": {"original": nn.Linear(4, 3)}, "train": train, "seeds": 3}, TypeError, "seeds is 3"),
+        ({"models": {"original": nn.Linear(4, 3)}, "train": train, "seeds": (1, 2, 1)}, ValueError, "seed twice"),
         ({"models": {"original": nn.Linear(4, 3)}, "train": lambda *_: 1}, TypeError, "train returned int"),
         ({"forget": (X[:0], Y[:0])}, ValueError, "forget: the data is empty"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -199,9 +200,12 @@ def _resolve(
     if train is not None:
         if not np.iterable(seeds):
             raise TypeError(f"seeds is {seeds!r}; it must be a sequence of int, such as range(3).")
-        everyone[RETRAINED] = [_retrained(train, retain, seed, originals[0], device) for seed in seeds]
-        if not everyone[RETRAINED]:
+        drawn = [int(seed) for seed in seeds]
+        if not drawn:
             raise ValueError("seeds is empty: at least one retrained model is needed.")
+        if len(set(drawn)) < len(drawn):
+            raise ValueError(f"seeds is {drawn}; the same seed twice is the same model, not another one.")
+        everyone[RETRAINED] = [_retrained(train, retain, seed, originals[0], device) for seed in drawn]
     return everyone
 
 
@@ -214,8 +218,8 @@ def _retrained(
 ) -> nn.Module:
     """A model of the user's training; torch's global random state starts from the seed and is as before afterwards."""
     place = next(original.parameters()).device if device is None else torch.device(device)
-    with seeded(place, int(seed)):
-        model = train(retain, int(seed))
+    with seeded(place, seed):
+        model = train(retain, seed)
     if not isinstance(model, nn.Module):
         raise TypeError(f"train returned {type(model).__name__}; it must return the trained torch module.")
     return model
@@ -324,7 +328,10 @@ def _notes(seen: Mapping[str, Sequence[_Seen]]) -> list[str]:
     notes = []
     if len(seen[RETRAINED]) == 1:
         notes.append("one retrained model: how far two of them differ is not known, so small gaps mean nothing.")
-    never_seen = seen[RETRAINED][0].scores["loss"][1]
+    losses = [one.scores["loss"][1] for one in seen[RETRAINED]]
+    if any(np.array_equal(one, other) for one, other in combinations(losses, 2)):
+        notes.append("retrained models that are the same: training draws nothing by chance, or ignores its seed.")
+    never_seen = losses[0]
     if len(never_seen) * FPR < 1:
         notes.append(f"{len(never_seen)} samples never seen: at 1 % the attacks may have no false positive at all.")
     diverged = [name for name, group in seen.items() if any(one.diverged for one in group)]

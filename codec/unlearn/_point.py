@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -132,7 +133,9 @@ class InTraining(Problem):
         vars(self).update(vars(problem))
         self.model = plain_copy(problem.model)
         for name in norms:
-            self.model.get_submodule(name).train()
+            norm: Any = self.model.get_submodule(name).train()
+            if isinstance(norm, nn.SyncBatchNorm):  # each batch alone, whatever the number of processes
+                vars(norm)["forward"] = MethodType(nn.modules.batchnorm._BatchNorm.forward, norm)
 
     def share(self, ids: Sequence[int] | Tensor | None = None) -> Tensor:
         """All of the samples: batches are dealt out whole, and so the same for any number of processes."""
@@ -228,9 +231,9 @@ def pull(problem: Problem, params: Parameters, gradient: Parameters, ids: Tensor
 
 def _uses_batches(module: nn.Module) -> bool:
     """Whether a module is a batch norm that was trained with the statistics of batches."""
-    known = isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
     scales = list(module.parameters())
-    return known and (not scales or any(p.requires_grad for p in scales))  # frozen ones were not trained
+    trained = not scales or any(p.requires_grad for p in scales)
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and trained
 
 
 def _double(leaf: Any) -> Any:

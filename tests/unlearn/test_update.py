@@ -239,6 +239,18 @@ def test_a_batch_norm_without_scales_was_trained_too():
     assert not torch.allclose(training_gradient(problem, params, gradient, ids)["0.weight"], gradient["0.weight"])
 
 
+def test_a_batch_norm_that_processes_share_is_one_of_them():
+    found = []
+    for share in (lambda model: model, nn.SyncBatchNorm.convert_sync_batchnorm):
+        model, data = normed()
+        problem = Problem(share(model), "cross_entropy", data, weight_decay=0.1, batch_size=15)
+        params, ids = problem.parameters(), torch.arange(31)
+        found.append(training_gradient(problem, params, objective_gradient(Products(problem, params), ids), ids))
+        assert found[0].keys() == found[-1].keys()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=0.0, atol=0.0)
+
+
 def test_the_gradient_is_as_it_was_without_a_batch_norm_that_was_trained():
     for problem in (network(), Problem(*normed(frozen=True)[:1], "cross_entropy", normed()[1], weight_decay=0.1)):
         params = problem.parameters()

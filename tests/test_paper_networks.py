@@ -159,7 +159,8 @@ def test_cifar_runs_and_no_network_of_ours_collapses(tmp_path, monkeypatch):
     for network in networks:
         found = {row["model"]: row for row in rows(table, network)}
         assert "retrained" in found
-        assert found["ours, last layer"]["residual / start"] > 0.8, network
+        for way in ("last layer", "L-FOCI units, one request", "all units, one request"):
+            assert found[f"ours, {way}"]["residual / start"] > 0.8, (network, way)
 
 
 @pytest.mark.slow

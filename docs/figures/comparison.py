@@ -149,16 +149,16 @@ def stored():
 
 def surer():
     """The default alone on more seeds than all methods."""
-    return json.loads(bench.result_of("cifar_seeds").read_text())
+    return {name: json.loads(bench.result_of(f"{name}_seeds").read_text()) for name in bench.SETS}
 
 
-def off(report):
+def off(report, name):
     """How far the default and one retrained network are from the other retrained ones, by request."""
     parts, header = (
         report["parts"],
         ["", *(f"{who}, {what}" for who in ("default", "retrained") for what in OFF_COLUMNS)],
     )
-    rows, tables = [], tables_of(parts, "cifar")
+    rows, tables = [], tables_of(parts, name)
     for request, found in tables.items():
         by_name = {row["model"]: row for row in found}
         cells = [
@@ -169,7 +169,7 @@ def off(report):
               for who in (DEFAULT, "retrained")]  # fmt: skip
     reached = [f"{count} of {len(tables)}" for auc, test in counts for count in (test, auc)]
     rows.append(["near enough", *(cell for pair in (reached[:2], reached[2:]) for cell in ("", *pair))])
-    return list_table(header, rows, f"{TITLES['cifar']}; {seeds_of(parts, 'cifar')}, the default alone")
+    return list_table(header, rows, f"{TITLES[name]}; {seeds_of(parts, name)}, the default alone")
 
 
 OFF_COLUMNS = {"gap": ("gap", 3), "test, points off": ("test_off", 1, 100.0), "AUC off": ("auc_off", 3)}
@@ -185,7 +185,10 @@ def whole(reports, more):
     for name, report in reports.items():
         e = report["environment"]
         lines.append(f"{TITLES[name]}: {e['date']}, {e['cpu']}, one thread; torch {e['packages']['torch']}.")
-    pieces = [*(f"{summary(parts, name)}\n{ahead(parts, name)}" for name in reports), off(more)]
+    pieces = [
+        *(f"{summary(parts, name)}\n{ahead(parts, name)}" for name in reports),
+        *(off(more[name], name) for name in more),
+    ]
     return "\n".join([*pieces, *(of_class(parts, name) for name in reports), "Measured: " + " ".join(lines) + "\n"])
 
 

@@ -28,7 +28,7 @@ from codec import MarkovBlanketSelector, foci, lfoci
 @parametrize_with_checks(
     [
         MarkovBlanketSelector(random_state=0),
-        MarkovBlanketSelector(random_state=0, screen=False, allow_nan=True, n_jobs=2),
+        MarkovBlanketSelector(random_state=0, screen=False, allow_nan=True),
         MarkovBlanketSelector("foci"),
         MarkovBlanketSelector("lfoci", random_state=0),
         MarkovBlanketSelector("foci", n_neighbors=3, standardize="rank"),

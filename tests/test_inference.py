@@ -235,7 +235,7 @@ def test_codec_statistic_holds_its_level():
 def test_codec_statistic_holds_its_level_beside_a_shared_signal(kind):
     """Nearest rows of (x, z) know more of a signal in both than those of x; copies of y must have it as well."""
     rng = np.random.default_rng(5)
-    hits, n = 0, 40
+    hits, n = 0, 30
     for seed in range(n):
         x = rng.normal(size=(200, 3))
         signal = np.tanh(2.0 * x[:, 0]) + x[:, 1] * x[:, 2]
@@ -277,7 +277,7 @@ def few_values(kind, f, rng):
 )  # fmt: skip
 def test_few_values_of_the_same_function_are_no_evidence(y, z, statistic):
     """Plain residuals and continuous copies: .43 to .96 of such null hypotheses were rejected."""
-    hits, n = 0, 50
+    hits, n = 0, 30
     for seed in range(n):
         rng = np.random.default_rng([seed, 14])
         x = rng.normal(size=(200, 3))

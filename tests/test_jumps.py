@@ -124,9 +124,9 @@ def test_more_columns_than_rows_have_no_slanted_jumps(d):
 @pytest.mark.parametrize("function", [np.sin, np.tanh, lambda u: u * np.abs(u)], ids=["sine", "tanh", "square"])
 @pytest.mark.parametrize("noise", ["normal", "scale", "t3"])
 def test_smooth_functions_of_a_sum_have_no_slanted_jumps(function, noise):
-    """At most 4 of 40: a rate of 1 in 50 gives more once in 600 times."""
+    """At most 3 of 20: a rate of 1 in 50 gives more once in 1,600 times."""
     found = 0
-    for seed in range(40):
+    for seed in range(20):
         rng = np.random.default_rng([seed, 11])
         x = rng.standard_normal((300, 3))
         u = x @ rng.standard_normal(3)
@@ -134,7 +134,7 @@ def test_smooth_functions_of_a_sum_have_no_slanted_jumps(function, noise):
         e = e * np.exp(0.8 * x[:, 0]) if noise == "scale" else e
         points, column, residuals = smoothed(x, 2.0 * function(u) + e)
         found += find_slanted_jump(*parts(points, column, residuals), residuals._fit.directions(0, 3)) is not None
-    assert found <= 4
+    assert found <= 3
 
 
 def test_what_a_slanted_step_gains_is_what_no_direction_near_it_gains_more_of():

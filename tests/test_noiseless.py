@@ -24,7 +24,7 @@ def draw(name, n, seed):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize(("n", "runs"), [(400, 40), (2100, 10)])
+@pytest.mark.parametrize(("n", "runs"), [(400, 15), (2100, 4)])
 def test_nothing_is_rejected_where_y_is_a_function_of_given(name, n, runs):
     for seed in range(runs):
         x, y, z = draw(name, n, seed)

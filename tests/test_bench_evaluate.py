@@ -73,6 +73,7 @@ def test_a_request_has_a_row_for_everybody_and_repeats_bit_for_bit(bench, case):
     assert without_times(case.rows("one class")) == without_times(rows)
 
 
+@pytest.mark.slow
 def test_the_command_runs_small_and_writes_nothing(tmp_path):
     output = tmp_path / "none.json"
     done = subprocess.run(

@@ -32,6 +32,7 @@ def linear(monkeypatch):
     return importlib.import_module("_unlearn_linear")
 
 
+@pytest.mark.slow
 def test_quick_run_shows_each_part(tmp_path):
     output = tmp_path / "none.json"
     done = subprocess.run(

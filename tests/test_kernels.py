@@ -93,8 +93,8 @@ STEPS = [
     ([0], 4, ("tree", "lists")),
     ([0, 1], 1, ("tree", "lists")),
     ([2, 0, 1], 3, ("tree", "lists")),
-    ([0], 60, ("tree", "lists")),
-    ([1, 0], 60, ("tree", "lists")),
+    ([0], 40, ("tree", "lists")),
+    ([1, 0], 40, ("tree", "lists")),
 ]
 
 

@@ -159,8 +159,9 @@ def test_cifar_runs_and_no_network_of_ours_collapses(tmp_path, monkeypatch):
     for network in networks:
         found = {row["model"]: row for row in rows(table, network)}
         assert "retrained" in found
-        for way in ("last layer", "L-FOCI units, one request", "all units, one request"):
-            assert found[f"ours, {way}"]["residual / start"] > 0.8, (network, way)
+        ours = [name for name in found if name.startswith("ours")]
+        assert len(ours) == 3
+        assert all(found[name]["residual / start"] > 0.8 for name in ours), network
 
 
 @pytest.mark.slow

@@ -89,9 +89,14 @@ def test_noise_is_named_as_seldom_as_promised(shape, global_random_seed):
     assert hits <= binom.isf(1e-5, 40, REGRESSION_SHARE * 0.5)
 
 
-@pytest.mark.parametrize(("ones", "n"), [(4, 30), (8, 20), (20, 15), (60, 15)])
+@pytest.mark.parametrize(
+    ("ones", "n"), [(4, 30), (8, 20), (20, 15), (60, 15), pytest.param(4, 300, marks=pytest.mark.slow)]
+)
 def test_a_rare_class_is_named_for_noise_as_seldom_as_promised(ones, n):
-    """The F test takes normal residuals for granted: with 4 of 200 rows in a class 6 of 100 tables had a false name."""
+    """The F test takes normal residuals for granted: with 4 of 200 rows in a class 6 of 100 tables had a false name.
+
+    Few tables see a level that is far off; 300 see that one in 19 of 20 cases.
+    """
     hits = 0
     for seed in range(n):
         rng = np.random.default_rng([seed, 13])

@@ -26,6 +26,7 @@ DECAY = 5e-4
 PAPER = {"ResNet-18": 0.95, "VGG-11": None, "MobileNet": 0.66, "DenseNet": 0.58}
 OURS, FEW, WHOLE = "ours, last layer", "ours, L-FOCI units, one request", "ours, all units, one request"
 THEIRS = "the paper's step"
+WAYS = {"last layer": OURS, "L-FOCI units": FEW, "all units": WHOLE}
 COLUMNS = (
     "residual", "residual / start", "test", "forgotten", "forget loss", *_networks.BESIDE, "refused", "CPU s a deletion",
 )  # fmt: skip
@@ -163,17 +164,9 @@ def finding(found: dict[str, list[Row]]) -> Note:
     said = []
     for name, rows in found.items():
         last = {row["model"]: row for row in rows if row["deleted"] == max(r["deleted"] for r in rows)}
-        aucs = ", ".join(
-            f"{label} {last[model]['membership AUC']:.2f}"
-            for label, model in (
-                ("at the start", "nothing"), ("last layer", OURS), ("L-FOCI units", FEW), ("all units", WHOLE),
-                ("retrained", "retrained"),
-            )
-        )  # fmt: skip
-        kept = ", ".join(
-            f"{last[model]['residual / start']:.3f} ({label})"
-            for label, model in (("last layer", OURS), ("L-FOCI units", FEW), ("all units", WHOLE))
-        )
+        seen = {"at the start": "nothing"} | WAYS | {"retrained": "retrained"}
+        aucs = ", ".join(f"{label} {last[model]['membership AUC']:.2f}" for label, model in seen.items())
+        kept = ", ".join(f"{last[model]['residual / start']:.3f} ({label})" for label, model in WAYS.items())
         said.append(f"{name} keeps {kept} of its residual accuracy; membership AUC: {aucs}.")
     return Note(
         " ".join(

@@ -26,11 +26,13 @@ import numpy as np
 import pandas as pd
 
 from codec._blanket import MarkovBlanketSelector
+from codec._forward import show_progress
 from codec._selection import SelectionPath, foci, lfoci
 
 READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
 OPTIONS = {"n_neighbors": "--neighbors", "max_features": "--max-features", "n_jobs": "--jobs", "alpha": "--alpha"}
 ALPHA = 0.05  # level of the tests, unless --alpha says otherwise
+N_FOLDS = 5  # of the demonstration; every fold makes its own selection, some seconds
 SELECT_EPILOG = """\
 The file's first row holds the column names. Numbers and true/false are used as they are. A column of
 text is an error until you name it: --categorical compares its values for equality, --drop leaves it out.
@@ -434,25 +436,30 @@ def _python() -> str:
 
 def _show_scores(X: pd.DataFrame, y: pd.Series[Any]) -> None:
     """Cross-validate a small model with and without a selection; selection inside every fold."""
-    from sklearn.model_selection import StratifiedKFold, cross_validate
+    from sklearn.model_selection import StratifiedKFold
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    print("Is it enough? Accuracy of a nearest-neighbour classifier, 5-fold cross-validation,")
-    print("features chosen anew inside every fold:")
+    folds = list(StratifiedKFold(N_FOLDS, shuffle=True, random_state=0).split(X, y))
+    print(f"Is it enough? Accuracy of a nearest-neighbour classifier, {N_FOLDS}-fold cross-validation,")
+    print("features chosen anew inside every fold:", flush=True)
     for what, selector in (
         (f"all {X.shape[1]} features", "passthrough"),
         ("Markov blanket", MarkovBlanketSelector(random_state=0)),
         ("FOCI", MarkovBlanketSelector("foci", n_neighbors=10)),
     ):
         model = make_pipeline(StandardScaler(), selector, KNeighborsClassifier())
-        found = cross_validate(model, X, y, cv=folds, return_estimator=True)
-        sizes = [fitted[-1].n_features_in_ for fitted in found["estimator"]]
+        scores, sizes = [], []
+        with show_progress("cross-validation:", sys.stderr.isatty(), what) as advance:
+            for train, test in folds:
+                model.fit(X.iloc[train], y.iloc[train])
+                scores.append(model.score(X.iloc[test], y.iloc[test]))
+                sizes.append(model[-1].n_features_in_)
+                advance(1.0 / N_FOLDS)
         label = what if selector == "passthrough" else f"{what} ({min(sizes)}-{max(sizes)} features)"
-        error = found["test_score"].std(ddof=1) / np.sqrt(len(sizes))
-        print(f"  {label:<30} {found['test_score'].mean():.3f} +- {error:.3f}", flush=True)
+        error = np.std(scores, ddof=1) / np.sqrt(N_FOLDS)
+        print(f"  {label:<30} {np.mean(scores):.3f} +- {error:.3f}", flush=True)
 
 
 # --------------------------------------------------------------------------- the command line

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from interpreters import assert_no_matrix_of_all_pairs, linux_only
+from marks import slowly
 from scipy.stats import binom, chi2, chisquare, kstest, norm
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -205,8 +206,13 @@ def test_stratified_pvalues_are_uniform(statistic):
     assert kstest(pvalues, "uniform").pvalue > ONE_IN_10000
 
 
-@pytest.mark.parametrize("d", [1, 3])
-@pytest.mark.parametrize("kind", ["continuous", "binary y", "binary z", "nominal y"])
+@pytest.mark.parametrize(
+    ("kind", "d"),
+    [
+        ("continuous", 1), ("binary y", 3), ("binary z", 1), ("nominal y", 3),
+        slowly("continuous", 3), slowly("binary y", 1), slowly("binary z", 3), slowly("nominal y", 1),
+    ],
+)  # fmt: skip
 def test_omnibus_holds_its_level(kind, d):
     rng = np.random.default_rng(d)
     hits = 0
@@ -231,7 +237,9 @@ def test_codec_statistic_holds_its_level():
     assert hits <= most(80)
 
 
-@pytest.mark.parametrize("kind", ["numbers", "counts", "two values", "three classes", "several"])
+@pytest.mark.parametrize(
+    "kind", ["numbers", "several", slowly("counts"), slowly("two values"), slowly("three classes")]
+)
 def test_codec_statistic_holds_its_level_beside_a_shared_signal(kind):
     """Nearest rows of (x, z) know more of a signal in both than those of x; copies of y must have it as well."""
     rng = np.random.default_rng(5)
@@ -271,8 +279,9 @@ def few_values(kind, f, rng):
 @pytest.mark.parametrize(
     ("y", "z", "statistic"),
     [
-        ("five", "five", "omnibus"), ("rounded", "rounded", "omnibus"), ("binomial", "binomial", "omnibus"),
-        ("censored", "censored", "omnibus"), ("two columns", "two", "omnibus"), ("three", "numbers", "codec"),
+        ("five", "five", "omnibus"), ("censored", "censored", "omnibus"), ("three", "numbers", "codec"),
+        slowly("rounded", "rounded", "omnibus"), slowly("binomial", "binomial", "omnibus"),
+        slowly("two columns", "two", "omnibus"),
     ],
 )  # fmt: skip
 def test_few_values_of_the_same_function_are_no_evidence(y, z, statistic):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import slowly
 from scipy.stats import binom
 
 from codec import MarkovBlanketSelector, codec_test
@@ -187,8 +188,13 @@ def shared(name, n, rng):
 
 
 @pytest.mark.filterwarnings("ignore:y and z look like the same")
-@pytest.mark.parametrize("n", [24, pytest.param(150, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["jump", "one of three", "threshold", "two columns", "tree", "sum", "sum of four"])
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [
+        ("jump", 24), ("threshold", 24), ("tree", 24), ("sum", 24),
+        *(slowly(name, 150) for name in ("jump", "one of three", "threshold", "two columns", "tree", "sum", "sum of four")),
+    ],
+)  # fmt: skip
 def test_level_where_y_and_z_jump_at_the_same_place(name, n):
     """At .05, with a bound of probability .0001. Smoothing alone rejects in 13 to 100 of 100."""
     hits = 0

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from markov_cases import chosen, fit, normal, same_fit
+from marks import slowly
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
@@ -212,7 +213,7 @@ def test_same_bits_for_any_n_jobs(table):
         same_fit(fit(X, y, n_jobs=n_jobs), alone)
 
 
-@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["threading", slowly("loky")])
 def test_same_bits_for_joblib_backends(backend, product):
     alone = fit(*product)
     with joblib.parallel_config(backend=backend, n_jobs=2):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from interpreters import assert_no_matrix_of_all_pairs, compiled_only, linux_only, start_python
+from marks import slowly
 
 import codec
 
@@ -141,7 +142,7 @@ def test_second_process_compiles_nothing(tmp_path):
 @compiled_only
 @pytest.mark.parametrize(
     "expression",
-    ["'imported'", pytest.param("codec.codec(X[:, 0] > 0, X)", marks=pytest.mark.slow)],
+    ["'imported'", slowly("codec.codec(X[:, 0] > 0, X)")],
     ids=["import", "call"],
 )
 def test_no_place_for_the_cache(expression, tmp_path):

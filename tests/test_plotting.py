@@ -107,6 +107,15 @@ def test_plot_draws_line_bars_and_stop(data):
     assert high >= path.cumulative.max()
 
 
+def test_dollars_are_dollars():
+    from matplotlib import pyplot as plt
+
+    _, axes = plt.subplots()
+    axes.set_xticks([0, 1], short(["a$b_$x^", "$"]))
+    axes.figure.canvas.draw()
+    plt.close(axes.figure)
+
+
 def test_long_names_are_shortened():
     assert short(["income", "a" * 28]) == ["income", "a" * 28]
     (cut,) = short(["total_assets_" + "x" * 40 + "_2019"])

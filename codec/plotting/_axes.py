@@ -27,12 +27,16 @@ def new_axes(n_steps: int, height: float = 3.8) -> Axes:
 
 
 def short(names: Iterable[object]) -> list[str]:
-    """Names that leave room for the plot: of long ones the beginning and the end, or what tells them apart."""
+    """Names that leave room for the plot: of long ones the beginning and the end, or what tells them apart.
+
+    As they are: matplotlib would read what stands between two dollars as a formula.
+    """
     whole = [str(name) for name in names]
     alike: dict[str, set[str]] = {}
     for name in whole:
         alike.setdefault(_cut(name), set()).add(name)
-    return [_cut(name) if len(alike[_cut(name)]) == 1 else _told_apart(name, alike[_cut(name)]) for name in whole]
+    found = [_cut(name) if len(alike[_cut(name)]) == 1 else _told_apart(name, alike[_cut(name)]) for name in whole]
+    return [name.replace("$", r"\$") for name in found]
 
 
 def _told_apart(name: str, others: set[str]) -> str:

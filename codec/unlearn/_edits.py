@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec._validation import as_generator, check_amount
+from codec._validation import as_generator, check_amount, check_positive
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._deletion import Deletion
 from codec.unlearn._kfac import watched_layers
@@ -18,7 +18,7 @@ from codec.unlearn._problem import Problem
 from codec.unlearn._products import Products
 from codec.unlearn._requests import Request, fresh_ids, others, read_ids
 from codec.unlearn._slices import Slices
-from codec.unlearn._training import State, check_problem, seed_of
+from codec.unlearn._training import State, check_problem, seed_for
 from codec.unlearn._units import Units, find_units
 
 Choice = tuple[Units, Tensor, tuple[float, ...]]
@@ -30,7 +30,7 @@ def fisher_forgetting(
     problem: Problem,
     ids: Request,
     *,
-    alpha: float = 3e-6,
+    alpha: float = 1e-6,
     power: float = 0.5,
     most: float = 1e3,
     random_state: Any = None,
@@ -42,11 +42,12 @@ def fisher_forgetting(
     problem : Problem
     ids : int, sequence of int, mask or Subset
         Samples to forget.
-    alpha : float, default 3e-6
-        Variance of the noise at Fisher information 1.
+    alpha : float, default 1e-6
+        Variance of the noise at Fisher information 1, as in the authors' code.
     power : float, default 0.5
         The deviation is ``sqrt(alpha) F^-power``: 1/2 in the authors' code; 1/4 in the paper, with
-        ``alpha = sqrt(lambda sigma_h^2)``.
+        ``alpha = sqrt(lambda sigma_h^2)``. That code also averages the variances of a row and multiplies those of
+        the last layer and of norms by 10, of which the paper says nothing; this does not.
     most : float, default 1000
         Largest 1 / F.
     random_state : None, int or Generator
@@ -62,7 +63,7 @@ def fisher_forgetting(
        ``S(w) = w + (lambda sigma_h^2)^(1/4) F^(-1/4) n``, F the diagonal Fisher information of the retained
        samples with expected labels.
     """
-    generator = torch.Generator().manual_seed(seed_of(random_state))
+    generator = torch.Generator().manual_seed(seed_for(problem, random_state))
 
     def run(forget: Tensor, retain: Tensor) -> State:
         del forget
@@ -178,6 +179,7 @@ def random_units(
 ) -> Deletion:
     """The Newton step on units drawn at random; other arguments as in `newton`."""
     check_problem(problem)
+    problem.team.check_seed(random_state)
     every = units or find_units(problem.model)
     _check_budget(n_units, every)
     rng = as_generator(random_state, "random_state")
@@ -253,12 +255,22 @@ def paper_step(
        2022, equation 5, as released.
     """
     check_problem(problem)
+    check_positive(damping, "damping")
     every = units or find_units(problem.model, unsupported="skip")
     slices = Slices(every, selected)
+    report: dict[str, Any] = {"damping": damping}
+    if selected is not None:
+        chosen = torch.as_tensor(selected)
+        report |= {"selector": "given", "units": tuple(chosen.tolist()), "labels": every.labels(chosen)}
 
     def run(forget: Tensor, retain: Tensor) -> State:
         params: dict[str, Tensor] = problem.parameters()
         y, s = _secant(problem, params, slices, earlier)
+        if not bool(s.any()):
+            raise ValueError(
+                "earlier holds the parameters that the model has now; the step needs two points: pass those of an epoch "
+                "before the end of training, or leave earlier out."
+            )
         n = len(forget) + len(retain)
         scale = n / (n - 1) / float(s.abs().sum())  # H = (n H_S - H_z) / (n - 1), H_z = 0
         for i in forget:
@@ -268,7 +280,7 @@ def paper_step(
             params = slices.add(params, (g - inner * y) / damping, 1 / (n - 1))
         return params
 
-    return record_baseline(problem, ids, "paper_step", run, selector="all" if selected is None else "given")
+    return record_baseline(problem, ids, "paper_step", run, report=report)
 
 
 # --------------------------------------------------------------------------- shared
@@ -316,7 +328,6 @@ def record_baseline(
     method: str,
     run: Callable[[Tensor, Tensor], State],
     *,
-    selector: str = "all",
     report: Mapping[str, Any] | None = None,
 ) -> Deletion:
     """Run a method and write down what it did; only its own time counts."""
@@ -335,7 +346,7 @@ def record_baseline(
             "id": 0,
             "forgotten": tuple(wanted),
             "method": method,
-            "selector": selector,
+            "selector": "all",
             "accepted": True,
             "reason": "a baseline takes its step unconditionally",
             "retain_loss": (float(losses[0][retain].mean()), float(losses[1][retain].mean())),

@@ -31,6 +31,10 @@ CHECKED = 64  # most samples of the checks, spread over the data
 ROUGH = 1e-2  # of outputs: more than rounding differs between two batches, TF32 included
 CLOSE = 1e-3  # of losses of the same outputs
 LIKELIHOODS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
+CLASSES_SECOND, CLASSES_SECOND_FUNCTIONS = (
+    (nn.CrossEntropyLoss, nn.NLLLoss),
+    (functional.cross_entropy, functional.nll_loss),
+)
 LIKELIHOOD_FUNCTIONS = (
     functional.cross_entropy,
     functional.nll_loss,
@@ -96,7 +100,9 @@ class Problem:
         The training data as they were given.
     likelihood : bool
         Whether ``exp(-loss)`` is known to be the probability that the model gives a target: for torch's cross
-        entropies, as modules or functions.
+        entropies, as modules or functions, without smoothing of labels.
+    classes_second : bool
+        Whether classes are the second axis of outputs, as torch's cross entropy and likelihood of classes have it.
     team : Team
         The processes.
 
@@ -136,7 +142,11 @@ class Problem:
         self.model.to(self.device)
         self._output = output or _tensor_of
         self._loss = _loss_function(loss)
-        self.likelihood = loss == "cross_entropy" or isinstance(loss, LIKELIHOODS) or loss in LIKELIHOOD_FUNCTIONS
+        smoothed = getattr(loss, "label_smoothing", 0.0) > 0.0
+        self.likelihood = (
+            loss == "cross_entropy" or loss in LIKELIHOOD_FUNCTIONS or (isinstance(loss, LIKELIHOODS) and not smoothed)
+        )
+        self.classes_second = isinstance(loss, CLASSES_SECOND) or loss in {"cross_entropy", *CLASSES_SECOND_FUNCTIONS}
         self._data = _read(data, target_key, self.device)
         self._writes = False
         self.n = len(self._data)

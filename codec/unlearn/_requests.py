@@ -62,7 +62,8 @@ def fresh_ids(ids: Sequence[int], forgotten: Collection[int], n: int, repeated: 
     twice = _repeated(ids, gone)
     if twice and repeated == "raise":
         raise ValueError(
-            f"ids holds {twice[:5]}, asked for twice or forgotten already; pass repeated='ignore' to skip such ids."
+            f"ids holds {twice[:5]}, asked for twice or forgotten already; name each sample once (Unlearner: or pass "
+            "repeated='ignore' to skip such ids)."
         )
     fresh = [i for i in dict.fromkeys(ids) if i not in gone]
     if len(gone) + len(fresh) >= n:

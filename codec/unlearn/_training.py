@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from codec._forward import show_progress
@@ -152,7 +153,7 @@ def _step(optimizer: Optimizer, objective: Objective, batch: Batch) -> None:
 @contextmanager
 def training_mode(work: Problem, seed: int) -> Iterator[None]:
     """Dropout on, running statistics free to move; the global random state is as before afterwards."""
-    with seeded(work.device, seed):
+    with seeded(seed):
         work.model.train()
         try:
             yield
@@ -161,9 +162,10 @@ def training_mode(work: Problem, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Start the global random state from a seed; it is as before afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+def seeded(seed: int) -> Iterator[None]:
+    """Start the global random states from a seed; they are as before afterwards, on every device that is in use."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
 
@@ -191,7 +193,36 @@ def check_recipe(recipe: Any) -> None:
 
 def loss_of(work: Problem) -> Objective:
     """Mean loss of a batch at the model's own parameters."""
-    return lambda batch: work.losses(work.outputs({}, batch.inputs), batch.targets).mean()
+    return lambda batch: work.losses(outputs_of(work, batch), batch.targets).mean()
+
+
+def outputs_of(work: Problem, batch: Batch) -> Tensor:
+    """Outputs of the model as it is; a single sample has no variance, so batch norms take their running statistics."""
+    norms = [m for m in work.model.modules() if isinstance(m, _BatchNorm) and m.training and len(batch.ids) == 1]
+    for norm in norms:
+        norm.eval()
+    try:
+        return work.outputs({}, batch.inputs)
+    finally:
+        for norm in norms:
+            norm.train()
+
+
+def class_axis(problem: Problem, outputs: Tensor) -> int:
+    """Where the classes are: the second axis for torch's cross entropy, else the last.
+
+    Raises
+    ------
+    ValueError
+        Outputs without an axis of two classes or more.
+    """
+    axis = 1 if problem.classes_second and outputs.dim() > 2 else outputs.dim() - 1
+    if outputs.dim() < 2 or outputs.shape[axis] < 2:
+        raise ValueError(
+            f"the method needs an output for each of two classes or more; the model's have shape {tuple(outputs.shape)}. "
+            "For one logit z pass Problem(..., output=lambda z: torch.cat([torch.zeros_like(z), z], 1)) and cross_entropy."
+        )
+    return axis
 
 
 def changed_state(work: Problem, problem: Problem) -> dict[str, Tensor]:
@@ -204,6 +235,13 @@ def changed_state(work: Problem, problem: Problem) -> dict[str, Tensor]:
 def seed_of(random_state: Any) -> int:
     """One seed for torch of a seed, a Generator or None."""
     return int(as_generator(random_state, "random_state").integers(2**63))
+
+
+def seed_for(problem: Problem, random_state: Any) -> int:
+    """The seed of a baseline; processes that share the problem must be given one."""
+    check_problem(problem)
+    problem.team.check_seed(random_state)
+    return seed_of(random_state)
 
 
 # --------------------------------------------------------------------------- a new beginning
@@ -231,7 +269,7 @@ def reset(model: nn.Module, seed: int) -> None:
     every = dict(model.named_parameters())
     place = next(model.parameters()).device
     model.cpu()  # the same draws on every device
-    with seeded(torch.device("cpu"), seed), torch.no_grad():
+    with seeded(seed), torch.no_grad():
         for parameter in every.values():
             if parameter.requires_grad:
                 parameter.fill_(torch.nan)  # what is not drawn stays so
@@ -275,7 +313,8 @@ def wrong_labels(problem: Problem, ids: Tensor, seed: int) -> dict[int, Tensor]:
         raise ValueError("random labels need integer class targets; this problem has none.")
     targets = torch.cat(found)
     with torch.no_grad():
-        n_classes = problem.outputs(problem.parameters(), problem.fetch(ids[:1])[0]).shape[-1]
+        outputs = problem.outputs(problem.parameters(), problem.fetch(ids[:1])[0])
+        n_classes = outputs.shape[class_axis(problem, outputs)]
     shift = torch.as_tensor(np.random.default_rng(seed).integers(1, n_classes, size=tuple(targets.shape)))
     wrong = (targets + shift.to(targets.device)) % n_classes
     return dict(zip(ids.tolist(), wrong, strict=True))

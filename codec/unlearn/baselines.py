@@ -10,7 +10,6 @@ None of these proves anything. `retrain` is the reference that every other metho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import cycle
 from typing import Any
 
 import torch
@@ -38,9 +37,11 @@ from codec.unlearn._training import (
     Recipe,
     State,
     changed_state,
+    class_axis,
     fresh_copy,
     loss_of,
-    seed_of,
+    outputs_of,
+    seed_for,
     train,
     working_copy,
     wrong_labels,
@@ -69,10 +70,10 @@ RETRAIN = Recipe(epochs=40, lr=0.05, batch_size=250, schedule="cosine")
 FINE_TUNE = Recipe(epochs=10, lr=0.01)
 ASCENT = Recipe(epochs=5, lr=1e-4)
 NEG_GRAD = Recipe(epochs=10, lr=0.01, batch_size=128)
-RANDOM_LABELS = Recipe(epochs=3, lr=1e-4, batch_size=128, optimizer="adam")
+RANDOM_LABELS = Recipe(epochs=3, lr=1e-4, batch_size=128, optimizer="adam", weight_decay=0.0)
 SALUN = Recipe(epochs=10, lr=0.1)
-SCRUB = Recipe(epochs=10, lr=5e-4, batch_size=128, optimizer="adam", schedule=(5, 8, 9))
-BAD_TEACHER = Recipe(epochs=1, lr=1e-4, optimizer="adam")
+SCRUB = Recipe(epochs=10, lr=5e-4, batch_size=32, optimizer="adam", schedule=(5, 8, 9))
+BAD_TEACHER = Recipe(epochs=1, lr=1e-4, optimizer="adam", weight_decay=0.0)
 
 Passes = Callable[[int], list[Pass]]
 
@@ -108,7 +109,7 @@ def retrain(
     -------
     Deletion
     """
-    seed = seed_of(random_state)
+    seed = seed_for(problem, random_state)
 
     def run(forget: Tensor, retain: Tensor) -> State:
         del forget
@@ -189,12 +190,14 @@ def neg_grad_plus(
     """
     _check_share("beta", beta)
 
+    seed = seed_for(problem, random_state)
+
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
-        loss, again = loss_of(work), _endless(work, forget, recipe.batch_size)
+        loss, again = loss_of(work), _endless(work, forget, recipe.batch_size, seed)
         # L(w) = beta mean_R loss - (1 - beta) mean_U loss, each on a batch
         return lambda _: [Pass(retain, lambda b: beta * loss(b) - (1 - beta) * loss(next(again)), recipe.batch_size)]
 
-    return _trained(problem, ids, "neg_grad_plus", recipe, passes, random_state, verbose)
+    return _trained(problem, ids, "neg_grad_plus", recipe, passes, seed, verbose)
 
 
 def random_labels(
@@ -212,7 +215,7 @@ def random_labels(
     .. [1] Graves, Nagisetty, Ganesh, "Amnesiac Machine Learning", AAAI 2021, "Unlearning". Defaults as in the
        code of Foster, Schoepf, Brintrup, AAAI 2024.
     """
-    seed = seed_of(random_state)
+    seed = seed_for(problem, random_state)
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
         every = torch.cat([forget, retain])
@@ -239,7 +242,7 @@ def salun(
     problem, ids, recipe, random_state, verbose
         As in `fine_tune`.
     threshold : float, default 0.5
-        Share of the parameters that stay as they are: those below this quantile of ``|gradient|``.
+        Share of the parameters that stay as they are: those with the smallest ``|gradient|``, of equal ones the first.
     alpha : float, default 1
         Weight of the retained samples' loss.
 
@@ -252,7 +255,7 @@ def salun(
     .. [1] Fan, Liu, Zhang, Wong, Wei, Liu, "SalUn", ICLR 2024, equations 3 to 5.
     """
     _check_share("threshold", threshold)
-    seed = seed_of(random_state)
+    seed = seed_for(problem, random_state)
 
     def run(forget: Tensor, retain: Tensor) -> State:
         work = working_copy(problem)
@@ -279,7 +282,7 @@ def scrub(
     gamma: float = 1.0,
     max_epochs: int = 3,
     temperature: float = 2.0,
-    forget_batch_size: int = 32,
+    forget_batch_size: int = 64,
     random_state: Any = None,
     verbose: bool = False,
 ) -> Deletion:
@@ -295,7 +298,7 @@ def scrub(
         In so many first epochs, a pass that climbs the distance on the forgotten samples comes first.
     temperature : float, default 2
         Of the softmax inside the distance.
-    forget_batch_size : int, default 32
+    forget_batch_size : int, default 64
 
     Returns
     -------
@@ -357,7 +360,7 @@ def bad_teacher(
     """
     _check_share("retain_share", retain_share)
     check_positive(temperature, "temperature")
-    seed = seed_of(random_state)
+    seed = seed_for(problem, random_state)
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
         generator = torch.Generator().manual_seed(seed)
@@ -366,9 +369,9 @@ def bad_teacher(
 
         def objective(batch: Batch) -> Tensor:
             is_forgotten = torch.isin(batch.ids, forget).to(problem.device)
-            student = work.outputs({}, batch.inputs)
+            student = outputs_of(work, batch)
             # L = (1 - l_u) KL(competent || student) + l_u KL(incompetent || student)   (1)
-            pulls = [_divergence(student, teacher(batch), temperature) for teacher in (good, bad)]
+            pulls = [_divergence(problem, student, teacher(batch), temperature) for teacher in (good, bad)]
             return torch.where(is_forgotten, pulls[1], pulls[0]).mean()
 
         return lambda _: [Pass(torch.cat([forget, shown]), objective, recipe.batch_size)]
@@ -387,7 +390,7 @@ def _trained(
     verbose: bool,
 ) -> Deletion:
     """Train a copy of the trained model by ``passes(work, forget, retain)``."""
-    seed = seed_of(random_state)
+    seed = seed_for(problem, random_state)
 
     def run(forget: Tensor, retain: Tensor) -> State:
         work = working_copy(problem)
@@ -398,11 +401,13 @@ def _trained(
 
 
 def _salient(problem: Problem, forget: Tensor, threshold: float) -> dict[str, Tensor]:
-    """``m = 1(|gradient of the forgotten samples' loss| >= gamma)``, gamma a quantile over all (3)."""
+    """``m = 1(|gradient of the forgotten samples' loss| >= gamma)`` (3), gamma a quantile over all, ties by place."""
     found = Products(problem, problem.parameters()).mean_gradient(forget)
-    sizes = torch.cat([g.abs().reshape(-1) for g in found.values()]).sort().values
-    gamma = sizes[min(int(threshold * len(sizes)), len(sizes) - 1)]
-    return {name: g.abs() >= gamma for name, g in found.items()}
+    sizes = torch.cat([g.abs().reshape(-1) for g in found.values()])
+    chosen = torch.ones_like(sizes, dtype=torch.bool)
+    chosen[sizes.argsort(stable=True)[: int(threshold * len(sizes))]] = False
+    parts = torch.split(chosen, [g.numel() for g in found.values()])
+    return {name: part.view_as(found[name]) for name, part in zip(found, parts, strict=True)}
 
 
 def _holder(work: Problem, start: State, mask: Mapping[str, Tensor]) -> Callable[[], None]:
@@ -426,15 +431,20 @@ def _relabelled(work: Problem, wrong: Mapping[int, Tensor]) -> Objective:
         for place, i in enumerate(batch.ids.tolist()):
             if i in wrong:
                 targets[place] = wrong[i]
-        return work.losses(work.outputs({}, batch.inputs), targets).mean()
+        return work.losses(outputs_of(work, batch), targets).mean()
 
     return objective
 
 
-def _endless(work: Problem, ids: Tensor, size: int | None) -> Iterator[Batch]:
-    """Batches of the samples, again and again."""
-    parts = torch.split(ids, size or len(ids))
-    return (Batch(part, *work.fetch(part)) for part in cycle(parts))
+def _endless(work: Problem, ids: Tensor, size: int | None, seed: int) -> Iterator[Batch]:
+    """Batches of the samples, again and again in new orders; each sample is seen as often as any other."""
+    generator = torch.Generator().manual_seed(seed)
+    size, ahead = min(size or len(ids), len(ids)), ids[:0]
+    while True:
+        if len(ahead) < size:
+            ahead = torch.cat([ahead, ids[torch.randperm(len(ids), generator=generator)]])
+        yield Batch(ahead[:size], *work.fetch(ahead[:size]))
+        ahead = ahead[size:]
 
 
 def _fixed(problem: Problem) -> Callable[[Batch], Tensor]:
@@ -450,14 +460,15 @@ def _fixed(problem: Problem) -> Callable[[Batch], Tensor]:
 
 def _distance(work: Problem, teacher: Callable[[Batch], Tensor], batch: Batch, temperature: float) -> Tensor:
     """``d = T^2 KL(teacher || student)``, mean over the batch."""
-    return temperature**2 * _divergence(work.outputs({}, batch.inputs), teacher(batch), temperature).mean()
+    return temperature**2 * _divergence(work, outputs_of(work, batch), teacher(batch), temperature).mean()
 
 
-def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of the teacher's softmax from the student's, one a sample."""
-    logs = [functional.log_softmax(logits / temperature, dim=-1) for logits in (student, teacher)]
-    found = functional.kl_div(logs[0], logs[1], reduction="none", log_target=True)
-    return found.reshape(len(found), -1).sum(1)
+def _divergence(problem: Problem, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of the teacher's softmax from the student's, one a sample, mean over its positions."""
+    axis = class_axis(problem, student)
+    logs = [functional.log_softmax(logits / temperature, dim=axis) for logits in (student, teacher)]
+    found = functional.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(axis)
+    return found.reshape(len(found), -1).mean(1)
 
 
 def _check_share(name: str, value: float) -> None:

@@ -54,6 +54,14 @@ def test_each_shadow_model_is_left_out_of_its_own_fit(variance):
 
 
 # --------------------------------------------------------------------------- epsilon
+@pytest.mark.parametrize("value", [0.1, -7.3, 1e6 / 3])
+def test_models_that_are_all_the_same_cannot_be_told_apart(value):
+    """The mean of equal numbers may be another number: rounding used to decide, with probability 1."""
+    bank = np.full((11, 3), value) + np.arange(3)
+    assert (ev.u_lira(bank[0], bank, bank) == 0.5).all()
+    assert all((part == 0.0).all() for part in held_out_ratios(bank, bank))
+
+
 def test_epsilon_of_banks_that_cannot_be_confused_is_that_of_no_error():
     limit = proportion_confint(0, 32, alpha=0.05, method="beta")[1]  # of both rates: no error in 32 models
     apart = [bank + shift for bank, shift in zip(banks(n=64), (50.0, 0.0), strict=True)]

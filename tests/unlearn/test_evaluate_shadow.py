@@ -5,8 +5,10 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,6 +106,55 @@ def test_a_run_that_is_interrupted_goes_on_where_it_stopped(tmp_path):
     same(call(lambda *_: pytest.fail("nothing is left to train"), cache=tmp_path), resumed)
 
 
+def test_threads_and_types_of_numbers_are_the_callers(monkeypatch):
+    state = torch.get_rng_state()
+    with joblib.parallel_config(backend="threading"):
+        same(run(n_jobs=2), run())
+    assert torch.equal(torch.get_rng_state(), state)
+    monkeypatch.setattr(sys.modules[__name__], "DATA", (X[:40].double(), Y[:40]))
+    monkeypatch.setattr(sys.modules[__name__], "TEST", (X[40:].double(), Y[40:]))
+    torch.set_default_dtype(torch.float64)
+    try:
+        same(run(), run(n_jobs=2))
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_models_with_weight_norm_are_copied():
+    def normed(data, seed):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            model = nn.utils.weight_norm(train(data, seed))
+        model(data[0])
+        return model
+
+    shadows = shadow_models(normed, {"nothing": nothing}, DATA, FORGET, test=TEST, n_models=8)
+    np.testing.assert_array_equal(shadows["nothing"].forget, shadows["original"].forget)
+
+
+def test_a_disk_that_fills_up_leaves_no_half_of_a_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError("no space left on device")
+
+    whole = run()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            run(cache=tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+    assert not list(tmp_path.glob("*.safetensors"))
+    run(cache=tmp_path)
+    path = sorted(tmp_path.glob("*.safetensors"))[5]
+    path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            run(cache=tmp_path)
+    assert not path.exists()
+    same(run(cache=tmp_path), whole)
+
+
 def test_more_models_and_another_method_keep_what_is_there(tmp_path):
     calls = []
 
@@ -125,10 +176,36 @@ def test_more_models_and_another_method_keep_what_is_there(tmp_path):
 
 def test_a_cache_of_other_data_or_seeds_is_refused(tmp_path):
     run(cache=tmp_path)
-    with pytest.raises(ValueError, match="other data, samples or seeds"):
+    with pytest.raises(ValueError, match="other data, targets, samples or seeds"):
         run(cache=tmp_path, random_state=1)
-    with pytest.raises(ValueError, match="other data, samples or seeds"):
+    with pytest.raises(ValueError, match="other data, targets, samples or seeds"):
         shadow_models(train, {"a": nothing}, DATA, [0], test=TEST, n_models=8, cache=tmp_path)
+
+
+def test_a_cache_knows_columns_by_their_names(tmp_path):
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, a, b):
+            return self.layer(a + 2 * b)
+
+    def call(key="first", swapped=False):
+        a, b = (X[:40], X[:40] ** 2)[:: -1 if swapped else 1]
+        data = {"a": a, "b": b, "first": Y[:40], "second": (Y[:40] + 1) % 3}
+        test = {name: column[:10] for name, column in data.items()}
+        labels = {"first", "second"} - {key}
+        take = {"data": {k: v for k, v in data.items() if k not in labels}, "test": test}
+        take["test"] = {k: v for k, v in test.items() if k not in labels}
+        shadow_models(lambda *_: Sum(), {"nothing": nothing}, take["data"], [0], test=take["test"], n_models=8,
+                      cache=tmp_path, target_key=key)  # fmt: skip
+
+    call()
+    call()
+    for change in ({"key": "second"}, {"swapped": True}):
+        with pytest.raises(ValueError, match="other data, targets, samples or seeds"):
+            call(**change)
 
 
 def test_a_cache_knows_a_dataset_and_what_is_forgotten_of_it(tmp_path):
@@ -150,7 +227,7 @@ def test_a_cache_knows_a_dataset_and_what_is_forgotten_of_it(tmp_path):
     changed = DATA[0].clone()
     changed[5] += 1.0
     for other, ids in ((data, [0, 2]), (TensorDataset(changed, DATA[1]), [0, 1])):
-        with pytest.raises(ValueError, match="other data, samples or seeds"):
+        with pytest.raises(ValueError, match="other data, targets, samples or seeds"):
             call(other, ids)
 
 
@@ -252,14 +329,17 @@ def test_it_shows_itself(known, tmp_path):
         ({"unlearn": {"a": 1}}, TypeError, "must be callable"),
         ({"n_models": 7}, ValueError, "n_models is 7"),
         ({"train": lambda *_: 1}, TypeError, "train returned int"),
-        ({"unlearn": {"a": lambda *_: 1}}, TypeError, r"models\['a'\] is of type int"),
+        ({"unlearn": {"a": lambda *_: 1}}, TypeError, r"unlearn\['a'\] is of type int"),
+        ({"unlearn": nothing}, TypeError, "unlearn is a function; it must be a dict"),
+        ({"unlearn": {1: nothing}}, TypeError, "unlearn has 1 as a name"),
+        ({"forget": [1, 1]}, ValueError, "forget names 1 samples more than once"),
+        ({"forget": [99]}, IndexError, r"forget holds \[99\]"),
     ],
 )
 def test_what_cannot_be_done_is_refused(change, error, message):
-    arguments = {"train": train, "unlearn": {"nothing": nothing}, "test": TEST, "n_models": 8, **change}
-    first = [arguments.pop(key) for key in ("train", "unlearn")]
+    arguments = {"unlearn": {"nothing": nothing}, "data": DATA, "forget": FORGET, "test": TEST, "n_models": 8}
     with pytest.raises(error, match=message):
-        shadow_models(*first, DATA, FORGET, **arguments)
+        shadow_models(**{"train": train, **arguments, **change})
 
 
 def test_regression_has_no_shadow_models():

@@ -81,6 +81,17 @@ def test_a_loss_that_is_no_mean_over_samples_is_refused(loss):
         problem(loss=loss)
 
 
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("cross_entropy", True), (nn.CrossEntropyLoss(), True), (nn.functional.cross_entropy, True),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), False), (lambda o, t: nn.functional.cross_entropy(o, t), False),
+    ],
+)  # fmt: skip
+def test_smoothed_labels_have_no_likelihood(loss, expected):
+    assert problem(loss=loss).likelihood is expected
+
+
 def test_class_weights_as_the_error_says_are_the_weighted_mean():
     def loss(o, t):
         return nn.functional.cross_entropy(o, t, weight=WEIGHTS, reduction="none") * len(Y) / WEIGHTS[Y].sum()

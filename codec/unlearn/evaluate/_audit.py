@@ -125,14 +125,14 @@ def held_out_ratios(unlearned: ArrayLike, retrained: ArrayLike, *, variance: str
 
 
 def _fit(bank: Array, variance: str) -> tuple[Array, Array]:
-    """Mean and standard deviation of every sample."""
-    variances = bank.var(axis=0)
-    return bank.mean(axis=0), np.sqrt(_shared(variances, len(bank), variance)) + TINY
+    """Mean and standard deviation of every sample; around the first model, so that equal ones have neither rounding."""
+    away = bank - bank[0]
+    return bank[0] + away.mean(axis=0), np.sqrt(_shared(away.var(axis=0), len(bank), variance)) + TINY
 
 
 def _fit_without_each(bank: Array, variance: str) -> tuple[Array, Array]:
     """The same for every model from the others: (n_models, n_samples) each."""
-    n, mean = len(bank) - 1, bank.mean(axis=0)
+    n, mean = len(bank) - 1, bank[0] + (bank - bank[0]).mean(axis=0)
     away = bank - mean
     shift = -away / n
     variances = np.maximum((np.square(away).sum(axis=0) - np.square(away)) / n - np.square(shift), 0.0)

@@ -15,15 +15,15 @@ from codec.unlearn._deletion import Deletion
 from codec.unlearn._distributed import plain_copy
 from codec.unlearn._problem import Loss
 from codec.unlearn._training import Recipe, reset, seed_of, seeded
+from codec.unlearn._unlearner import Unlearner
 from codec.unlearn.evaluate._membership import FPR, attack_scores, auc, tpr_at_fpr
 from codec.unlearn.evaluate._metrics import accuracy, activation_distance, disagreement, js_divergence, zrf
 from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Outputs, Parts, Train, as_model, parameter_distance
 from codec.unlearn.evaluate._relearn import relearn_epochs
-from codec.unlearn.evaluate._result import Evaluation
+from codec.unlearn.evaluate._result import DISTANCES, GAP, Evaluation
 from codec.unlearn.evaluate._study import ShadowModels
 
 PARTS = ("retain", "forget", "test")
-DISTANCES = ("test_disagreement", "forget_disagreement", "js_divergence", "activation_distance")
 Models = Mapping[str, Any]
 Everyone = dict[str, list[nn.Module]]
 
@@ -36,7 +36,7 @@ def evaluate(
     test: Any,
     loss: Loss = "cross_entropy",
     train: Train | None = None,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] = (1, 2, 3),
     nonmembers: Any = None,
     untrained: nn.Module | None = None,
     relearn: Recipe | None = None,
@@ -62,7 +62,7 @@ def evaluate(
         As in :class:`~codec.unlearn.Problem`.
     train : callable(retain, seed) -> model, optional
         Trains on the retained samples; makes the retrained models, one a seed.
-    seeds : sequence of int, default (0, 1, 2)
+    seeds : sequence of int, default (1, 2, 3)
         Seeds for ``train``, others than the original's. Two or more show how far retrained models differ among
         themselves.
     nonmembers : data, optional
@@ -146,7 +146,7 @@ def evaluate(
     >>> result.to_frame()["forget_accuracy"].round(2).to_dict()
     {'original': 0.8, 'retrained': 0.2}
     """
-    everyone = _resolve(models, train, retain, seeds, device)
+    everyone = _resolve(models, train, retain, seeds)
     original, seed = everyone[ORIGINAL][0], seed_of(random_state)
     data = {"retain": retain, "forget": forget, "test": test}
     if nonmembers is not None:
@@ -175,12 +175,16 @@ def evaluate(
 
 
 # --------------------------------------------------------------------------- who is compared
-def _resolve(
-    models: Models, train: Train | None, retain: Any, seeds: Sequence[int], device: torch.device | str | None
-) -> Everyone:
+def _resolve(models: Models, train: Train | None, retain: Any, seeds: Sequence[int]) -> Everyone:
     """Every model by name, the retrained ones last."""
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"models is a {type(models).__name__}; it must be a dict by name, the trained model as 'original'."
+        )
     if ORIGINAL not in models:
         raise ValueError("models must be a dict by name with the trained model as 'original'.")
+    if len({str(name) for name in models}) < len(models):
+        raise ValueError(f"models has two names that read alike, of {[*models]}; every row needs a name of its own.")
     if (RETRAINED in models) == (train is not None):
         raise ValueError(
             "a table without a retrained model shows nothing: pass models['retrained'], or train=, a callable "
@@ -189,14 +193,18 @@ def _resolve(
     found = _as_list(models[ORIGINAL])
     if not found or any(isinstance(one, Deletion) for one in found):
         raise ValueError("models['original'] must be the trained model itself, or a list of such models.")
-    originals = [as_model(one, ORIGINAL, one) for one in found]
+    if any(isinstance(one, Unlearner) and one.forgotten for one in found):
+        raise ValueError(
+            "models['original'] is an Unlearner that has forgotten samples already; pass the model that it began with."
+        )
+    originals = [as_model(one, f"models[{ORIGINAL!r}]", one) for one in found]
     everyone = {}
     for name in [*(n for n in models if n != RETRAINED), *([RETRAINED] if RETRAINED in models else [])]:
         group = _as_list(models[name])
         if not group:
             raise ValueError(f"models[{name!r}] is an empty list.")
         bases = originals if len(group) == len(originals) else originals[:1] * len(group)
-        everyone[str(name)] = [as_model(one, name, base) for one, base in zip(group, bases, strict=True)]
+        everyone[str(name)] = [as_model(one, f"models[{name!r}]", base) for one, base in zip(group, bases, strict=True)]
     if train is not None:
         if not np.iterable(seeds):
             raise TypeError(f"seeds is {seeds!r}; it must be a sequence of int, such as range(3).")
@@ -205,7 +213,8 @@ def _resolve(
             raise ValueError("seeds is empty: at least one retrained model is needed.")
         if len(set(drawn)) < len(drawn):
             raise ValueError(f"seeds is {drawn}; the same seed twice is the same model, not another one.")
-        everyone[RETRAINED] = [_retrained(train, retain, seed, originals[0], device) for seed in drawn]
+        made = [_retrained(train, retain, seed) for seed in drawn]
+        everyone[RETRAINED] = [as_model(one, "train's result", one) for one in made]
     return everyone
 
 
@@ -213,12 +222,9 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _retrained(
-    train: Train, retain: Any, seed: int, original: nn.Module, device: torch.device | str | None
-) -> nn.Module:
+def _retrained(train: Train, retain: Any, seed: int) -> nn.Module:
     """A model of the user's training; torch's global random state starts from the seed and is as before afterwards."""
-    place = next(original.parameters()).device if device is None else torch.device(device)
-    with seeded(place, seed):
+    with seeded(seed):
         model = train(retain, seed)
     if not isinstance(model, nn.Module):
         raise TypeError(f"train returned {type(model).__name__}; it must return the trained torch module.")
@@ -254,8 +260,7 @@ def _row(one: _Seen, retrained: Sequence[_Seen], random: Outputs | None) -> dict
     if one.diverged:
         return {}
     if forget.logits is not None:
-        keys = [*(f"{part}_accuracy" for part in PARTS), "mia_loss_auc"]
-        row["gap"] = _mean([abs(row[key] - _mean([other.row[key] for other in retrained])) for key in keys])
+        row["gap"] = _mean([abs(row[key] - _mean([other.row[key] for other in retrained])) for key in GAP])
         distances = [_distances(one.outputs, other.outputs) for other in retrained]
         row |= {name: _mean([d[name] for d in distances]) for name in DISTANCES}
         if random is not None and random.logits is not None:
@@ -336,7 +341,9 @@ def _notes(seen: Mapping[str, Sequence[_Seen]]) -> list[str]:
         notes.append(f"{len(never_seen)} samples never seen: at 1 % the attacks may have no false positive at all.")
     diverged = [name for name, group in seen.items() if any(one.diverged for one in group)]
     if diverged:
-        notes.append(f"{', '.join(diverged)}: outputs that are not finite; the model has diverged, its row is empty.")
+        notes.append(
+            f"{', '.join(diverged)}: outputs that are not finite; a model has diverged, its row of .runs is empty."
+        )
     forms = {tuple((n, p.shape) for n, p in one.model.named_parameters()) for group in seen.values() for one in group}
     if len(forms) > 1:
         notes.append("parameter_distance is missing where a model differs from the retrained ones in its form.")

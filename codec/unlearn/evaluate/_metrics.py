@@ -187,6 +187,6 @@ def _matrix(values: ArrayLike, name: str) -> Array:
     found = np.asarray(values, dtype=np.float64)
     if found.ndim != 2 or found.shape[0] == 0 or found.shape[1] < 2:
         raise ValueError(f"{name} has shape {found.shape}; it must be (n_samples, n_classes) with 2 classes or more.")
-    if np.isnan(found).any():
-        raise ValueError(f"{name} holds NaN: the model has diverged or its inputs are missing.")
+    if not (found < np.inf).all():  # minus infinity is a class that is masked
+        raise ValueError(f"{name} holds NaN or infinity: the model has diverged or its inputs are missing.")
     return found

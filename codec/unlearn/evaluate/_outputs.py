@@ -57,9 +57,11 @@ class Parts:
         work = _with(next(iter(self._problems.values())), own)
         try:
             work.check_repeatable(work.parameters())
-        except ValueError as error:
+            return {part: _run(_with(problem, own)) for part, problem in self._problems.items()}
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, RuntimeError, IndexError) as error:
             raise ValueError(f"{name}: {str(error).replace('train_data', 'the data')}") from error
-        return {part: _run(_with(problem, own)) for part, problem in self._problems.items()}
 
     def _own(self, model: nn.Module) -> nn.Module:
         device = next(iter(self._problems.values())).device
@@ -67,7 +69,7 @@ class Parts:
 
 
 def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
-    """The model that a module, an unlearner or a deletion means.
+    """The model that a module, an unlearner or a deletion means; all of a model that is frozen as a whole is trainable.
 
     Raises
     ------
@@ -77,33 +79,35 @@ def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
         A deletion that does not carry its parameters, or those of another model.
     """
     if isinstance(value, nn.Module):
-        return uncompiled(value)
+        model = uncompiled(value)
+        frozen = not any(p.requires_grad for p in model.parameters())  # for use: what was trained is not known
+        return plain_copy(model).requires_grad_(True) if frozen else model
     if isinstance(value, Unlearner):
         return value.model
     if not isinstance(value, Deletion):
         raise TypeError(
-            f"models[{name!r}] is of type {type(value).__name__}; it must be a torch module, an Unlearner, a Deletion, "
+            f"{name} is of type {type(value).__name__}; it must be a torch module, an Unlearner, a Deletion, "
             "or a list of them."
         )
     if value.parameters is None:
         raise ValueError(
-            f"models[{name!r}] is a Deletion without parameters, as Unlearner.forget gives it; pass the unlearner, or a "
+            f"{name} is a Deletion without parameters, as Unlearner.forget gives it; pass the unlearner, or a "
             "copy of its model."
         )
     model = plain_copy(original)
     unknown = set(value.parameters) - set(model.state_dict())
     if unknown:
-        raise ValueError(f"models[{name!r}] holds {sorted(unknown)[:3]}, which models['original'] has not.")
+        raise ValueError(f"{name} holds {sorted(unknown)[:3]}, which the original model has not.")
     model.load_state_dict(dict(value.parameters), strict=False)
     return model
 
 
 def parameter_distance(model: nn.Module, other: nn.Module) -> float:
-    """Euclidean distance of the trainable parameters; NaN for models of different form.
+    """Euclidean distance of the parameters, frozen ones among them; NaN for models of different form.
 
     Two networks trained alike from different seeds lie far apart, so this is no goal for networks.
     """
-    first, second = ({name: p.detach() for name, p in m.named_parameters() if p.requires_grad} for m in (model, other))
+    first, second = ({name: p.detach() for name, p in m.named_parameters()} for m in (model, other))
     if {name: p.shape for name, p in first.items()} != {name: p.shape for name, p in second.items()}:
         return float("nan")
     squares = [(first[name].cpu().double() - second[name].cpu().double()).square().sum() for name in first]
@@ -137,13 +141,13 @@ def _run(work: Problem) -> Outputs:
             losses.append(work.losses(found, batch.targets))
             targets.append(batch.targets)
     known = _numbers(torch.cat(losses))
-    if not _are_classes(outputs[0], targets[0]):
+    if not all(map(_are_classes, outputs, targets)):
         return Outputs(known, None, None)
     return Outputs(known, _numbers(torch.cat(outputs)), torch.cat(targets).cpu().numpy().astype(np.int64))
 
 
 def _are_classes(output: Tensor, target: Any) -> bool:
-    """One class label and one row of logits a sample."""
+    """One class label and one row of logits a sample; counts that are no numbers of outputs are no classes."""
     return (
         isinstance(target, Tensor)
         and target.dim() == 1
@@ -151,6 +155,7 @@ def _are_classes(output: Tensor, target: Any) -> bool:
         and target.dtype != torch.bool
         and output.dim() == 2
         and output.shape[1] > 1
+        and 0 <= int(target.min()) <= int(target.max()) < output.shape[1]
     )
 
 

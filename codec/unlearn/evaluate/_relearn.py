@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from codec.unlearn._problem import Problem
-from codec.unlearn._training import Pass, Recipe, loss_of, seed_of, train, working_copy
+from codec.unlearn._training import Pass, Recipe, check_problem, loss_of, seed_of, train, working_copy
 
 RELEARN = Recipe(epochs=100, lr=0.01)
 
@@ -42,6 +42,7 @@ def relearn_epochs(
     .. [1] Golatkar, Achille, Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020.
     .. [2] Golatkar, Achille, Ravichandran, Polito, Soatto, "Mixed-Privacy Forgetting in Deep Networks", CVPR 2021.
     """
+    check_problem(problem)
     work, everyone = working_copy(problem), torch.arange(problem.n)
     enough = goal + margin * abs(goal)
     reached: list[int] = []

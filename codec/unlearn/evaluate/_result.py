@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,9 +13,12 @@ import pandas as pd
 from scipy.stats import t as student
 
 from codec.unlearn._report import figure_html, page_html
+from codec.unlearn.evaluate._metrics import Array
 from codec.unlearn.evaluate._outputs import RETRAINED
 
 BOUNDS = ("mean", "low", "high")
+DISTANCES = ("test_disagreement", "forget_disagreement", "js_divergence", "activation_distance")
+GAP = ("retain_accuracy", "forget_accuracy", "test_accuracy", "mia_loss_auc")  # what `gap` is the mean over
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,7 +51,8 @@ class Evaluation:
         ----------
         intervals : bool, default False
             Columns (metric, 'mean' | 'low' | 'high') with Student's interval over the models of a name; NaN where
-            there is one model only.
+            there is one model only. Distances of the retrained models are those to each other, so their rows are not
+            independent: their standard errors are the jackknife's, which needs three models.
         confidence_level : float, default 0.95
 
         Returns
@@ -65,6 +69,8 @@ class Evaluation:
 
     def gaps(self, *, confidence_level: float = 0.95) -> pd.DataFrame:
         """Every metric minus its mean over the retrained models, with Welch's interval.
+
+        That of a distance is wider than it need be: both means lean on the same retrained models.
 
         Returns
         -------
@@ -84,7 +90,15 @@ class Evaluation:
 
     def _errors(self) -> pd.DataFrame:
         """Standard errors of the means."""
-        return self.runs.groupby(level="name", sort=False).sem()
+        errors = self.runs.groupby(level="name", sort=False).sem()
+        rows = self.runs.loc[RETRAINED]
+        n = len(rows)
+        pairwise = [column for column in (*DISTANCES, "parameter_distance") if column in rows]
+        # mean of d(i, k) over pairs, U: leaving model i out changes it by 2 (U - mean_k d(i, k)) / (n - 2)
+        errors.loc[RETRAINED, pairwise] *= 2 * (n - 1) / (n - 2) if n > 2 else np.nan
+        if "gap" in rows:
+            errors.loc[RETRAINED, "gap"] = _jackknife(rows[list(GAP)].to_numpy(), mean_gap)
+        return errors
 
     def plot(self, metrics: Sequence[str] | None = None, axes: Any = None) -> Any:
         """Every model beside the range of the retrained ones, one panel a metric.
@@ -119,6 +133,21 @@ class Evaluation:
 
     def __repr__(self) -> str:
         return str(self.to_frame().T.to_string(float_format=lambda v: f"{v:.4g}"))
+
+
+def mean_gap(values: Array) -> float:
+    """Mean absolute difference of each row to the mean of the others; rows are models, columns the metrics of `GAP`."""
+    others = (values.sum(axis=0) - values) / (len(values) - 1)
+    return float(np.abs(values - others).mean())
+
+
+def _jackknife(rows: Array, statistic: Callable[[Array], float]) -> float:
+    """Standard error of a statistic of the rows by leaving each out; NaN for two rows or fewer."""
+    n = len(rows)
+    if n < 3:
+        return float("nan")
+    left = np.array([statistic(np.delete(rows, i, axis=0)) for i in range(n)])
+    return float(np.sqrt((n - 1) / n * np.square(left - left.mean()).sum()))
 
 
 def _upper(confidence_level: float) -> float:

@@ -6,7 +6,6 @@ when it is done. A run that is killed goes on where it stopped and ends with the
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -22,11 +21,12 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from safetensors.numpy import load_file, save
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import keystr, tree_flatten_with_path
 from torch.utils.data import Subset
 
 from codec._forward import show_progress
 from codec._validation import as_generator, check_integer, check_jobs
+from codec.unlearn._distributed import plain_copy, uncompiled
 from codec.unlearn._problem import CHECKED, Loss, content_of, spread
 from codec.unlearn._training import seeded
 from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
@@ -35,7 +35,7 @@ from codec.unlearn.evaluate._split import in_memory, n_samples, split
 from codec.unlearn.evaluate._study import Bank, ShadowModels
 
 Unlearn = Callable[[nn.Module, int], Any]
-FORMAT = 1
+FORMAT = 2
 CHUNKS = 8  # a worker gets its share in so many pieces; with each piece the data travel once
 
 
@@ -51,6 +51,7 @@ class _Work:
     options: Mapping[str, Any]
     entropy: int
     folder: Path | None
+    dtype: torch.dtype
 
 
 class _Job(NamedTuple):
@@ -104,9 +105,10 @@ def shadow_models(
     cache : path, optional
         Folder where the outputs of every model are kept as they come. A second call takes what is there, also with
         more models or another method. Other data, samples to forget or seeds are refused (of a Dataset 64 samples
-        are looked at); whether ``train`` or a method has changed it cannot know, so take a new folder then.
+        are looked at); whether ``train``, ``output`` or a method has changed it cannot know, so take a new folder then.
     n_jobs : int, optional
-        Processes, as joblib has it; each with one thread. The result is the same for every number.
+        Processes, as joblib has it; each with one thread, whatever joblib's back end is set to. The result is the same
+        for every number.
     random_state : int, default 0
         Seed of all seeds.
     verbose : bool, default False
@@ -150,10 +152,10 @@ def shadow_models(
     check_integer(random_state, "random_state", 0)
     check_jobs(n_jobs)
     _check_methods(unlearn)
-    parts = {**split(data, forget), "test": test}
+    parts = {**_split(data, forget), "test": test}
     options = {"output": output, "target_key": target_key, "device": device, "batch_size": batch_size}
-    folder = None if cache is None else _open(Path(cache), parts, random_state)
-    work = _Work(train, dict(unlearn), data, parts, loss, options, random_state, folder)
+    folder = None if cache is None else _open(Path(cache), parts, random_state, target_key)
+    work = _Work(train, dict(unlearn), data, parts, loss, options, random_state, folder, torch.get_default_dtype())
     names = (ORIGINAL, *unlearn)
     found = {(name, k): _read(folder, name, k) for name in (*names, RETRAINED) for k in range(n_models)}
     jobs = [
@@ -167,6 +169,13 @@ def shadow_models(
     return ShadowModels(banks)
 
 
+def _split(data: Any, forget: Any) -> dict[str, Any]:
+    try:
+        return split(data, forget)
+    except (ValueError, IndexError, TypeError) as error:  # what is called ids there is called forget here
+        raise type(error)(str(error).replace("ids", "forget", 1)) from error
+
+
 # --------------------------------------------------------------------------- the work
 def _run_all(
     work: _Work, jobs: Sequence[_Job], n_jobs: int | None, verbose: bool
@@ -175,7 +184,8 @@ def _run_all(
     found: dict[tuple[str, int], dict[str, Array] | None] = {}
     size = math.ceil(len(jobs) / (CHUNKS * effective_n_jobs(1 if n_jobs is None else n_jobs))) or 1
     pieces = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-    run = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+    # torch's random states and its number of threads belong to a process: threads would share them
+    run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator_unordered")
     with show_progress("shadow models", verbose, "trainings") as advance:
         for piece in run(delayed(_run_piece)(work, piece) for piece in pieces):
             found |= piece
@@ -185,7 +195,7 @@ def _run_all(
 
 def _run_piece(work: _Work, jobs: Sequence[_Job]) -> dict[tuple[str, int], dict[str, Array]]:
     found = {}
-    with _one_thread():
+    with _settings_of(work):
         for job in jobs:
             for name, row in _run(work, job):
                 if work.folder is not None:
@@ -198,10 +208,11 @@ def _run(work: _Work, job: _Job) -> Iterator[tuple[str, dict[str, Array]]]:
     """One training and what follows from it."""
     seed = _seed(work.entropy, job.kind, job.number)
     samples = work.everyone if job.kind == ORIGINAL else work.parts["retain"]
-    with seeded(torch.device(work.options["device"] or "cpu"), seed):
+    with seeded(seed):
         model = work.train(samples, seed)
     if not isinstance(model, nn.Module):
         raise TypeError(f"train returned {type(model).__name__}; it must return the trained torch module.")
+    model = uncompiled(model)
     parts = Parts(model, work.loss, work.parts, **work.options)
     for name in job.wanted:
         changed = model if name == job.kind else _unlearned(work, name, model, job.number)
@@ -210,8 +221,8 @@ def _run(work: _Work, job: _Job) -> Iterator[tuple[str, dict[str, Array]]]:
 
 def _unlearned(work: _Work, name: str, model: nn.Module, number: int) -> nn.Module:
     seed = _seed(work.entropy, name, number)
-    with seeded(torch.device(work.options["device"] or "cpu"), seed):
-        return as_model(work.unlearn[name](copy.deepcopy(model), seed), name, model)
+    with seeded(seed):
+        return as_model(work.unlearn[name](plain_copy(model), seed), f"unlearn[{name!r}]", model)
 
 
 def _outputs(parts: Parts, model: nn.Module, title: str) -> dict[str, Array]:
@@ -235,14 +246,16 @@ def _seed(entropy: int, name: str, number: int) -> int:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums are the same bits in every process."""
-    before = torch.get_num_threads()
+def _settings_of(work: _Work) -> Iterator[None]:
+    """One thread and the caller's type of numbers: the same bits in every process."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
+    torch.set_default_dtype(work.dtype)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
 
 
 def _bank(rows: Sequence[dict[str, Array] | None]) -> Bank:
@@ -255,16 +268,16 @@ def _bank(rows: Sequence[dict[str, Array] | None]) -> Bank:
 
 
 # --------------------------------------------------------------------------- the cache
-def _open(folder: Path, parts: Mapping[str, Any], random_state: int) -> Path:
+def _open(folder: Path, parts: Mapping[str, Any], random_state: int, target_key: str) -> Path:
     """The folder, made or recognised by what it says of its data."""
     folder.mkdir(parents=True, exist_ok=True)
     data = {name: _fingerprint(part) for name, part in parts.items()}
-    settings = {"format": FORMAT, "random_state": random_state, **data}
+    settings = {"format": FORMAT, "random_state": random_state, "target_key": target_key, **data}
     path = folder / "settings.json"
     if path.exists():
         if json.loads(path.read_text(encoding="utf-8")) != settings:
             raise ValueError(
-                f"cache {str(folder)!r} holds shadow models of other data, samples or seeds; pass another folder."
+                f"cache {str(folder)!r} holds shadow models of other data, targets, samples or seeds; pass another folder."
             )
     else:
         _replace(path, json.dumps(settings, indent=1).encode())
@@ -276,8 +289,8 @@ def _fingerprint(data: Any) -> str:
     digest = hashlib.sha256(str(n_samples(data)).encode())
     leaves = data if in_memory(data) else [data[int(i)] for i in spread(len(data), CHECKED)]
     indices = [torch.as_tensor(data.indices)] if isinstance(data, Subset) else []
-    for leaf in tree_leaves([indices, leaves]):
-        digest.update(content_of(leaf))
+    for path, leaf in tree_flatten_with_path([indices, leaves])[0]:
+        digest.update(keystr(path).encode() + content_of(leaf))
     return digest.hexdigest()
 
 
@@ -307,11 +320,15 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _check_methods(unlearn: Mapping[str, Unlearn]) -> None:
+    if not isinstance(unlearn, Mapping):
+        raise TypeError(f"unlearn is a {type(unlearn).__name__}; it must be a dict by name of callable(model, seed).")
     if not unlearn:
         raise ValueError("unlearn is empty: pass at least one method, a dict by name of callable(model, seed).")
     taken = {ORIGINAL, RETRAINED} & set(unlearn)
     if taken:
         raise ValueError(f"unlearn holds {sorted(taken)[0]!r}, the name of a row that is always there.")
     for name, method in unlearn.items():
+        if not isinstance(name, str):
+            raise TypeError(f"unlearn has {name!r} as a name; names must be text.")
         if not callable(method):
             raise TypeError(f"unlearn[{name!r}] is of type {type(method).__name__}; it must be callable(model, seed).")

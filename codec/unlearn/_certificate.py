@@ -278,10 +278,18 @@ def certify(
         bound=bound,
         n=n,
         m=m,
-        proved=(f"distance to the retrained model <= {bound:.3g}{over}",),
+        proved=(f"distance to the retrained model <= {_rounded_up(bound)}{over}",),
         assumed=tuple(taken),
         measured=(*found, *measured),
     )
+
+
+def _rounded_up(bound: float) -> str:
+    """Three digits that are not below the bound."""
+    if not 0.0 < bound < math.inf:
+        return f"{bound:.3g}"
+    unit = 10.0 ** (math.floor(math.log10(bound)) - 2)
+    return f"{math.ceil(bound / unit * (1.0 - 1e-12)) * unit:.3g}"
 
 
 def certify_newton(n: int, m: int, *, weight_decay: float, constants: Constants, gradient_norm: float) -> Certificate:
@@ -295,7 +303,7 @@ def certify_newton(n: int, m: int, *, weight_decay: float, constants: Constants,
         bound=bound,
         n=n,
         m=m,
-        proved=(f"distance to the retrained model <= {bound:.3g} (M m^2 L^2 / (2 weight_decay^3 (n - m)^2))",),
+        proved=(f"distance to the retrained model <= {_rounded_up(bound)} (M m^2 L^2 / (2 weight_decay^3 (n - m)^2))",),
         assumed=(
             f"the loss is convex in the weights, so F_R is strongly convex with {weight_decay:.3g}",
             constants.source,

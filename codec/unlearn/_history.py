@@ -63,7 +63,7 @@ class History:
         self.settings = dict(settings)
         self._anchored = anchored
         self._settled = 0  # standing requests that were done before the anchor
-        self._renewed = False  # whether the anchor is not on disk yet
+        self._before: tuple[int, Parameters] | None = None  # both as they were, while a new anchor is not on disk
         self._previous: tuple[int, Parameters] | None = None  # the last request, and the weights before it
         self._ledger: Ledger | None = None
 
@@ -86,8 +86,8 @@ class History:
             self._ledger = ledger
 
     def save(self, folder: str | Path) -> None:
-        """Write everything into a new folder."""
-        with self._new_ledger(folder, "pass another folder") as ledger:
+        """Write everything into a new folder; its last entry has the weights, and without it nothing is resumed."""
+        with self._new_ledger(folder, "pass another folder", saved=True) as ledger:
             for deletion in self.deletions:
                 ledger.append({"kind": "deletion", "waited": False, "deletion": deletion.to_dict()})
             for number in [d.id for d in self.deletions if d.accepted and d.id not in self.standing]:
@@ -108,23 +108,27 @@ class History:
         if self._ledger is not None:
             self._ledger.close()
 
-    def _new_ledger(self, folder: str | Path, advice: str) -> Ledger:
+    def _new_ledger(self, folder: str | Path, advice: str, *, saved: bool = False) -> Ledger:
         ledger = Ledger.open(folder, self.start)
         if ledger.entries():
             ledger.close()
             raise ValueError(f"ledger {str(folder)!r} holds requests already; {advice}.")
-        ledger.append({"kind": "start", "entropy": str(self.entropy), "settings": self.settings})
+        ledger.append({"kind": "start", "entropy": str(self.entropy), "settings": self.settings, "saved": saved})
         return ledger
 
     def _read(self, ledger: Ledger, folder: str | Path) -> None:
         entries = ledger.entries()
         if not entries or entries[0].get("kind") != "start":
             raise ValueError(_no_unlearner(folder))
+        if entries[0].get("saved") and all(entry["kind"] != "weights" for entry in entries):
+            raise ValueError(
+                f"folder {str(folder)!r} holds the beginning of a save that was interrupted; delete it and save again."
+            )
         self._check_settings(entries[0]["settings"], folder)
         self.entropy = int(entries[0]["entropy"])
         last: tuple[int, int] | None = None  # a request, and how many entries have the weights before it
         for place, entry in enumerate(entries):
-            self._replay(entry, partial(ledger.replay, self.start, place + 1))
+            self._replay(entry, partial(ledger.replay, self.start, place if "anchored" in entry else place + 1))
             last = _last_request(entry, place, last)
         self.weights = ledger.replay(self.start)
         self._previous = None if last is None else (last[0], ledger.replay(self.start, last[1]))
@@ -151,6 +155,8 @@ class History:
         elif kind == "release":
             self.accountant = Accountant([*self.accountant.releases, Release(**entry["release"])])
         elif kind == "deletion":
+            if "anchored" in entry:
+                self._settled, self.anchor = entry["anchored"], weights()
             self._take(Deletion.from_dict(entry["deletion"]), entry["waited"])
 
     # ------------------------------------------------------------------------ changes
@@ -165,12 +171,14 @@ class History:
         self.pending.pop(place)
 
     def enter(self, deletion: Deletion, weights: Parameters, waited: bool) -> None:
-        """A request that was done, and the parameters after it."""
-        if self._renewed:
-            self._write({"kind": "anchor", "requests": self._settled})
-            self._renewed, self._previous = False, None
+        """A request that was done, and the parameters after it; one that was refused leaves the anchor where it was."""
         entry = {"kind": "deletion", "waited": waited, "deletion": deletion.to_dict()}
+        if self._before is not None and not deletion.accepted:
+            self._keep_anchor()
+        elif self._before is not None:  # in the one entry: on disk is both or neither
+            entry["anchored"] = self._settled
         self._write(entry, weights if deletion.accepted else None)
+        self._before = None
         self._take(deletion, waited)
         if deletion.accepted:
             self._previous, self.weights = (deletion.id, self.weights), weights
@@ -184,22 +192,26 @@ class History:
     @contextmanager
     def request(self) -> Iterator[None]:
         """One request; where it fails the anchor is what it was."""
-        before = self._settled, self.anchor
         try:
             yield
         except BaseException:
-            (self._settled, self.anchor), self._renewed = before, False
+            self._keep_anchor()
             raise
+
+    def _keep_anchor(self) -> None:
+        if self._before is not None:
+            (self._settled, self.anchor), self._before = self._before, None
 
     def renew_anchor(self) -> None:
         """Steps start at the present parameters from now on; on disk with the request that asks for it."""
-        self._settled, self.anchor, self._renewed = len(self.standing), self.weights, True
+        self._before = self._settled, self.anchor
+        self._settled, self.anchor = len(self.standing), self.weights
 
     @property
     def news(self) -> str:
         """What the request in hand must tell beside its own reason."""
         told = "; anchored anew before it, the budget was spent: earlier requests cannot be taken back"
-        return told if self._renewed else ""
+        return told if self._before is not None else ""
 
     def release(self, epsilon: float, delta: float, sensitivity: float) -> Release:
         """Enter a release before the copy is handed out."""
@@ -275,12 +287,13 @@ def clone(params: Mapping[str, Tensor]) -> Parameters:
 
 
 def with_noise(params: Mapping[str, Tensor], sigma: float, source: np.random.SeedSequence) -> Parameters:
-    """Copies with independent normal noise on every coordinate."""
-    seed = int(np.random.default_rng(source).integers(2**63 - 1))
-    draw = torch.Generator().manual_seed(seed)
-    return {
-        name: w + sigma * torch.randn(w.shape, generator=draw, dtype=torch.float64).to(w) for name, w in params.items()
-    }
+    """Copies with independent normal noise on every coordinate.
+
+    From numpy's generator, which has all bits of the seed: torch's on the CPU has 32 of them, few enough to try all.
+    """
+    draw = np.random.default_rng(source)
+    noise = {name: torch.from_numpy(np.asarray(draw.standard_normal(tuple(w.shape)))) for name, w in params.items()}
+    return {name: w + sigma * noise[name].to(w) for name, w in params.items()}
 
 
 def ids_of(deletions: tuple[Deletion, ...]) -> list[int]:

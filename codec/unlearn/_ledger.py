@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import warnings
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ class Ledger:
 
     def __init__(self, folder: Path, descriptor: int, read_only: bool = False) -> None:
         self._folder, self._descriptor, self._read_only = folder, descriptor, read_only
+        self._closing = weakref.finalize(self, os.close, descriptor)  # also where nobody closes it
         self._lines: list[_Line] = []
         self._size = 0  # bytes of whole lines
 
@@ -125,7 +127,7 @@ class Ledger:
         UserWarning
             If the last line is damaged, as a crash leaves it; it is taken off.
         """
-        path = Path(folder)
+        path = Path(folder).absolute()  # the process may go elsewhere
         if read_only and not (path / LINES).exists():
             raise LedgerError(f"{path} holds no ledger that could be read.")
         if not read_only:
@@ -144,9 +146,15 @@ class Ledger:
 
     def close(self) -> None:
         """Let other processes open the ledger."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._closing()
+        self._descriptor = -1
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse copies: two ledgers would write into one file."""
+        raise TypeError(
+            f"an open ledger ({self._folder}) cannot be copied; save() the unlearner into a folder of its own and resume "
+            "that, or begin the copy without ledger=."
+        )
 
     def __enter__(self) -> Self:
         return self

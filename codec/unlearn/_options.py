@@ -115,7 +115,7 @@ def check_statistics(model: nn.Module) -> None:
         name
         for name, module in model.named_modules()
         if getattr(module, "running_mean", None) is not None
-        and not [p for p in module.parameters(recurse=False) if not p.requires_grad]
+        and (not (own := list(module.parameters(recurse=False))) or any(p.requires_grad for p in own))
     ]
     if kept:
         raise ValueError(

@@ -24,6 +24,7 @@ from codec.unlearn._units import Units
 
 ROUGH = 0.2  # tolerance of the steps that exchanges are judged by
 PULL = 3.0  # damping over ||grad F_S|| / ||w||
+ROUNDINGS = 10.0  # of operations, in changes of the weights by one part in 2^52
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # their scales start at 1
 
 
@@ -181,12 +182,25 @@ def check_double(problem: Problem) -> None:
 
 
 def gradient_norm(problem: Problem, params: Parameters, ids: Tensor) -> tuple[float, float]:
-    """Norm of the mean of ``grad f`` over samples in double precision, and what rounding may have taken from it."""
-    exact = {name: w.double() for name, w in params.items()}
-    gradient = objective_gradient(Products(InDouble(problem), exact), ids)
-    norm = float(torch.cat([g.flatten() for g in gradient.values()]).norm())
-    size = sum(w.numel() for w in params.values())
-    return norm, torch.finfo(torch.float64).eps * (size**0.5 + norm)
+    """Norm of the mean of ``grad f`` over samples in double precision, and an estimate of what rounding hides of it.
+
+    Each operation rounds about as much as a change of every weight by one part in 2^52 does, so the gradient is taken
+    at such weights too; ten times the difference allows for the operations on the way.
+    """
+    double, eps = InDouble(problem), torch.finfo(torch.float64).eps
+
+    def flat(change: float) -> Tensor:
+        signs = torch.Generator().manual_seed(0)
+        moved = {
+            name: w.double()
+            * (1.0 + change * (2.0 * torch.randint(2, w.shape, generator=signs) - 1.0).double().to(w.device))
+            for name, w in params.items()
+        }
+        return torch.cat([g.flatten() for g in objective_gradient(Products(double, moved), ids).values()])
+
+    gradient = flat(0.0)
+    norm, hidden = float(gradient.norm()), float((flat(eps) - gradient).norm())
+    return norm, ROUNDINGS * hidden + eps * (len(gradient) ** 0.5 + norm)
 
 
 def training_gradient(problem: Problem, params: Parameters, gradient: Parameters, ids: Tensor) -> Parameters:

@@ -130,8 +130,13 @@ class Report:
         return figure_html(lambda: self.plot()[0].figure, "losses over requests") if self.deletions else ""
 
     def _certificate(self) -> str:
-        found = [d.certificate for d in self.deletions if self._stands(d) and d.certificate is not None]
-        return f"<h2>Certificate</h2><pre>{escape(str(found[-1]))}</pre>" if found else ""
+        """Of the model as it is; after a request was taken back, none of those on record is."""
+        made = [d for d in self.deletions if d.accepted]
+        if not made or made[-1].certificate is None:
+            return ""
+        if not all(self._stands(d) for d in made):
+            return "<h2>Certificate</h2><p>A request was taken back since the last one; the next has one again.</p>"
+        return f"<h2>Certificate</h2><pre>{escape(str(made[-1].certificate))}</pre>"
 
     def _repr_html_(self) -> str:
         return str(self._table().to_html(index=False, float_format="{:.4g}".format))

@@ -25,6 +25,8 @@ def read_ids(request: Any, n: int, data: Any = None) -> list[int]:
         request = _indices(request, data)
     elif isinstance(request, Set):
         request = sorted(request)
+    if isinstance(request, (list, tuple)) and len({isinstance(i, (bool, np.bool_)) for i in request}) > 1:
+        raise TypeError(f"ids holds numbers and True or False, {list(request)[:5]}; pass ids, or a mask of booleans.")
     values = np.asarray(request.cpu() if isinstance(request, Tensor) else request)
     if values.dtype == np.bool_:
         if values.shape != (n,):
@@ -83,6 +85,8 @@ def _repeated(ids: Sequence[int], gone: Set[int]) -> list[int]:
 def ids_of_class(problem: Problem, target: Any, forgotten: Collection[int]) -> list[int]:
     """Training samples of one class that are not yet forgotten."""
     target = check_integer(target.item() if isinstance(target, Tensor) else target, "target", -(2**63))
+    if target >= 2**63:
+        raise ValueError(f"target is {target}; no class label is that large.")
     found: list[int] = []
     for batch in problem.batches():
         if not isinstance(batch.targets, Tensor) or batch.targets.dim() != 1:

@@ -200,7 +200,10 @@ class Steps:
             weight_decay=problem.weight_decay,
             gradient_norm=norm,
             rounding=rounding,
-            assumed=assumed_of_buffers(problem.model),
+            assumed=(
+                f"rounding hides at most {rounding:.1g} of ||grad F_R||, which is an estimate",
+                *assumed_of_buffers(problem.model),
+            ),
         )
 
     def _at_anchor(self) -> Tensor:

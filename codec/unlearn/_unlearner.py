@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from codec._forward import show_progress
-from codec._validation import Rng, check_positive
+from codec._validation import Rng, check_integer, check_positive
 from codec.unlearn._certificate import Accountant
 from codec.unlearn._deletion import Deletion, Timer
 from codec.unlearn._distributed import Group
 from codec.unlearn._history import History, clone, digest, ids_of, with_noise
+from codec.unlearn._ledger import fingerprint
 from codec.unlearn._options import WITHOUT_ANCHOR, Guard, Options, check_statistics, entropy_of, name_of, units_of
 from codec.unlearn._point import check_double
 from codec.unlearn._problem import Loss, Parameters, Problem
@@ -209,6 +210,7 @@ class Unlearner:
             "selector": name_of(self.options.selector),
             "units": f"{self.units.n_units}, {digest(self.units.all_labels)}",
             "data": self.problem.fingerprint(),
+            "fixed": fingerprint(self.problem.buffers())[:16],  # buffers and frozen parameters
         }
 
     # ------------------------------------------------------------------------ what is seen from outside
@@ -277,7 +279,7 @@ class Unlearner:
 
     def withdraw(self, place: int) -> tuple[int, ...]:
         """Take back a request that waits: the one at this place in :attr:`pending`. Returns its ids."""
-        waiting = self.pending
+        place, waiting = check_integer(place, "place", -(2**63)), self.pending
         if not 0 <= place < len(waiting):
             raise IndexError(f"place is {place}; {len(waiting)} requests wait, numbered from 0.")
         self._history.withdraw(place)
@@ -351,7 +353,7 @@ class Unlearner:
             method=f"{options.update}, {options.curvature}",
             selector=ranking.method,
             accepted=accepted,
-            reason=f"{'' if accepted else 'refused: '}{step.reason}{taken_back}{self._history.news}",
+            reason=f"{'' if accepted else 'refused: '}{step.reason}{taken_back}{self._history.news if accepted else ''}",
             units=() if options.selector == "all" else tuple(ranking.units.tolist()),
             labels=() if options.selector == "all" else ranking.labels,
             scores=() if options.selector == "all" else tuple(ranking.scores.tolist()),
@@ -370,9 +372,9 @@ class Unlearner:
     def rollback(self, id: int | None = None) -> None:  # noqa: A002 - as in `Deletion.id`
         """Take back a request: its samples count as training samples again.
 
-        The last request is undone bit for bit. For any other the model is solved anew from the anchor for the requests
-        that remain, on the units that were chosen for them, to ``tolerance``; updates that step on from where the model
-        is cannot do that.
+        The last request is undone bit for bit, unless one after it was taken back: the weights before it are kept of the
+        last one alone. For any other the model is solved anew from the anchor for the requests that remain, on the units
+        that were chosen for them, to ``tolerance``; updates that step on from where the model is cannot do that.
 
         Parameters
         ----------
@@ -388,7 +390,7 @@ class Unlearner:
         history = self._history
         if not history.standing:
             raise ValueError("no request stands: there is nothing to take back.")
-        number = history.standing[-1] if id is None else id
+        number = history.standing[-1] if id is None else check_integer(id, "id", 1)
         if number not in history.standing:
             raise ValueError(f"id is {number}; the requests that stand are {history.standing}.")
         history.take_back(number, self._without(number))

@@ -154,6 +154,13 @@ def test_refused(call, message):
 
 
 # --------------------------------------------------------------------------- the printed block
+def test_printed_bounds_are_not_below_what_is_proved():
+    for norm in (1.2341e-6, 9.9999e-5, 1.0e-4, 3.3333, 0.0):
+        found = certify(100, 1, weight_decay=1.0, gradient_norm=norm)
+        printed = float(found.proved[0].split("<= ")[1].split()[0])
+        assert found.bound * (1 - 1e-9) <= printed <= 1.011 * found.bound
+
+
 def test_certificate_prints_what_is_proved_assumed_measured():
     certificate = certify(
         100, 3, weight_decay=0.1, gradient_norm=1e-4, rounding=1e-6, constants=logistic_constants(2.0), measured=["two"]

@@ -59,13 +59,20 @@ def test_history_has_the_same_columns_without_requests():
 
 
 def test_a_request_that_was_taken_back_does_not_stand():
-    two = (dataclasses.replace(ONE, certificate=BOUND), dataclasses.replace(ONE, id=2, forgotten=(9, 11, 12)))
+    later = Certificate("a posteriori", 2e-3, 100, 5, proved=("distance to the retrained model <= 2e-3",))
+    two = (
+        dataclasses.replace(ONE, certificate=BOUND),
+        dataclasses.replace(ONE, id=2, forgotten=(9, 11, 12), certificate=later),
+    )
     report = Report(two, standing=(2,))
     assert report.to_frame()["accepted"].tolist() == [True, True]
     assert report.to_frame()["stands"].tolist() == [False, True]
     assert "2 requests, 1 stand, 3 samples" in repr(report)
-    assert "<h2>Certificate</h2>" not in report.to_html()
-    assert "<h2>Certificate</h2>" in Report(two).to_html()
+    assert "&lt;= 2e-3" in Report(two).to_html()
+    for standing in ((1,), (2,)):  # no certificate on record is of these weights
+        page = Report(two, standing=standing).to_html()
+        assert "&lt;=" not in page
+        assert "taken back since" in page
 
 
 def test_the_page_holds_table_plots_and_certificate(tmp_path):

@@ -1,12 +1,16 @@
 """Requests from the call to the weights: exact where retraining is exact, and nothing lost on the way."""
 
 import contextlib
+import copy
+import gc
 import itertools
+import math
 import random
 import subprocess
 import sys
 import time
 import warnings
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +20,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from codec.unlearn import LedgerError, Unlearner, find_units
+from codec.unlearn import LedgerError, Problem, Unlearner, find_units
 from codec.unlearn._ledger import Ledger
+from codec.unlearn._point import gradient_norm
 
 N, D, Q = 60, 4, 2
 
@@ -556,6 +561,198 @@ def test_a_request_that_fails_does_not_move_the_anchor(tmp_path):
     ours.close()
 
 
+def test_a_request_that_is_refused_does_not_move_the_anchor(tmp_path):
+    model, X, y = net()
+    scores = iter([1.0, 1.0, 1.0, 0.0, *[0.0] * 20])
+    ours = unlearner(model, X, y, budget=0.02, guard=lambda _: next(scores), ledger=tmp_path, damping=0.1)
+    start = ours.parameters
+    ours.forget([1, 2])
+    refused = ours.forget([3])  # this request would anchor the model anew
+    assert not refused.accepted
+    assert "anchored anew" not in refused.reason
+    ours.close()
+    again = Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), weight_decay=0.01, selector="all", budget=0.02)
+    for one in (again,):
+        one.rollback(np.int64(1))
+        assert same(start, one.parameters)
+    again.close()
+
+
+def test_a_full_disk_leaves_anchor_and_weights_as_they_were(tmp_path, monkeypatch):
+    """The anchor stands in the line of the request that moved it: both are on disk, or neither."""
+    model, X, y = net()
+    options = {"weight_decay": 0.01, "selector": "all", "budget": 0.02, "random_state": 0}
+    ours = Unlearner(model, "cross_entropy", (X, y), ledger=tmp_path, **options)
+    start = ours.parameters
+    ours.forget([1, 2])
+    before = ours.parameters
+    lines = (tmp_path / "ledger.jsonl").read_text().count("\n")
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("codec.unlearn._ledger._write_all", full)
+        with pytest.raises(OSError, match="no space"):
+            ours.forget([3])
+    assert (tmp_path / "ledger.jsonl").read_text().count("\n") == lines
+    assert same(before, ours.parameters)
+    ours.close()
+    again = Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), **options)
+    again.rollback()
+    assert same(start, again.parameters)
+    again.forget([9])
+    fresh = Unlearner(model, "cross_entropy", (X, y), **options)
+    fresh.forget([9])
+    for name, value in fresh.parameters.items():
+        torch.testing.assert_close(again.parameters[name], value)
+    again.close()
+
+
+def test_a_new_anchor_is_resumed(tmp_path):
+    model, X, y = net()
+    options = {"weight_decay": 0.01, "selector": "all", "budget": 0.02, "random_state": 0}
+    whole = Unlearner(model, "cross_entropy", (X, y), **options)
+    for ids in ([1, 2], [3], [4]):
+        if ids == [1, 2]:
+            ours = Unlearner(model, "cross_entropy", (X, y), ledger=tmp_path, **options)
+        else:
+            ours = Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), **options)
+        whole.forget(ids)
+        ours.forget(ids)
+        assert same(whole.parameters, ours.parameters)
+        ours.close()
+    again = Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), **options)
+    with pytest.raises(ValueError, match="request 1 cannot be taken back"):
+        again.rollback(1)
+    again.rollback(2)
+    whole.rollback(2)
+    assert same(whole.parameters, again.parameters)
+    again.close()
+
+
+def test_a_save_that_was_interrupted_is_not_resumed(tmp_path, monkeypatch):
+    model, X, y = net()
+    ours = unlearner(model, X, y)
+    ours.forget([1])
+    ours.forget([2])
+    append = Ledger.append
+
+    def interrupted(self, entry, *rest):
+        if entry["kind"] == "anchor":
+            raise KeyboardInterrupt
+        return append(self, entry, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ours.save(tmp_path / "half")
+    with pytest.raises(ValueError, match="beginning of a save that was interrupted"):
+        Unlearner.resume(tmp_path / "half", model, "cross_entropy", (X, y), weight_decay=0.01, selector="all")
+    ours.save(tmp_path / "whole")
+    again = Unlearner.resume(tmp_path / "whole", model, "cross_entropy", (X, y), weight_decay=0.01, selector="all")
+    assert same(ours.parameters, again.parameters)
+    again.close()
+
+
+def test_the_ledger_stays_where_it_is(tmp_path, monkeypatch):
+    model, X, y = net()
+    monkeypatch.chdir(tmp_path)
+    ours = unlearner(model, X, y, ledger="kept")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ours.forget([1])
+    ours.close()
+    assert not list((tmp_path / "elsewhere").iterdir())
+    again = Unlearner.resume(
+        tmp_path / "kept", model, "cross_entropy", (X, y), weight_decay=0.01, selector="all", random_state=0
+    )
+    assert same(ours.parameters, again.parameters)
+    again.close()
+
+
+def test_two_unlearners_never_write_into_one_ledger(tmp_path):
+    model, X, y = net()
+    ours = unlearner(model, X, y, ledger=tmp_path)
+    with pytest.raises(TypeError, match=r"an open ledger .* cannot be copied"):
+        copy.deepcopy(ours)
+    plain = unlearner(model, X, y)
+    plain.forget([1])
+    assert same(copy.deepcopy(plain).parameters, plain.parameters)
+    del ours  # nobody can close it any more
+    gc.collect()
+    unlearner_again = Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), weight_decay=0.01, selector="all")
+    unlearner_again.close()
+
+
+def test_resuming_needs_the_same_frozen_layers(tmp_path):
+    model, X, y = net()
+    model[0].requires_grad_(False)
+    options = {"weight_decay": 0.01, "selector": "all", "random_state": 0}
+    Unlearner(model, "cross_entropy", (X, y), ledger=tmp_path, **options).close()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[0].weight.mul_(2.0)
+    with pytest.raises(ValueError, match="was begun with fixed="):
+        Unlearner.resume(tmp_path, other, "cross_entropy", (X, y), **options)
+    Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), **options).close()
+
+
+@pytest.mark.parametrize("kind", [int, np.int64])
+def test_numbers_of_requests_may_be_numpys(kind, tmp_path):
+    model, X, y = net()
+    ours = unlearner(model, X, y, ledger=tmp_path)
+    ours.forget([1])
+    ours.submit([2])
+    assert ours.withdraw(kind(0)) == (2,)
+    ours.forget([3])
+    ours.rollback(kind(1))
+    assert ours.forgotten == (3,)
+    for call, name in ((lambda: ours.rollback("1"), "id is '1'"), (lambda: ours.withdraw(0.5), "place is 0.5")):
+        with pytest.raises(TypeError, match=name):
+            call()
+    ours.close()
+
+
+def test_noise_has_all_bits_of_its_seed():
+    """Seeds that agree in their low 32 bits gave the same noise; so few may be tried one by one."""
+    from codec.unlearn._history import with_noise
+
+    zero = {"w": torch.zeros(400, dtype=torch.float64), "v": torch.zeros(3, 2)}
+    drawn = [with_noise(zero, 2.0, np.random.SeedSequence(5 + (k << 32)))["w"] for k in range(2)]
+    assert float((drawn[0] - drawn[1]).abs().min()) > 0.0
+    assert float(drawn[0].std()) == pytest.approx(2.0, abs=0.3)
+    again = with_noise(zero, 2.0, np.random.SeedSequence(5))
+    assert torch.equal(again["w"], drawn[0])
+    assert again["v"].dtype == torch.float32
+    assert not torch.equal(again["v"].flatten(), again["w"][:6].float())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1.6e9])
+def test_rounding_of_the_gradient_is_within_its_estimate(scale):
+    """Against the gradient in fractions; the columns may be time stamps."""
+    generator = torch.Generator().manual_seed(0)
+    X = (1.0 + 0.1 * torch.rand(30, 2, generator=generator, dtype=torch.float64)) * scale
+    Y = torch.randn(30, 1, generator=generator, dtype=torch.float64)
+    model = nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.linalg.solve(2 * X.T @ X / 30 + 0.1 * torch.eye(2).double(), 2 * X.T @ Y / 30).T)
+    problem = Problem(model, "mse", (X, Y), weight_decay=0.1)
+    norm, rounding = gradient_norm(problem, problem.parameters(), torch.arange(30))
+    rows, targets, w = X.tolist(), Y[:, 0].tolist(), [Fraction(v) for v in model.weight[0].tolist()]
+    residuals = [
+        sum(Fraction(a) * b for a, b in zip(row, w, strict=True)) - Fraction(t)
+        for row, t in zip(rows, targets, strict=True)
+    ]
+    exact = [
+        2 * sum(r * Fraction(row[j]) for r, row in zip(residuals, rows, strict=True)) / 30 + Fraction(0.1) * w[j]
+        for j in range(2)
+    ]
+    true = math.sqrt(sum(g * g for g in exact))
+    assert abs(norm - true) <= rounding
+    assert rounding <= 1e-6 * scale
+
+
 def test_the_user_is_told_of_a_new_anchor_and_of_progress(capsys):
     model, X, y = net()
     ours = unlearner(model, X, y, budget=0.02)
@@ -772,7 +969,11 @@ def test_statistics_of_the_data_are_refused_or_named():
     for model, name in ((nn.Sequential(frozen, nn.Linear(5, 3)), "0.running_mean, 0.running_var"), (Scaled(), "scale")):
         assumed = unlearner(model, X, y, **options).forget([0]).certificate.assumed
         assert assumed[-1] == f"the buffers of the model ({name}) do not depend on the training data"
-    assert len(unlearner(nn.Linear(5, 3), X, y, **options).forget([0]).certificate.assumed) == 1
+    assert len(unlearner(nn.Linear(5, 3), X, y, **options).forget([0]).certificate.assumed) == 2
+    half = nn.BatchNorm1d(5)
+    half.bias.requires_grad_(False)
+    with pytest.raises(ValueError, match="keeps running statistics"):
+        unlearner(nn.Sequential(half, nn.Linear(5, 3)), X, y, **options)
 
 
 @pytest.mark.parametrize(

@@ -278,6 +278,27 @@ def test_attributes_stored_so_far_stand_beside_the_paper(load, common, tmp_path)
     stored = json.loads(load("bench_celeba").RESULT.read_text())["summary"]["selections"]
     assert len(table["rows"]) == len(table["paper"]) == len(stored)
     assert {row[0]: row[3] for row in table["rows"]}["MarkovBlanketSelector"] == stored["auto"]["cpu_s"][0]
+    # The time and the machine are those of the stored measurement, not of showing it.
+    assert report["cpu_s"] > sum(s["cpu_s"][0] * s["attributes"] for s in stored.values() if "cpu_s" in s)
+    assert report["environment"] == json.loads(load("bench_celeba").RESULT.read_text())["environment"]
+    docs = runpy.run_path(str(ROOT / "docs" / "figures" / "paper.py"))
+    assert f"{report['cpu_s']:,.0f} CPU seconds" in docs["section"](report)
+    assert "Some rows are means over 40, some over 4 attributes" in table["note"]
+
+
+def test_noise_levels_are_compared_on_the_same_attributes(load):
+    celeba = load("celeba")
+    sets = {"foci": ["p", "q"]} | {method: ["p"] for method in celeba.LEVELS.values()}
+    rows = {f"a {m}": {"attribute": "a", "method": m, "selected": s, "loss": 0.5} for m, s in sets.items()}
+    # Attribute b has one level alone, on which L-CODEC finds everything: it does not count.
+    rows |= {f"b {m}": rows["a foci"] | {"attribute": "b", "method": m} for m in ("foci", "lfoci, noise 0.001")}
+    summary = {"selections": {"foci": {"attributes": 2}, "lfoci, noise 0.1": {"attributes": 1}}}
+    words = celeba.same_attributes(rows, summary)
+    assert words.startswith(" Some rows are means over 2, some over 1 attributes (attributes done).")
+    assert (
+        "(1), agreement with FOCI by level is 0.5 (1e-05), 0.5 (0.0001), 0.5 (0.001), 0.5 (0.01), 0.5 (0.1)." in words
+    )
+    assert celeba.same_attributes(rows, {"selections": {"foci": {"attributes": 2}}}) == ""
 
 
 def test_attributes_without_data_say_so(load, tmp_path):

@@ -154,7 +154,8 @@ def main(
 ) -> dict[str, Any]:
     """Parse, run, print the tables, write NAME.json; return what was written.
 
-    `run` finds in `arguments` what the parser read and ``keep``, a :class:`_harness.Kept`.
+    `run` finds in `arguments` what the parser read and ``keep``, a :class:`_harness.Kept`; where it shows what was measured
+    before, it leaves the ``environment`` of that there.
     """
     parsed = options.parse_args(arguments)
     if "torch" in sys.modules:
@@ -170,7 +171,7 @@ def main(
         "settings": settings,
         "sources": parsed.keep.sources,
         "cpu_s": parsed.keep.cpu_s,
-        "environment": _harness.environment(PACKAGES),
+        "environment": getattr(parsed, "environment", None) or _harness.environment(PACKAGES),
         "items": [{"kind": type(item).__name__.lower(), **asdict(item)} for item in items],
     }
     for item in items:

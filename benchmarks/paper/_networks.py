@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _common  # isort: split
+
 import _unlearn_linear
 import numpy as np
 import torch
@@ -238,9 +240,14 @@ def outputs(model: nn.Module, x: Any, size: int = 500) -> Tensor:
         return torch.cat([model(part) for part in torch.split(x, size)])
 
 
+def answers(logits: Tensor) -> Tensor:
+    """The class that each row answers; -1, which is none, where a row is not finite: the model has diverged."""
+    return logits.argmax(1).where(logits.isfinite().all(1), -1)
+
+
 def accuracy(logits: Tensor, y: Tensor) -> float:
-    """Share of right answers."""
-    return float((logits.argmax(1) == y).double().mean())
+    """Share of right answers; a row that is not finite is never right."""
+    return float((answers(logits) == y).double().mean())
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:
@@ -307,3 +314,27 @@ def one_by_one(
             cost = {"deleted": k, "CPU s a deletion": round(seconds / k, 4), "refused": refused}
             found.append(cost | look(unlearner.model, queue[:k]))
     return found
+
+
+# ---------------------------------------------------------------------- what notes say
+STEP = (
+    'The row "the paper\'s step" is the formula of the released code (codec.unlearn.baselines.paper_step) on {where}, '
+    "without its choice of units and with this data's number of samples; the paper's own numbers are for its choice of units."
+)
+STEP_ON_ALL = STEP.format(where="all parameters")
+
+
+def shortfalls(rows: dict[str, dict[str, Any]], *scores: str) -> str:
+    """Where ours takes longer than retraining or ends with a lower score than doing nothing; empty where nowhere."""
+    limits = [("CPU s", "retrained", 1, "takes longer than one retraining ({} CPU s)")]
+    limits += [(score, "nothing", -1, f"ends with a lower {score} than doing nothing ({{}})") for score in scores]
+    said = []
+    for column, reference, sign, words in limits:
+        limit = rows[reference][column]
+        behind = ", ".join(
+            f"{name.removeprefix('ours, ')} {_common.cell(row[column])}"
+            for name, row in rows.items()
+            if name.startswith("ours") and sign * (_common.mean(row[column]) - _common.mean(limit)) > 0
+        )
+        said += [f"Ours {words.format(_common.cell(limit))}: {behind}."] if behind else []
+    return " ".join(said)

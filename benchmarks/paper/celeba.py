@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from _common import Figure, Note, Panel, Table
 
 PAPER_SECONDS = {"foci": "1,100-2,150", "lfoci, noise 0.001": "< 500"}
+LEVELS = {noise: f"lfoci, noise {noise:g}" for noise in bench_celeba.NOISE_LEVELS}
 NAMES = {"auto": "MarkovBlanketSelector", "foci": "CODEC (FOCI)", "codec": "CODEC"}
 
 
@@ -44,8 +46,14 @@ def rows_of(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def selections(summary: dict[str, Any], n_attributes: int, made: bool) -> Table:
-    """Size, time, agreement and worth of every method's blankets."""
+def measured_s(rows: dict[str, dict[str, Any]]) -> float:
+    """CPU seconds of all stored selections and values."""
+    parts = [part for row in rows.values() for part in (row, *row.values()) if isinstance(part, dict)]
+    return float(sum(part.get("cpu_s", 0.0) for part in parts))
+
+
+def selections(summary: dict[str, Any], n_attributes: int, made: bool, also: str) -> Table:
+    """Size, time, agreement and worth of every method's blankets; the note ends with `also`."""
     lines, paper = [], []
     for method, s in summary["selections"].items():
         low, high = s.get("cpu_s", [None] * 3)[1:]
@@ -74,7 +82,8 @@ def selections(summary: dict[str, Any], n_attributes: int, made: bool) -> Table:
         "" if made else "CPU s an attribute",
         note=f"Means over the attributes done, of {n_attributes}. Agreement: columns in both over columns in either. "
         "Loss: log loss on other rows of one boosted model that sees the selected columns, minus that of the same model "
-        "on all columns; nobody knows the true blankets. The paper's seconds are of its own machine and program.",
+        "on all columns; nobody knows the true blankets. The paper's seconds are of its own machine and program."
+        f"{also}",
     )  # fmt: skip
 
 
@@ -105,19 +114,43 @@ def whole_table(rows: dict[str, dict[str, Any]]) -> list[Table]:
     return [Table("whole", title, ["method", "columns", "CPU s"], lines)]
 
 
+def on_the_same(rows: dict[str, dict[str, Any]]) -> tuple[dict[tuple[str, str], dict[str, Any]], list[str]]:
+    """Selections by attribute and method, and the attributes that have all noise levels."""
+    found = {(row["attribute"], row["method"]): row for row in rows.values() if "loss" in row}
+    methods = ["foci", *LEVELS.values()]
+    return found, [
+        name for name in dict.fromkeys(name for name, _ in found) if all((name, m) in found for m in methods)
+    ]
+
+
+def same_attributes(rows: dict[str, dict[str, Any]], summary: dict[str, Any]) -> str:
+    """Over which attributes the rows are means; the agreement of all noise levels on the same ones."""
+    counts = sorted({s["attributes"] for s in summary["selections"].values()}, reverse=True)
+    if len(counts) == 1:
+        return ""
+    words = f" Some rows are means over {', some over '.join(map(str, counts))} attributes (attributes done)"
+    found, names = on_the_same(rows)
+    if not names:
+        return words + "."
+    shares = [
+        np.mean([bench_celeba.jaccard(found[name, m]["selected"], found[name, "foci"]["selected"]) for name in names])
+        for m in LEVELS.values()
+    ]
+    listed = ", ".join(f"{_common.cell(float(share))} ({noise:g})" for share, noise in zip(shares, LEVELS, strict=True))
+    return f"{words}. On those that have all levels of noise ({len(names)}), agreement with FOCI by level is {listed}."
+
+
 def by_noise(rows: dict[str, dict[str, Any]]) -> list[Figure]:
     """Agreement with CODEC and seconds over the noise, on the attributes that have all noise levels."""
-    found = {(row["attribute"], row["method"]): row for row in rows.values() if "loss" in row}
-    methods = ["foci", *(f"lfoci, noise {noise:g}" for noise in bench_celeba.NOISE_LEVELS)]
-    names = [name for name in dict.fromkeys(name for name, _ in found) if all((name, m) in found for m in methods)]
+    found, names = on_the_same(rows)
     if not names:
         return []
-    levels = list(bench_celeba.NOISE_LEVELS)
+    levels = list(LEVELS)
 
     def line(name: str, measure: Callable[[dict[str, Any], dict[str, Any]], float]) -> dict[str, Any]:
         means = [
             float(np.mean([measure(found[attribute, method], found[attribute, "foci"]) for attribute in names]))
-            for method in methods[1:]
+            for method in LEVELS.values()
         ]
         return {"label": name, "x": levels, "y": means}
 
@@ -139,11 +172,14 @@ def run(arguments: argparse.Namespace) -> list[Any]:
     if not arguments.quick and not arguments.stored and not (arguments.data / "celeba_attr.npz").exists():
         return [Note(f"Not run here: {arguments.data.name} holds no celeba_attr.npz.")]
     rows = rows_of(arguments)
-    if arguments.stored:
-        arguments.keep.before = sum(row["cpu_s"] for row in rows.values() if "selected" in row)
+    also = ""
+    if not arguments.quick:  # the rows were measured when they were stored, most of them not in this run
+        arguments.keep.before, arguments.keep.start = measured_s(rows), time.process_time()
+        arguments.environment = json.loads(bench_celeba.RESULT.read_text())["environment"]
+        also = " The CPU seconds of all are those of the selections and of T; the boosted models are not counted."
     summary = bench_celeba.summary(rows)
     attributes = len({row["attribute"] for row in rows.values()})
-    table = selections(summary, attributes, arguments.quick)
+    table = selections(summary, attributes, arguments.quick, same_attributes(rows, summary) + also)
     return [table, *values(summary), *whole_table(rows), *by_noise(rows), finding(summary)]
 
 

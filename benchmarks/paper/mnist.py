@@ -196,9 +196,11 @@ def run(arguments: Any) -> list[Any]:
 
 NOTES = {
     "logistic": "Sample gradient: norm of the objective's mean gradient over the deleted digits; residual gradient: over "
-    "those that stay, 0 at the optimum without the deleted. Requests add up, so that the rows of 3 units soon change all.",
+    "those that stay, 0 at the optimum without the deleted. Requests add up, so that the rows of 3 units soon change all. "
+    + _networks.STEP_ON_ALL,
     "network": "Two trainings that differ in the seed alone are further apart than what any deletion moves: distance is no "
-    "goal for networks. Selectors change 20 of 110 units a request; what earlier requests changed stays open.",
+    "goal for networks. Selectors change 20 of 110 units a request; what earlier requests changed stays open. "
+    + _networks.STEP_ON_ALL,
 }
 SIZES = (
     "The paper deletes from 50,000 digits; here the logistic regression has 10,000 and the network 5,000, so that 1,000 "

@@ -40,7 +40,7 @@ def image(name, item):
 
 def machine(report):
     e, packages = report["environment"], report["environment"]["packages"]
-    used = ", ".join(f"{name} {packages[name]}" for name in ("numpy", "scikit-learn", "torch") if packages[name])
+    used = ", ".join(f"{name} {packages[name]}" for name in ("numpy", "scikit-learn", "torch") if packages.get(name))
     minutes = f"{report['cpu_s']:,.0f} CPU seconds"
     return f"Measured {e['date']}, seed {report['settings']['seed']}, {minutes} of one thread: {e['cpu']}; {used}.\n"
 

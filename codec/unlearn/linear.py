@@ -16,7 +16,7 @@ from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from codec._validation import BoolArray, FloatArray, IntArray, as_generator, check_integer, check_option, check_positive
+from codec._validation import BoolArray, FloatArray, IntArray, check_integer, check_option, check_positive
 from codec.unlearn._certificate import (
     Accountant,
     Certificate,
@@ -40,15 +40,13 @@ from codec.unlearn._convex import (
 from codec.unlearn._deletion import Deletion
 
 MAX_DENSE = 10_000  # parameters whose dense inverse is kept: 400 MB in float32
+RELEASES = 0x52454C45  # keeps the noise's seeds apart from the children that the caller's SeedSequence spawns
 
 
 class _RemovableLinear(BaseEstimator):
     """What both models share: requests, certificates, releases."""
 
-    weight_decay: float
-    tolerance: float
     fit_intercept: bool
-    max_iter: int
     coef_: Any
     intercept_: Any
     retained_: BoolArray
@@ -56,6 +54,7 @@ class _RemovableLinear(BaseEstimator):
     accountant_: Accountant
     certificate_: Certificate
     _problem: Any
+    _fitted: dict[str, Any]  # parameters of the fit; set_params() is for the next one
 
     @abstractmethod
     def _constants(self) -> Constants:
@@ -119,6 +118,12 @@ class _RemovableLinear(BaseEstimator):
         ValueError
             If a row is out of range, named twice or forgotten before, or if nothing, or nothing of a class,
             would remain. The model is as before.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the certificate does not reach ``tolerance``. The rows are forgotten and the request is in
+            ``deletions_``, also where warnings are errors.
         """
         check_is_fitted(self)
         self._need_rows("forget")
@@ -132,29 +137,31 @@ class _RemovableLinear(BaseEstimator):
         kept = self._remove(chosen)
         try:
             taken, products = self._descend(steps)
+            clock.append(time.process_time())
+            certificate, weights = self._certify(taken), self._weights()
+            moved = float(np.linalg.norm(self._coordinates() - before))
         except BaseException:
             self._restore(chosen, kept)
             raise
         self._settle()
-        clock.append(time.process_time())
-        self._publish(self._weights())
+        self._publish(weights)
         self.retained_[chosen] = False
-        self.certificate_ = self._certify(taken)
-        if steps is None:
-            self._warn_if_far("forget")
+        self.certificate_ = certificate
         deletion = Deletion(
             id=len(self.deletions_),
             forgotten=tuple(int(row) for row in chosen),
             method="newton",
             selector="all",
             accepted=True,
-            reason=f"{taken} Newton step(s); distance to the retrained model <= {self.certificate_.bound:.3g}",
+            reason=f"{taken} Newton step(s); distance to the retrained model <= {certificate.bound:.3g}",
             iterations=products,
-            distance=float(np.linalg.norm(self._coordinates() - before)),
+            distance=moved,
             timings={"curvature": clock[1] - clock[0], "step": clock[2] - clock[1]},
-            certificate=self.certificate_,
+            certificate=certificate,
         )
         self.deletions_ = (*self.deletions_, deletion)
+        if steps is None:  # last: where warnings are errors it raises
+            self._warn_if_far("forget")
         return deletion
 
     def _refuse(self, rows: IntArray) -> None:
@@ -170,9 +177,10 @@ class _RemovableLinear(BaseEstimator):
     def _descend(self, steps: int | None) -> tuple[int, int]:
         """Newton steps until the bound is met, or a number of them; how many, and their products."""
         taken = products = 0
-        while taken < (steps or self.max_iter):
+        goal = self._fitted["tolerance"] * self._problem.weight_decay
+        while taken < (steps or self._fitted["max_iter"]):
             norm, rounding = self._gradient_norm()
-            if steps is None and norm + rounding <= self.tolerance * self.weight_decay:
+            if steps is None and norm + rounding <= goal:
                 break
             products += self._step()
             taken += 1
@@ -186,7 +194,7 @@ class _RemovableLinear(BaseEstimator):
         return certify(
             n,
             n - self._problem.n_retained,
-            weight_decay=self.weight_decay,
+            weight_decay=self._problem.weight_decay,
             gradient_norm=norm,
             rounding=rounding,
             constants=self._constants(),
@@ -195,12 +203,13 @@ class _RemovableLinear(BaseEstimator):
 
     def _warn_if_far(self, what: str) -> None:
         """Tell that the certificate, rounding included, does not reach the tolerance."""
-        bound = self.certificate_.bound
-        if bound is None or bound > self.tolerance:
+        bound, tolerance = self.certificate_.bound, self._fitted["tolerance"]
+        if bound is None or bound > tolerance:
             found = "no bound is proved" if bound is None else f"the distance is proved to be at most {bound:.3g}"
             warnings.warn(
-                f"{what} did not come within tolerance = {self.tolerance:.3g} of the minimiser, or cannot prove it: "
-                f"{found}. Scale the columns of X, or raise max_iter = {self.max_iter}, weight_decay or tolerance.",
+                f"{what} did not come within tolerance = {tolerance:.3g} of the minimiser, or cannot prove it: "
+                f"{found}. Fit again with the columns of X scaled, or with more than max_iter = "
+                f"{self._fitted['max_iter']}, weight_decay or tolerance.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -215,8 +224,9 @@ class _RemovableLinear(BaseEstimator):
             Whoever sees the copy can tell it from the release of a model fitted without the forgotten rows
             only as well as (epsilon, delta)-indistinguishability allows.
         random_state : int, SeedSequence, Generator or None, default None
-            None draws from the operating system. Whoever knows a seed can take the noise off again; an int
-            gives other noise at each release.
+            None draws from the operating system. Whoever knows a seed can take the noise off again. The same
+            seed gives other noise at each release since :meth:`fit`, but the same noise after another fit or in
+            another model: take another seed there. A SeedSequence is left as it is.
 
         Returns
         -------
@@ -225,6 +235,8 @@ class _RemovableLinear(BaseEstimator):
 
         Raises
         ------
+        TypeError, ValueError
+            If ``random_state`` is something else, or if epsilon or delta is out of range.
         RuntimeError
             If the bound does not reach ``tolerance``, which fixes the noise before the data are looked at.
 
@@ -239,32 +251,32 @@ class _RemovableLinear(BaseEstimator):
         check_epsilon_delta(epsilon, delta)
         rng = self._noise_source(random_state)
         self._reach_tolerance()
-        privacy = self.accountant_.add(epsilon, delta, 2.0 * self.tolerance)
-        copy: Self = clone(self)
-        for name in ("n_features_in_", "feature_names_in_", "classes_", "_one_target"):
+        privacy = self.accountant_.add(epsilon, delta, 2.0 * self._fitted["tolerance"])
+        copy: Self = clone(self).set_params(**self._fitted)
+        for name in ("n_features_in_", "feature_names_in_", "classes_", "_one_target", "_fitted"):
             if hasattr(self, name):
                 setattr(copy, name, getattr(self, name))
         weights = self._weights()
-        copy._publish(weights + rng.normal(0.0, privacy.sigma, size=weights.shape))
+        copy._publish(weights + privacy.sigma * rng.standard_normal(weights.shape))
         copy.privacy_ = privacy
         return copy
 
     def _noise_source(self, random_state: Any) -> np.random.Generator:
-        if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
-            key = (len(self.accountant_.releases),)
-            random_state = np.random.SeedSequence(check_integer(random_state, "random_state", 0), spawn_key=key)
-        return as_generator(random_state, "random_state")
+        """Of the next release, whose number is part of the seed: equal arguments never give equal noise."""
+        seed = _seed_sequence(random_state)
+        key = (*seed.spawn_key, RELEASES, len(self.accountant_.releases))
+        return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=key, pool_size=seed.pool_size))
 
     def _reach_tolerance(self) -> None:
         taken, _ = self._descend(None)
         if taken:
             self._publish(self._weights())
             self.certificate_ = self._certify(taken)
-        bound = self.certificate_.bound
-        if bound is None or bound > self.tolerance:
+        bound, tolerance = self.certificate_.bound, self._fitted["tolerance"]
+        if bound is None or bound > tolerance:
             raise RuntimeError(
                 f"cannot release: the distance to the retrained model is proved to be at most {bound:.3g}, but "
-                f"tolerance = {self.tolerance:.3g} fixes the noise; fit with a larger tolerance, more max_iter "
+                f"tolerance = {tolerance:.3g} fixes the noise; fit with a larger tolerance, more max_iter "
                 "or more weight_decay, or scale the columns of X."
             )
 
@@ -272,15 +284,36 @@ class _RemovableLinear(BaseEstimator):
     def _with_intercept(self, X: FloatArray) -> FloatArray:
         return np.column_stack([X, np.ones(len(X))]) if self.fit_intercept else X
 
-    def _start(self, n: int) -> None:
-        self.retained_, self._exact = np.ones(n, dtype=np.bool_), False
+    def _start(self, problem: Any) -> None:
+        self._problem, self._fitted = problem, self.get_params(deep=False)
+        self.retained_, self._exact = np.ones(len(problem.rows), dtype=np.bool_), False
         self.deletions_ = ()
         self.accountant_ = Accountant()
+
+    def _parts(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Coefficients and intercepts."""
+        if self._fitted["fit_intercept"]:
+            return weights[:, :-1].copy(), weights[:, -1].copy()
+        return weights, np.zeros(len(weights))
 
     def _scores(self, X: Any) -> FloatArray:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         return np.asarray(X @ np.atleast_2d(self.coef_).T + self.intercept_)
+
+
+def _seed_sequence(random_state: Any) -> np.random.SeedSequence:
+    """All bits of a seed, or 128 that a Generator draws."""
+    if isinstance(random_state, np.random.SeedSequence):
+        return random_state
+    if isinstance(random_state, np.random.Generator):
+        return np.random.SeedSequence(int.from_bytes(random_state.bytes(16), "little"))
+    try:
+        return np.random.SeedSequence(None if random_state is None else check_integer(random_state, "random_state", 0))
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"random_state is {random_state!r}; pass None, an int from 0 on, a SeedSequence or a Generator."
+        ) from None
 
 
 class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
@@ -328,6 +361,8 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
     Notes
     -----
     The model keeps the training rows, as a rotated float64 copy; those of forgotten rows are overwritten.
+    Parameters that are set after :meth:`fit` count from the next fit on: requests, certificates and releases go
+    by those of the fit.
 
     References
     ----------
@@ -381,8 +416,7 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class only, {self.classes_[0]!r}; a classifier needs samples of two classes.")
-        self._start(len(X))
-        self._problem = SoftmaxProblem(self._with_intercept(X), labels, len(self.classes_), weight_decay)
+        self._start(SoftmaxProblem(self._with_intercept(X), labels, len(self.classes_), weight_decay))
         self._curvature = Curvature(self._problem, self._kind())
         self._point, steps = minimize(self._problem, 0.1 * tolerance * weight_decay, max_iter)
         self.n_iter_ = max(steps, 1)
@@ -449,8 +483,7 @@ class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):
         return np.asarray(contrasts @ problem.span.back(point.V))
 
     def _publish(self, weights: FloatArray) -> None:
-        self.coef_ = weights[:, :-1].copy() if self.fit_intercept else weights
-        self.intercept_ = weights[:, -1].copy() if self.fit_intercept else np.zeros(len(weights))
+        self.coef_, self.intercept_ = self._parts(weights)
 
     def decision_function(self, X: Any) -> FloatArray:
         """Logits, (n,) of the second class for two classes, (n, n_classes) otherwise."""
@@ -539,8 +572,7 @@ class RemovableRidge(MultiOutputMixin, RegressorMixin, _RemovableLinear):
         targets = np.asarray(y, dtype=np.float64)
         self._one_target = targets.ndim == 1
         targets = targets.reshape(len(X), -1)
-        self._start(len(X))
-        self._problem = RidgeProblem(self._with_intercept(X), targets, weight_decay)
+        self._start(RidgeProblem(self._with_intercept(X), targets, weight_decay))
         self._V = np.zeros((targets.shape[1], self._problem.rows.shape[1]))
         steps, _ = self._descend(None)
         self.n_iter_ = max(steps, 1)
@@ -575,14 +607,13 @@ class RemovableRidge(MultiOutputMixin, RegressorMixin, _RemovableLinear):
 
     def _constants(self) -> Constants:
         problem = self._problem
-        return ridge_constants(problem.radius, max(problem.target_radius, 1e-300), self.weight_decay)
+        return ridge_constants(problem.radius, max(problem.target_radius, 1e-300), problem.weight_decay)
 
     def _weights(self) -> FloatArray:
         return np.asarray(self._problem.span.back(self._V))
 
     def _publish(self, weights: FloatArray) -> None:
-        coef = weights[:, :-1].copy() if self.fit_intercept else weights
-        intercept = weights[:, -1].copy() if self.fit_intercept else np.zeros(len(weights))
+        coef, intercept = self._parts(weights)
         self.coef_ = coef[0] if self._one_target else coef
         self.intercept_ = float(intercept[0]) if self._one_target else intercept
 

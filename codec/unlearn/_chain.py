@@ -361,7 +361,7 @@ def find_chain(problem: Problem, params: Mapping[str, Tensor]) -> list[Stage]:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         raise NoChainError("the model takes no single tensor of numbers")
     watch = _Watch(inputs, params)
-    with torch.no_grad(), watch:
+    with torch.enable_grad(), watch:  # as in training, so that the watch sees what runs without
         outputs = problem.outputs(params, inputs)
     if outputs is not watch.current or outputs.dim() != 2:
         raise NoChainError("the model's output is not one vector a sample from the last call")
@@ -371,9 +371,10 @@ def find_chain(problem: Problem, params: Mapping[str, Tensor]) -> list[Stage]:
             replayed = stage.run(replayed)
     if not torch.allclose(replayed, outputs, rtol=1e-4, atol=1e-5 * float(outputs.abs().max())):
         raise NoChainError("the calls that were seen do not give the model's output")
-    names = [stage.weight for stage in watch.stages if isinstance(stage, Layer)]
+    layers = [stage for stage in watch.stages if isinstance(stage, Layer)]
+    names = [name for layer in layers for name in (layer.weight, layer.bias) if name]
     if not names or len(set(names)) != len(names):
-        raise NoChainError("a layer is used more than once, or there is none")
+        raise NoChainError("a parameter is used more than once, or no layer has one")
     return watch.stages
 
 
@@ -403,6 +404,8 @@ class _Watch(TorchFunctionMode):
         stage = make(out.shape)
         if stage is not None:
             self.stages.append(stage)
+        if not torch.is_grad_enabled() and any(isinstance(one, Layer) for one in self.stages):
+            raise NoChainError(f"{name!r} is called under torch.no_grad(), where derivatives stop")
         self.current = out
         self.seen.append(out)
         return out
@@ -410,6 +413,7 @@ class _Watch(TorchFunctionMode):
     def _maker(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Callable[[torch.Size], Stage | None] | None:
         """How to make the stage once the value's shape is known; None where the call does not fit."""
         name, shape, rest = getattr(func, "__name__", ""), self.current.shape, args[1:]
+        kwargs = {key: value for key, value in kwargs.items() if value is not self.current}
         if name in ELEMENTWISE and not any(isinstance(a, Tensor) for a in rest):
             plain = {key: value for key, value in kwargs.items() if key != "inplace"}
             return lambda _: Elementwise(lambda x: func(x, *rest, **plain))

@@ -130,12 +130,18 @@ def whole_copy(model: nn.Module) -> nn.Module:
         made.__dict__.update({key: copy.copy(value) for key, value in vars(nn.Module()).items() if "hook" in key})
         made.__dict__.update({key: copy.deepcopy(value, memo) for key, value in vars(module).items() if _own(key)})
     found = copy.deepcopy(model, memo)
-    for module in found.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if hasattr(parameter, "full_tensor"):
-                full = nn.Parameter(parameter.full_tensor().detach().clone(), parameter.requires_grad)
-                module.register_parameter(name, full)
+    _gather(found)
     return found
+
+
+def _gather(model: nn.Module) -> None:
+    """Replace every parameter that lies on several devices by the whole of it, one for all the names of a tied one."""
+    sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "full_tensor")]
+    whole = {id(p): nn.Parameter(p.full_tensor().detach().clone(), p.requires_grad) for p in sharded}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if id(parameter) in whole:
+                module.register_parameter(name, whole[id(parameter)])
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

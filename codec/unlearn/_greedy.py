@@ -31,8 +31,8 @@ class Layer:
     ----------
     weight, bias : str
         Names of its parameters.
-    first : int
-        Number of its first unit.
+    units : LongTensor (rows,)
+        Unit of each row; -1 where the row is no unit's.
     basis : Tensor (width, r)
         Directions with curvature.
     values : Tensor (r,)
@@ -43,7 +43,7 @@ class Layer:
 
     weight: str
     bias: str
-    first: int
+    units: Tensor
     basis: Tensor
     values: Tensor
     outputs: Tensor
@@ -63,7 +63,8 @@ class KfacGreedy:
     ----------
     units : Units
     factors : sequence of Factor
-        K-FAC of the layers; their outputs are sums over ``n`` samples. Layers without are left out.
+        K-FAC of the layers; their outputs are sums over ``n`` samples. Layers without are left out, and so are
+        those whose units own several rows of the weight, or rows of a layer before.
     n : int
         Samples behind the factors.
     damping : float
@@ -92,26 +93,21 @@ class KfacGreedy:
             )
         self.damping = float(damping)
         self.n_units = units.n_units
-        first = {
-            part.parameter: offset
-            for offset, layer in zip(units.offsets, units.layers, strict=False)
-            for part in layer.parts
-            if part.dim == 0 and part.groups == 1 and part.rows.shape[1] == 1
-        }
+        owners = _units_of_rows(units, [f.weight for f in factors])
         known = bases or {}
         self.layers = [
-            self._layer(f, first[f.weight], n, known.get(f.weight) or f.basis()) for f in factors if f.weight in first
+            self._layer(f, owners[f.weight], n, known.get(f.weight) or f.basis()) for f in factors if f.weight in owners
         ]
         if not self.layers:
             raise NoFactorsError(
                 "K-FAC knows no layer of this model (Linear, Conv2d, called as modules); pass selector='gradient_norm'."
             )
 
-    def _layer(self, factor: Factor, first: int, n: int, directions: tuple[Tensor, Tensor]) -> Layer:
+    def _layer(self, factor: Factor, units: Tensor, n: int, directions: tuple[Tensor, Tensor]) -> Layer:
         basis, values = directions
         outputs = factor.outputs / n
         alive = values * outputs.diagonal().max() > TAIL * self.damping
-        return Layer(factor.weight, factor.bias, first, basis[:, alive], values[alive], outputs)
+        return Layer(factor.weight, factor.bias, units, basis[:, alive], values[alive], outputs)
 
     def select(self, gradient: Mapping[str, Tensor], max_units: int) -> tuple[Tensor, Tensor]:
         """Units in the order in which they enter, and what each adds to ``g^T (H + mu I)^-1 g``.
@@ -125,10 +121,10 @@ class KfacGreedy:
         parts = [_Rows(layer, gradient, self.damping) for layer in self.layers]
         chosen: list[int] = []
         gains: list[float] = []
-        for _ in range(min(max_units, sum(len(part.gain) for part in parts))):
+        for _ in range(min(max_units, sum(int((layer.units >= 0).sum()) for layer in self.layers))):
             part = max(parts, key=lambda one: float(one.gain.max()))
             row = int(part.gain.argmax())
-            chosen.append(part.first + row)
+            chosen.append(int(part.units[row]))
             gains.append(float(part.gain[row]))
             part.add(row)
         return torch.tensor(chosen, dtype=torch.long), torch.tensor(gains)
@@ -145,11 +141,10 @@ class KfacGreedy:
         """
         found = torch.full((self.n_units,), -torch.inf, dtype=torch.float64)
         for layer in self.layers:
-            rows = len(layer.outputs)
-            chosen = torch.tensor([u - layer.first for u in inside if 0 <= u - layer.first < rows], dtype=torch.long)
-            found[layer.first : layer.first + rows] = self._worth(
-                layer, step, residual, chosen.to(layer.outputs.device)
-            )
+            row_of = {unit: row for row, unit in enumerate(layer.units.tolist())}
+            chosen = torch.tensor([row_of[u] for u in inside if u in row_of], dtype=torch.long)
+            worth, owned = self._worth(layer, step, residual, chosen.to(layer.outputs.device)), layer.units >= 0
+            found[layer.units[owned]] = worth[owned]
         return found
 
     def _worth(
@@ -216,11 +211,34 @@ def exchange(
     return torch.tensor(list(best), dtype=torch.long), torch.tensor(list(best.values()))
 
 
+def _units_of_rows(units: Units, weights: Sequence[str]) -> dict[str, Tensor]:
+    """Unit of each row, -1 for none, of the weights whose units own one row each and none of a weight before."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for weight in weights:
+        parts = [
+            (offset, part)
+            for offset, layer in zip(units.offsets, units.layers, strict=False)
+            for part in layer.parts
+            if part.parameter == weight
+        ]
+        if not parts or any(part.dim != 0 or part.groups != 1 or part.rows.shape[1] != 1 for _, part in parts):
+            continue
+        owners = torch.full((units.shapes[weight][0],), -1)
+        for offset, part in parts:
+            owners[part.rows[:, 0]] = offset + torch.arange(len(part.rows))
+        own = set(owners[owners >= 0].tolist())
+        if not own & taken:
+            found[weight] = owners
+            taken |= own
+    return found
+
+
 class _Rows:
     """The rows of one layer that are still outside, given those inside."""
 
     def __init__(self, layer: Layer, gradient: Mapping[str, Tensor], damping: float) -> None:
-        self.first, self.damping = layer.first, damping
+        self.units, self.damping = layer.units, damping
         self.outputs = layer.outputs.double()
         self.values = layer.values.double()[:, None]
         self.residual, outside = layer.split(gradient)
@@ -228,7 +246,7 @@ class _Rows:
         self.outside = outside / damping
         self.variance = self.values * self.outputs.diagonal() + damping
         self.columns: list[Tensor] = []
-        self.inside = torch.zeros(self.residual.shape[1], dtype=torch.bool, device=outside.device)
+        self.inside = (layer.units < 0).to(outside.device)  # rows of no unit cannot enter
         self.gain = self._gain()
 
     def _gain(self) -> Tensor:

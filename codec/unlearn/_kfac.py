@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
 from codec.unlearn._problem import Batch, Problem
@@ -152,18 +153,15 @@ def kronecker_factors(
         done += len(batch.ids)
         shares = curvature.diagonal(dim1=1, dim2=2).sum(1).clamp_min(0.0)
         total += float(shares.sum())
-        pairs = [(i, x, y) for i, of_layer in enumerate(calls) for x, y in of_layer]
+        pairs = [(i, call) for i, of_layer in enumerate(calls) for call in of_layer]
         if not pairs:  # no layer that K-FAC knows, or none that the model calls as a module
             return []
-        for i, x, _ in pairs:
-            rows = layers[i].inputs(x, len(shares))
+        for i, call in pairs:
+            rows = layers[i].inputs(call.inputs, len(shares))
             part = (rows * shares[:, None, None]).flatten(0, 1).T @ rows.flatten(0, 1)
             inputs[i] = inputs[i] + part if i in inputs else part
         for columns in _factor_columns(curvature, batch.ids):
-            pulled = torch.autograd.grad(
-                found, [y for _, _, y in pairs], columns, retain_graph=True, materialize_grads=True
-            )
-            for (i, _, _), q in zip(pairs, pulled, strict=True):
+            for (i, _), q in zip(pairs, _pulled(found, [call for _, call in pairs], columns), strict=True):
                 rows = layers[i].outputs(q, len(shares))
                 part = rows.flatten(0, 1).T @ rows.flatten(0, 1) / rows.shape[1]
                 outputs[i] = outputs[i] + part if i in outputs else part
@@ -256,18 +254,44 @@ def _curvature_of(problem: Problem, kind: str, outputs: Tensor, batch: Batch) ->
     return output_curvature(problem, kind, outputs, batch.targets)
 
 
+class _Call(NamedTuple):
+    """One call of a layer.
+
+    Attributes
+    ----------
+    inputs, outputs : Tensor
+    edge : GradientEdge
+        Where the output stands in the graph; the tensor itself moves on when an activation changes it in place.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    edge: GradientEdge
+
+
 @contextmanager
-def _tapped(layers: Sequence[Watched]) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
-    """Inputs and outputs of every call of the layers."""
-    calls: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
+def _tapped(layers: Sequence[Watched]) -> Iterator[list[list[_Call]]]:
+    """Every call of the layers that has derivatives, which calls under ``torch.no_grad()`` have not."""
+    calls: list[list[_Call]] = [[] for _ in layers]
     with ExitStack() as stack:
         for layer, found in zip(layers, calls, strict=True):
 
-            def note(_: nn.Module, args: tuple[Tensor, ...], out: Tensor, found: Any = found) -> None:
-                found.append((args[0].detach(), out))
+            def note(_: nn.Module, args: Any, kwargs: Any, out: Tensor, found: list[_Call] = found) -> None:
+                if out.requires_grad:
+                    inputs = args[0] if args else kwargs["input"]
+                    found.append(_Call(inputs.detach(), out.detach(), get_gradient_edge(out)))
 
-            stack.callback(layer.module.register_forward_hook(note).remove)
+            stack.callback(layer.module.register_forward_hook(note, with_kwargs=True).remove)
         yield calls
+
+
+def _pulled(value: Tensor, calls: Sequence[_Call], along: Tensor) -> list[Tensor]:
+    """A cotangent of the model's output, pulled back to the layers' outputs; zeros where it does not depend on one."""
+    if not value.requires_grad:
+        return [torch.zeros_like(call.outputs) for call in calls]
+    edges = [call.edge for call in calls]
+    found: Sequence[Tensor | None] = torch.autograd.grad(value, edges, along, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(call.outputs) if q is None else q for call, q in zip(calls, found, strict=True)]
 
 
 def _factor_columns(curvature: Tensor, ids: Tensor) -> Iterator[Tensor]:

@@ -115,15 +115,17 @@ class Linearisation:
 
     def _check_memory(self, max_bytes: int) -> None:
         x, _ = self.problem.fetch(self.ids[:1])
-        floats = 0
+        numbers = 0
         with torch.no_grad():
             for stage in self.stages:
-                floats += x.numel()
+                numbers += x.numel()
                 x = stage.run(x)
-        need = 4 * floats * len(self.ids)
+        numbers += 2 * x.shape[1] ** 2  # the loss's output curvature, and again without the forgotten samples
+        need = x.element_size() * numbers * len(self.ids)
         if need > max_bytes:
             raise NoChainError(
-                f"its layers' inputs take about {need / 2**20:.0f} MiB, more than {max_bytes / 2**20:.0f}"
+                f"its layers' inputs and the loss's output curvature take about {need / 2**20:.0f} MiB, more than "
+                f"{max_bytes / 2**20:.0f}"
             )
 
     def _keep(self, ids: Tensor) -> tuple[list[list[Derivative]], list[tuple[Tensor, Tensor]], list[Tensor]]:

@@ -24,6 +24,16 @@ SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk", "decoder_start")  #
 NAMES = ("auto", "gaussian", "occlusion", "tokens", "embedding", "resample")
 CALLED = 64  # samples that show which positions an embedding reads
 SHARES = {"gaussian": 0.1, "occlusion": 0.25, "tokens": 0.15, "embedding": 0.1, "resample": 0.3}
+CHANGES = {
+    "gaussian": "floats",
+    "occlusion": "floats of shape (samples, channels, *space)",
+    "resample": "every input but the mask",
+}
+INSTEAD = {
+    "gaussian": "bring them to floats, or pass perturb='resample' or a callable",
+    "occlusion": "bring images to floats of this shape, or pass perturb='resample' or a callable",
+    "resample": "pass a callable",
+}
 
 Custom = Callable[[Any, int, torch.Generator], Any]
 
@@ -55,32 +65,52 @@ class Perturbation:
 # --------------------------------------------------------------------------- floats
 def gaussian(reference: Any, share: float) -> Perturbation:
     """Normal noise of ``share`` times the data's standard deviation, one a channel or flat feature."""
-    sds = [_spread(leaf) for leaf in tree_flatten(reference)[0]]
 
-    def rows(inputs: Any, generator: torch.Generator) -> Any:
-        leaves, tree = tree_flatten(inputs)
-        noisy = [
-            leaf if sd is None else leaf + share * sd * _normal(leaf, generator)
-            for leaf, sd in zip(leaves, sds, strict=True)
-        ]
-        return tree_unflatten(noisy, tree)
+    def noisy(leaf: Tensor, sd: Tensor, generator: torch.Generator) -> Tensor:
+        return leaf + share * sd * _normal(leaf, generator)
 
-    return Perturbation("gaussian", rows)
+    return _by_leaf("gaussian", reference, _spread, noisy)
 
 
 def occlusion(reference: Any, share: float) -> Perturbation:
     """A square of ``share`` of each side covered with the data's mean, at a random place; (b, c, *space) alone."""
-    means = [_mean(leaf) for leaf in tree_flatten(reference)[0]]
+
+    def covered(leaf: Tensor, mean: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.where(_window(leaf, share, generator), mean, leaf)
+
+    return _by_leaf("occlusion", reference, lambda leaf: _mean(leaf) if leaf.dim() >= 3 else None, covered)
+
+
+def resample(reference: Any, share: float) -> Perturbation:
+    """Features, each with probability ``share`` and at least one, replaced by draws from their marginals."""
+
+    def drawn(leaf: Tensor, pool: Tensor, generator: torch.Generator) -> Tensor:
+        return _drawn(leaf, pool, share, generator)
+
+    return _by_leaf("resample", reference, lambda leaf: leaf, drawn)
+
+
+def _by_leaf(
+    name: str,
+    reference: Any,
+    learn: Callable[[Tensor], Tensor | None],
+    change: Callable[[Tensor, Tensor, torch.Generator], Tensor],
+) -> Perturbation:
+    """Every tensor of the inputs changed by what is learned of it; the mask, and what has None, stay."""
+    mask, before = mask_of(reference, None), tree_flatten(reference)[0]
+    known = [None if leaf is mask else learn(leaf) for leaf in before]
+    if all(fact is None for fact in known):
+        found = ", ".join(f"{str(leaf.dtype).removeprefix('torch.')} {tuple(leaf.shape)}" for leaf in before)
+        raise ValueError(f"perturb={name!r} changes {CHANGES[name]}; the inputs are {found}: {INSTEAD[name]}.")
 
     def rows(inputs: Any, generator: torch.Generator) -> Any:
         leaves, tree = tree_flatten(inputs)
-        covered = [
-            leaf if mean is None or leaf.dim() < 3 else torch.where(_window(leaf, share, generator), mean, leaf)
-            for leaf, mean in zip(leaves, means, strict=True)
+        changed = [
+            leaf if fact is None else change(leaf, fact, generator) for leaf, fact in zip(leaves, known, strict=True)
         ]
-        return tree_unflatten(covered, tree)
+        return tree_unflatten(changed, tree)
 
-    return Perturbation("occlusion", rows)
+    return Perturbation(name, rows)
 
 
 def _window(leaf: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -94,18 +124,6 @@ def _window(leaf: Tensor, share: float, generator: torch.Generator) -> Tensor:
         shape = (len(leaf), *(1 if d != axis else size for d in range(1, leaf.dim())))
         inside = inside & ((place >= start) & (place < start + length)).view(shape)
     return inside
-
-
-def resample(reference: Any, share: float) -> Perturbation:
-    """Features, each with probability ``share`` and at least one, replaced by draws from their marginals."""
-    pools = tree_flatten(reference)[0]
-
-    def rows(inputs: Any, generator: torch.Generator) -> Any:
-        leaves, tree = tree_flatten(inputs)
-        drawn = [_drawn(leaf, pool, share, generator) for leaf, pool in zip(leaves, pools, strict=True)]
-        return tree_unflatten(drawn, tree)
-
-    return Perturbation("resample", rows)
 
 
 def _drawn(leaf: Tensor, pool: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -141,21 +159,39 @@ def embedding_noise(share: float) -> Perturbation:
 
 @contextmanager
 def _noisy_embeddings(share: float, model: nn.Module, inputs: Any, seeds: Tensor) -> Iterator[None]:
-    tokens = tokens_of(inputs)
+    tokens, changed = tokens_of(inputs), []
 
-    def noisy(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        if not (args and args[0].shape == tokens.shape and torch.equal(args[0], tokens)):
+    def noisy(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+        axis = _axis_of_samples(args[0] if args else kwargs.get("input"), tokens)
+        if axis is None:
             return None  # embeddings of positions and segments
+        changed.append(module)
         sd = module.weight.detach().std()  # type: ignore[operator]
         draws = (torch.Generator(output.device).manual_seed(seed) for seed in seeds.tolist())
-        noise = torch.stack([_normal(row, draw) for row, draw in zip(output, draws, strict=True)])
+        noise = torch.stack(
+            [_normal(row, draw) for row, draw in zip(output.transpose(0, axis), draws, strict=True)], dim=axis
+        )
         return output + share * sd.to(output.dtype) * noise
 
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, nn.Embedding):
-                stack.callback(module.register_forward_hook(noisy).remove)
+                stack.callback(module.register_forward_hook(noisy, with_kwargs=True).remove)
         yield
+    if not changed:
+        raise ValueError(
+            f"perturb='embedding' changes what an nn.Embedding gives for the tokens, but no nn.Embedding of the model was "
+            f"called on them as they are, {tuple(tokens.shape)}, or transposed; pass perturb='tokens' or a callable."
+        )
+
+
+def _axis_of_samples(ids: Tensor | None, tokens: Tensor) -> int | None:
+    """Where the samples are in the tokens as an embedding gets them: as they are, or transposed."""
+    for axis in range(min(tokens.dim(), 2)):
+        turned = tokens.transpose(0, axis)
+        if ids is not None and ids.shape == turned.shape and torch.equal(ids, turned):
+            return axis
+    return None
 
 
 # --------------------------------------------------------------------------- the user's
@@ -220,9 +256,9 @@ def choose_perturbation(
 
 def _automatic(problem: Problem, reference: Any) -> str:
     """Which perturbation the data asks for, by dtype and shape."""
-    leaves = tree_flatten(reference)[0]
+    leaves = _but_mask(reference)
     reads_tokens = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in problem.model.modules())
-    if reads_tokens and any(not leaf.is_floating_point() for leaf in leaves):
+    if reads_tokens and any(map(_holds_integers, leaves)):
         return "resample" if _reads_categories(problem, reference) else "tokens"
     if any(leaf.is_floating_point() and leaf.dim() >= 3 for leaf in leaves):
         return "gaussian"
@@ -251,7 +287,7 @@ def tokens_of(inputs: Any) -> Tensor:
     if isinstance(inputs, Mapping) and TOKENS in inputs:
         tokens: Tensor = inputs[TOKENS]
         return tokens
-    found: list[Tensor] = [leaf for leaf in tree_flatten(inputs)[0] if not leaf.is_floating_point()]
+    found = [leaf for leaf in _but_mask(inputs) if _holds_integers(leaf)]
     if not found:
         raise ValueError("this perturbation needs tokens, but no input is an integer tensor; pass perturb='gaussian'.")
     return found[0]
@@ -262,7 +298,19 @@ def mask_of(inputs: Any, padding: int | None) -> Tensor | None:
     if isinstance(inputs, Mapping) and MASK in inputs:
         mask: Tensor = inputs[MASK]
         return mask
-    return None if padding is None else tokens_of(inputs) != padding
+    if padding is None or not any(map(_holds_integers, tree_flatten(inputs)[0])):
+        return None
+    return tokens_of(inputs) != padding
+
+
+def _but_mask(inputs: Any) -> list[Tensor]:
+    """The tensors of the inputs without the mask."""
+    mask = mask_of(inputs, None)
+    return [leaf for leaf in tree_flatten(inputs)[0] if leaf is not mask]
+
+
+def _holds_integers(leaf: Tensor) -> bool:
+    return not (leaf.is_floating_point() or leaf.is_complex() or leaf.dtype == torch.bool)
 
 
 def padding_of(model: nn.Module) -> int | None:

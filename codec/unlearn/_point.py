@@ -156,7 +156,7 @@ class InDouble(Problem):
 
     def __init__(self, problem: Problem) -> None:
         vars(self).update(vars(problem))
-        self.model = copy.deepcopy(problem.model).double()
+        self.model = plain_copy(problem.model).double()
         if isinstance(getattr(problem._loss, "loss", None), nn.Module):  # it may hold weights of classes
             self._loss = copy.deepcopy(problem._loss)
             cast(Any, self._loss).loss.double()

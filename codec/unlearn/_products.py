@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -30,22 +31,44 @@ Tensors = dict[str, Tensor]
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Kernels of attention, recurrence and embedding bags that have second derivatives."""
-    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False), torch.enable_grad(), _PlainBags():
+    """Calls that have second derivatives, the same ones in forward and in reverse mode."""
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False), torch.enable_grad(), _PlainCalls():
         yield
 
 
-class _PlainBags(TorchFunctionMode):
-    """Embedding bags as lookups and sums: torch has no second derivative of the fused kernel."""
+class _PlainCalls(TorchFunctionMode):
+    """Embeddings made of differentiable calls, and no derivative of what runs under ``torch.no_grad()``.
+
+    torch has no second derivative of the fused kernel of embedding bags, and its forward mode goes through padding
+    rows and through ``torch.no_grad()``, where reverse mode stops.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.embedding_bag:
-            given = inspect.signature(functional.embedding_bag).bind(*args, **kwargs)
-            given.apply_defaults()
-            if given.arguments["max_norm"] is None and given.arguments["mode"] in {"sum", "mean"}:
-                return _plain_bag(**given.arguments)
-        return func(*args, **kwargs)
+        if torch.is_grad_enabled():
+            return _plain(func, args, kwargs or {})
+        with forward_ad._set_fwd_grad_enabled(False):
+            return _plain(func, args, kwargs or {})
+
+
+def _plain(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    if func is functional.embedding_bag:
+        given = _arguments(func, args, kwargs)
+        if given["max_norm"] is None and given["mode"] in {"sum", "mean"}:
+            return _plain_bag(**given)
+    out = func(*args, **kwargs)
+    if func is functional.embedding:
+        given = _arguments(func, args, kwargs)
+        if given["padding_idx"] is not None:
+            padding = given["input"] == given["padding_idx"] % len(given["weight"])
+            return torch.where(padding[..., None], out.detach(), out)
+    return out
+
+
+def _arguments(func: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call by name, with the defaults."""
+    given = inspect.signature(func).bind(*args, **kwargs)
+    given.apply_defaults()
+    return given.arguments
 
 
 def _plain_bag(
@@ -58,9 +81,10 @@ def _plain_bag(
     padding_idx: int | None,
     **_: Any,
 ) -> Tensor:
-    counts = (
-        torch.ones_like(input, dtype=weight.dtype) if padding_idx is None else (input != padding_idx).to(weight.dtype)
-    )
+    if padding_idx is None:
+        counts = torch.ones_like(input, dtype=weight.dtype)
+    else:
+        counts = (input != padding_idx % len(weight)).to(weight.dtype)
     shares = counts if per_sample_weights is None else counts * per_sample_weights
     rows = functional.embedding(input, weight) * shares[..., None]
     if input.dim() == 2:
@@ -83,6 +107,27 @@ def forward_derivative(
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
         found = jvp(f, at, along)
     return found[0].detach(), found[1].detach()
+
+
+def pulled_back(
+    value: Tensor, by: Sequence[Any], along: Tensor | None = None, *, create_graph: bool = False, keep: bool = False
+) -> tuple[Tensor, ...]:
+    """Derivatives of a value, times a cotangent; zeros where it does not depend on a tensor.
+
+    Parameters
+    ----------
+    value : Tensor
+    by : sequence of Tensor
+    along : Tensor, optional
+        The cotangent, of the shape of the value; a value of one number needs none.
+    create_graph, keep : bool, default False
+        Whether the derivatives have derivatives, and whether the value's graph is used again.
+    """
+    if not value.requires_grad:
+        return tuple(torch.zeros_like(one) for one in by)
+    return torch.autograd.grad(
+        value, by, along, retain_graph=create_graph or keep, create_graph=create_graph, materialize_grads=True
+    )
 
 
 class Products:
@@ -110,7 +155,7 @@ class Products:
         with twice_differentiable():
             leaves = self._leaves()
             loss = self.problem.losses(self._outputs(leaves, batch), batch.targets).sum()
-            found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            found = pulled_back(loss, list(leaves.values()))
         return dict(zip(self.names, found, strict=True))
 
     def mean_gradient(self, ids: Tensor) -> Tensors:
@@ -150,7 +195,7 @@ class Products:
         for i in range(len(batch.ids)):
             leaves = self._leaves()
             inputs, targets = (tree_map(lambda leaf, i=i: leaf[i], x) for x in (batch.inputs, batch.targets))
-            found = torch.autograd.grad(of_one(leaves, inputs, targets), list(leaves.values()), materialize_grads=True)
+            found = pulled_back(of_one(leaves, inputs, targets), list(leaves.values()))
             for name, value in zip(self.names, found, strict=True):
                 rows[name].append(value)
         return {name: torch.stack(values) for name, values in rows.items()}
@@ -161,8 +206,8 @@ class Products:
         with twice_differentiable():
             leaves = self._leaves()
             loss = self.problem.losses(self._outputs(leaves, batch), batch.targets).sum()
-            first = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, materialize_grads=True)
-            found = torch.autograd.grad(self._dot(first, v), list(leaves.values()), materialize_grads=True)
+            first = pulled_back(loss, list(leaves.values()), create_graph=True)
+            found = pulled_back(self._dot(first, v), list(leaves.values()))
         return dict(zip(self.names, found, strict=True))
 
     def gauss_newton(self, batch: Batch, v: Mapping[str, Tensor], kind: str = "ggn") -> Tensors:
@@ -171,7 +216,7 @@ class Products:
             leaves = self._leaves()
             outputs, tangent = self._jvp(leaves, v, batch)
             pulled = output_product(self.problem, kind, outputs.detach(), batch.targets, tangent)
-            found = torch.autograd.grad(outputs, list(leaves.values()), pulled, materialize_grads=True)
+            found = pulled_back(outputs, list(leaves.values()), pulled)
         return dict(zip(self.names, found, strict=True))
 
     def product(self, batch: Batch, v: Mapping[str, Tensor], kind: str) -> Tensors:
@@ -200,8 +245,8 @@ class Products:
                 self.forward_mode = False
         # J v = d/du (u^T J v): the derivative of a backward pass by what it was given.
         probe = torch.zeros_like(outputs, requires_grad=True)
-        pulled = torch.autograd.grad(outputs, list(leaves.values()), probe, create_graph=True, materialize_grads=True)
-        (tangent,) = torch.autograd.grad(self._dot(pulled, v), [probe], retain_graph=True, materialize_grads=True)
+        pulled = pulled_back(outputs, list(leaves.values()), probe, create_graph=True)
+        (tangent,) = pulled_back(self._dot(pulled, v), [probe], keep=True)
         return outputs, tangent.detach()
 
     def _dot(self, tensors: Sequence[Tensor], v: Mapping[str, Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from codec.unlearn._perturb import Custom, Perturbation, choose_perturbation, mask_of, padding_of
 from codec.unlearn._problem import Parameters, Problem, pass_bytes
+from codec.unlearn._unit_rules import Call
 from codec.unlearn._units import Tap, UnitLayer, Units
 
 Reduce = Literal["mean", "max", "norm"]
@@ -131,10 +132,11 @@ def record(
     torch_draws = torch.Generator(problem.device).manual_seed(int(draws.integers(2**63 - 1)))
     perturbation = choose_perturbation(perturb, problem, _reference(problem, reference), strength)
     rows = _rows(m, n_perturbations, draws)
-    run = partial(_forward, problem, units, params or problem.parameters(), reduce)
+    at = params or problem.parameters()
     parts: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad(), _undisturbed(problem):
-        size = _chunk(problem, params or problem.parameters(), inputs, memory_limit or pass_bytes(problem.device))
+        size, alone = _probe(problem, units, at, inputs, memory_limit or pass_bytes(problem.device))
+        run = partial(_forward, problem, units, at, reduce, alone)
         for block in torch.split(rows, BLOCK):
             x, y = _take(inputs, block), _take(targets, block)
             parts += _run_block(run, problem.model, perturbation, x, y, size, torch_draws)
@@ -199,15 +201,24 @@ def _run_block(
 # --------------------------------------------------------------------------- passes
 @contextmanager
 def _undisturbed(problem: Problem) -> Iterator[None]:
-    """Evaluation mode within; modes, buffers and torch's random state as before on every way out."""
+    """Evaluation mode within; modes, buffers and torch's random state as before on every way out.
+
+    Encoders make no nested tensors of padded samples within, which have no axes to read: torch's fast path, switched
+    off where it does so alone. It changes the rounding of every attention.
+    """
+    encoders = [m for m in problem.model.modules() if isinstance(m, nn.TransformerEncoder) and _nests(m)]
     modes = [(module, module.training) for module in problem.model.modules()]
     buffers = {name: buffer.clone() for name, buffer in problem.model.named_buffers()}
     devices = [problem.device] if problem.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
             problem.model.eval()
+            for encoder in encoders:
+                encoder.use_nested_tensor = False
             yield
         finally:
+            for encoder in encoders:
+                encoder.use_nested_tensor = True
             for module, mode in modes:
                 module.training = mode
             for name, buffer in problem.model.named_buffers():
@@ -215,13 +226,46 @@ def _undisturbed(problem: Problem) -> Iterator[None]:
                     buffer.copy_(buffers[name])
 
 
+def _nests(encoder: nn.TransformerEncoder) -> bool:
+    """Whether it makes nested tensors; modules that were saved by an older torch do not say."""
+    return bool(getattr(encoder, "use_nested_tensor", False))
+
+
+def _probe(
+    problem: Problem, units: Units, params: Parameters, inputs: Any, memory_limit: int
+) -> tuple[int, dict[str, list[Call]]]:
+    """Run one row: how many rows a pass takes, and every layer's calls, without values."""
+    alone: dict[str, list[Call]] = {layer.name: [] for layer in units.layers}
+    with _hooks(problem.model, units.layers, 1, lambda name, _, call: alone[name].append(_without_values(call))):
+        return _chunk(problem, params, inputs, memory_limit), alone
+
+
+def _without_values(call: Call) -> Call:
+    args, kwargs, output = tree_map(
+        lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (call.args, call.kwargs, call.output)
+    )
+    return call._replace(args=args, kwargs=kwargs, output=output)
+
+
 def _forward(
-    problem: Problem, units: Units, params: Parameters, reduce: Reduce, inputs: Any, targets: Any
+    problem: Problem,
+    units: Units,
+    params: Parameters,
+    reduce: Reduce,
+    alone: Mapping[str, Sequence[Call]],
+    inputs: Any,
+    targets: Any,
 ) -> tuple[Tensor, Tensor]:
     """One pass: (b, n_units) activations and (b,) losses."""
     mask, batch = mask_of(inputs, padding_of(problem.model)), _batch_size(inputs)
     kept: dict[str, list[Tensor]] = {layer.name: [] for layer in units.layers}
-    with _hooks(problem.model, units.layers, batch, lambda name, v: kept[name].append(_reduced(v, mask, reduce))):
+
+    def keep(name: str, tap: Tap, call: Call) -> None:
+        turn = len(kept[name])
+        same = alone[name][turn] if turn < len(alone[name]) else None
+        kept[name].append(_reduced(tap.read(*call._replace(alone=same)), mask, reduce))
+
+    with _hooks(problem.model, units.layers, batch, keep):
         outputs = problem.outputs(params, inputs)
     losses = problem.losses(outputs, targets)
     columns = [_combined(kept[layer.name], reduce, losses.new_zeros(batch, layer.n_units)) for layer in units.layers]
@@ -230,13 +274,13 @@ def _forward(
 
 @contextmanager
 def _hooks(
-    model: nn.Module, layers: Sequence[UnitLayer], batch: int, keep: Callable[[str, Tensor], None]
+    model: nn.Module, layers: Sequence[UnitLayer], batch: int, keep: Callable[[str, Tap, Call], None]
 ) -> Iterator[None]:
-    """Every layer's activations, (batch, positions, units), while the model runs."""
+    """Every call that shows a layer's activations, while the model runs on so many samples."""
     modules = dict(model.named_modules(remove_duplicate=False))
 
     def listen(name: str, tap: Tap, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        keep(name, tap.read(module, args, kwargs, output, batch))
+        keep(name, tap, Call(module, args, kwargs, output, batch))
 
     with ExitStack() as stack:
         for layer in layers:

@@ -23,13 +23,17 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 class Call(NamedTuple):
-    """One call of a module on ``batch`` samples, as a forward hook sees it."""
+    """One call of a module on ``batch`` samples, as a forward hook sees it.
+
+    ``alone`` is the same call in a pass of one sample, if there was one: its shapes tell which axis holds the samples.
+    """
 
     module: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: Any
     batch: int
+    alone: Call | None = None
 
 
 Reader = Callable[[Call], Tensor]
@@ -51,9 +55,17 @@ class Tap:
     module: str
     reader: Reader
 
-    def read(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, batch: int) -> Tensor:
+    def read(
+        self,
+        module: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output: Any,
+        batch: int,
+        alone: Call | None = None,
+    ) -> Tensor:
         """Activations of one call on ``batch`` samples, (batch, positions, n_units)."""
-        found = self.reader(Call(module, args, kwargs, output, batch))
+        found = self.reader(Call(module, args, kwargs, output, batch, alone))
         if found.dim() != 3 or found.shape[0] != batch:
             raise ValueError(
                 f"the tap of {self.module!r} gave shape {tuple(found.shape)} for {batch} samples; "
@@ -165,44 +177,98 @@ def join(*names: str) -> str:
 
 
 # --------------------------------------------------------------------------- activations
-def read_axis(call: Call, *, axis: int) -> Tensor:
-    """Units along one axis of the output, (batch, positions, n_units); every other axis is positions."""
-    tensor: Tensor = call.output[0] if isinstance(call.output, tuple) else call.output
-    return by_sample(tensor.movedim(axis, -1), call.batch)
+def read_axis(call: Call, *, axis: int, folded: bool = False) -> Tensor:
+    """Units along one axis of the output, (batch, positions, n_units); every other axis is positions.
+
+    ``folded``: the samples are in the first axis alone, see `by_sample`.
+    """
+
+    def units_last(seen: Call) -> Tensor:
+        tensor: Tensor = seen.output[0] if isinstance(seen.output, tuple) else seen.output
+        return tensor.movedim(axis, -1)
+
+    return _read_tensor(call, units_last, folded)
 
 
-def by_sample(tensor: Tensor, batch: int) -> Tensor:
+def _read_tensor(call: Call, tensor_of: Reader, folded: bool = False) -> Tensor:
+    """``by_sample`` of a tensor of the call, beside the same tensor of the call on one sample."""
+    alone = None if call.alone is None else tensor_of(call.alone).shape
+    return by_sample(tensor_of(call), call.batch, alone, folded)
+
+
+def by_sample(tensor: Tensor, batch: int, alone: Sequence[int] | None = None, folded: bool = False) -> Tensor:
     """(batch, positions, n_units) of a tensor with the units last.
 
-    Samples come first; second in sequence-first networks; or times positions (windows, tokens in a row).
-    What has one row for all samples (embeddings of positions) is repeated.
+    Parameters
+    ----------
+    tensor : Tensor
+        Samples come first; second in sequence-first networks; or times positions (windows, tokens in a row).
+        What has one row for all samples (embeddings of positions) is repeated.
+    batch : int
+        How many samples.
+    alone : sequence of int, optional
+        Shape of the same tensor in a pass of one sample. The axis that is ``batch`` times as long here holds the
+        samples; where none is longer, all samples share the tensor. Without it the lengths of the axes decide.
+    folded : bool, default False
+        The samples are in the first axis alone, as in the maps of convolutions: lengths of others do not matter.
     """
-    first, second = tensor.shape[0], tensor.shape[1] if tensor.dim() > 2 else -1
-    if first != batch and second == batch:
-        tensor = tensor.transpose(0, 1)
-    elif first % batch and first == 1:
-        tensor = tensor.expand(batch, *tensor.shape[1:])
-    elif first % batch:
-        raise ValueError(f"an activation of shape {tuple(tensor.shape)} has no axis for the {batch} samples.")
+    axis = _grown_axis(tensor.shape, batch, alone) if alone is not None and batch > 1 else None
+    axis = _axis_by_length(tensor.shape, batch, folded) if axis is None else axis
+    if axis < 0:
+        return tensor.reshape(1, -1, tensor.shape[-1]).expand(batch, -1, -1)
+    if axis > 0:
+        tensor = torch.unflatten(tensor, axis, (batch, -1)).movedim(axis, 0)
     return tensor.reshape(batch, -1, tensor.shape[-1])
 
 
-def _along(axis: int) -> Reader:
-    return partial(read_axis, axis=axis)
+def _grown_axis(shape: Sequence[int], batch: int, alone: Sequence[int]) -> int | None:
+    """The one axis that grows with the samples; -1 where the shape stays, None where this does not tell."""
+    if len(shape) != len(alone):
+        return None
+    if tuple(shape) == tuple(alone):
+        return -1
+    grown = [axis for axis in range(len(shape) - 1) if shape[axis] == batch * alone[axis]]
+    return grown[0] if len(grown) == 1 else None
+
+
+def _axis_by_length(shape: Sequence[int], batch: int, folded: bool) -> int:
+    """The axis of the samples by the lengths alone; -1 where one row is all samples'."""
+    first, second = shape[0], shape[1] if len(shape) > 2 and not folded else -1
+    if first != batch and second == batch:
+        return 1
+    if first % batch == 0:
+        return 0
+    if first == 1:
+        return -1
+    raise ValueError(f"an activation of shape {tuple(shape)} has no axis for the {batch} samples.")
+
+
+def _along(axis: int, folded: bool = False) -> Reader:
+    return partial(read_axis, axis=axis, folded=folded)
 
 
 def _read_whole(call: Call) -> Tensor:
     """One unit of the whole output."""
-    return by_sample(call.output[..., None], call.batch)
+    return _read_tensor(call, lambda seen: seen.output[..., None])
+
+
+def _ids_last(call: Call) -> Tensor:
+    """What an embedding looks up, with an axis of one unit."""
+    ids: Tensor = call.args[0] if call.args else call.kwargs["input"]
+    return ids[..., None]
 
 
 def _read_embedding(call: Call) -> Tensor:
     """How often a row is looked up: its share of the sample's positions, (batch, 1, n_units).
 
-    An embedding's output has no axis of rows; a row acts on a sample exactly through this share.
+    An embedding's output has no axis of rows; a row acts on a sample exactly through this share. Ids in one axis
+    that do not grow with the samples, or do not go into them, are shared by all (tables of positions).
     """
-    ids: Tensor = call.args[0] if call.args else call.kwargs["input"]
-    ids = by_sample(ids[..., None], call.batch)[..., 0].long()
+    ids = _ids_last(call)
+    if ids.dim() == 2 and len(ids) % call.batch:
+        ids = ids[None].expand(call.batch, -1, -1)[..., 0].long()
+    else:
+        ids = _read_tensor(call, _ids_last)[..., 0].long()
     shares = torch.full(ids.shape, 1 / ids.shape[1], device=ids.device)
     counts = shares.new_zeros(call.batch, call.module.num_embeddings)
     return counts.scatter_add_(1, ids, shares)[:, None]
@@ -277,7 +343,7 @@ def _read_heads(call: Call) -> Tensor:
 
 def _read_heads_of_input(call: Call, *, n_heads: int) -> Tensor:
     """Length of each head's part of what goes into the watched module."""
-    found = by_sample(call.args[0], call.batch)
+    found = _read_tensor(call, lambda seen: seen.args[0])
     lengths: Tensor = torch.linalg.vector_norm(found.reshape(*found.shape[:2], n_heads, -1), dim=-1)
     return lengths
 
@@ -307,7 +373,7 @@ def _read_recurrent(call: Call, *, index: int, cell: bool) -> Tensor:
         return (steps if call.module.batch_first else steps.transpose(0, 1)).reshape(call.batch, -1, steps.shape[-1])
     states: Tensor = state[int(cell)] if isinstance(state, tuple) else state
     final: Tensor = states[index]
-    return final[:, None]
+    return final.reshape(call.batch, -1, final.shape[-1])  # positions where the sentences of a sample are folded
 
 
 # --------------------------------------------------------------------------- rules
@@ -325,7 +391,7 @@ def _conv1d_of_transformers(name: str, module: Any) -> Iterable[UnitLayer]:
 
 def _conv(name: str, module: Any) -> Iterable[UnitLayer]:
     axis = -1 - len(module.kernel_size)
-    yield unit_layer(name, "Conv", module.out_channels, {"weight": 0, "bias": 0}, _along(axis))
+    yield unit_layer(name, "Conv", module.out_channels, {"weight": 0, "bias": 0}, _along(axis, folded=True))
 
 
 def _conv_transpose(name: str, module: Any) -> Iterable[UnitLayer]:
@@ -333,7 +399,7 @@ def _conv_transpose(name: str, module: Any) -> Iterable[UnitLayer]:
     n, groups = module.out_channels, module.groups
     axis = -1 - len(module.kernel_size)
     weight = Part(join(name, "weight"), 0 if groups > 1 else 1, torch.arange(n)[:, None], groups)
-    yield unit_layer(name, "ConvTranspose", n, {"weight": weight, "bias": 0}, _along(axis))
+    yield unit_layer(name, "ConvTranspose", n, {"weight": weight, "bias": 0}, _along(axis, folded=True))
 
 
 def _embedding(name: str, module: Any) -> Iterable[UnitLayer]:
@@ -347,12 +413,12 @@ def _norm(name: str, module: Any) -> Iterable[UnitLayer]:
         return
     shape = getattr(module, "normalized_shape", None)
     axis = 1 if shape is None else -len(shape)
-    yield unit_layer(name, "Norm", len(module.weight), {"weight": 0, "bias": 0}, _along(axis))
+    yield unit_layer(name, "Norm", len(module.weight), {"weight": 0, "bias": 0}, _along(axis, folded=shape is None))
 
 
 def _prelu(name: str, module: Any) -> Iterable[UnitLayer]:
     n = module.num_parameters
-    yield unit_layer(name, "PReLU", n, {"weight": 0}, _along(1) if n > 1 else _read_whole)
+    yield unit_layer(name, "PReLU", n, {"weight": 0}, _along(1, folded=True) if n > 1 else _read_whole)
 
 
 def _attention(name: str, module: Any) -> Iterable[UnitLayer]:

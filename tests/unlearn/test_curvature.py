@@ -5,10 +5,16 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
+from codec.unlearn import Unlearner
+from codec.unlearn._chain import NoChainError, find_chain
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._kfac import NoFactorsError, kronecker_factors
+from codec.unlearn._linearisation import Linearisation
+from codec.unlearn._point import gradient_norm
 from codec.unlearn._problem import Problem
+from codec.unlearn._products import Products
 from codec.unlearn._slices import Slices
 from codec.unlearn._solve import solve_cg, solve_dense
 from codec.unlearn._units import find_units
@@ -469,3 +475,292 @@ def test_empirical_fisher_of_outputs_without_an_axis_is_the_sum_of_squared_gradi
     rows = torch.cat([x, torch.ones(9, 1, dtype=x.dtype)], 1) * 2.0 * (problem.model(x) - y)[:, None]
     curvature = Curvature(problem, problem.parameters(), torch.arange(9), slices, "empirical_fisher")
     torch.testing.assert_close(curvature.dense(), (rows.T @ rows / 9).detach())
+
+
+# ------------------------------------------------------------- what reverse mode treats in a way of its own
+def problem_of(model, inputs, classes=3):
+    targets = torch.arange(len(inputs)) % classes
+    return Problem(model.double(), "cross_entropy", (inputs, targets), weight_decay=0.05)
+
+
+def by_reverse_mode(problem, slices):
+    """Gauss-Newton of the retained samples and the gradient of each, from plain reverse mode."""
+    params, (inputs, targets) = problem.parameters(), problem.fetch(RETAIN)
+
+    def outputs(flat):
+        return problem.outputs(slices.add(params, flat), inputs)
+
+    zero = torch.zeros(slices.size, dtype=torch.float64)
+    p = outputs(zero).softmax(1)
+    J = torch.autograd.functional.jacobian(outputs, zero)
+    C = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    eye = torch.eye(slices.size, dtype=torch.float64)
+    curvature = torch.einsum("bip,bij,bjq->pq", J, C, J) / len(RETAIN) + problem.weight_decay * eye
+    scores = p - nn.functional.one_hot(targets, p.shape[1])
+    return curvature, torch.einsum("bi,bip->bp", scores, J)
+
+
+def products_with(problem, slices, kind="ggn", **options):
+    """The curvature as a matrix, column by column: `dense` makes it symmetric."""
+    curvature = Curvature(problem, problem.parameters(), RETAIN, slices, kind, **options)
+    return torch.stack([curvature.product(row) for row in torch.eye(slices.size, dtype=torch.float64)])
+
+
+def check_reverse_mode(problem, slices):
+    """Products and sample gradients are those of plain reverse mode; the Hessian is symmetric."""
+    expected, gradients = by_reverse_mode(problem, slices)
+    torch.testing.assert_close(products_with(problem, slices), expected, rtol=1e-9, atol=1e-12)
+    hessian = products_with(problem, slices, "hessian")
+    torch.testing.assert_close(hessian, hessian.T, rtol=1e-9, atol=1e-12)
+    products = Products(problem, problem.parameters(), slices.parameters)
+    batch = next(problem.batches(RETAIN))
+    each = products.sample_gradients(batch)
+    for i, row in enumerate(gradients):
+        found = slices.gather({name: value[i] for name, value in each.items()})
+        torch.testing.assert_close(found, row, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(slices.gather(products.gradient(batch)), gradients.sum(0), rtol=1e-9, atol=1e-12)
+
+
+IN_PLACE = {
+    "Linear": (lambda act: nn.Sequential(nn.Linear(5, 4), act, nn.Linear(4, 3)), vectors),
+    "Linear, Dropout": (
+        lambda act: nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5, act.inplace), act, nn.Linear(4, 3)), vectors,
+    ),
+    "Conv2d": (lambda act: nn.Sequential(nn.Conv2d(2, 3, 2, stride=3), act, nn.Flatten(), nn.Linear(12, 3)), images),
+    "first": (lambda act: nn.Sequential(act, nn.Linear(5, 4), act, nn.Linear(4, 3)), vectors),
+}  # fmt: skip
+MORE_ACTIVATIONS = [("Linear", kind) for kind in (nn.LeakyReLU, nn.Hardtanh, nn.SELU, nn.SiLU)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, kind) for name in IN_PLACE for kind in (nn.ReLU, nn.ELU)), *MORE_ACTIVATIONS]
+)
+def test_activations_in_place_change_nothing(name, kind):
+    make, inputs = IN_PLACE[name]
+    problems = [problem_of(make(kind(inplace=flag)), inputs(9, torch.Generator().manual_seed(0))) for flag in (0, 1)]
+    problems[1].model.load_state_dict(problems[0].model.state_dict())
+    slices = slices_of(problems[0])
+    factors = [kronecker_factors(p, p.parameters(), RETAIN, p.names) for p in problems]
+    assert [f.weight for f in factors[0]] == [f.weight for f in factors[1]]
+    for one, other in zip(*factors, strict=True):
+        torch.testing.assert_close(one.inputs, other.inputs, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(one.outputs, other.outputs, rtol=1e-12, atol=1e-14)
+    for curvature in ("ggn", "hessian"):
+        torch.testing.assert_close(*(products_with(p, slices, curvature) for p in problems), rtol=1e-12, atol=1e-14)
+    check_reverse_mode(problems[1], slices)
+    linear = linearise(problems[1], problems[1].parameters(), tolerance=0.0)
+    assert (linear is None) == (name == "first")
+    if linear is not None:
+        found = products_with(problems[1], slices, linearisation=linear)
+        torch.testing.assert_close(found, products_with(problems[1], slices), rtol=1e-9, atol=1e-12)
+
+
+def test_factors_of_a_layer_before_an_activation_in_place_by_hand():
+    """B is the mean of ``(M W2^T) C (W2 M)``, M the mask of the activation."""
+    problem = problem_of(IN_PLACE["Linear"][0](nn.ReLU(inplace=True)), vectors(9, torch.Generator().manual_seed(0)))
+    first, last = problem.model[0], problem.model[2]
+    with torch.no_grad():
+        inputs = problem.fetch(RETAIN)[0]
+        mask = (first(inputs) > 0.0).double()
+        p = problem.model(inputs.clone()).softmax(1)
+        J = last.weight * mask[:, None, :]
+        expected = torch.einsum("bip,bij,bjq->pq", J, torch.diag_embed(p) - p[:, :, None] * p[:, None, :], J)
+    found = kronecker_factors(problem, problem.parameters(), RETAIN, problem.names)
+    torch.testing.assert_close(found[0].outputs, expected)
+
+
+class Words(nn.Module):
+    """A lookup with padding, summed over the places; the row of the padding is not zero."""
+
+    def __init__(self, lookup):
+        super().__init__()
+        self.table = nn.Embedding(5, 3, padding_idx=1)
+        nn.init.normal_(self.table.weight)
+        self.lookup, self.head = lookup, nn.Linear(3, 5)
+        if lookup == "tied":
+            self.head.weight = self.table.weight
+        if lookup in {"sum", "mean"}:
+            self.bag = nn.EmbeddingBag(5, 3, mode=lookup, padding_idx=1, _weight=self.table.weight)
+
+    def forward(self, ids):
+        if self.lookup == "function":
+            return self.head(nn.functional.embedding(ids, self.table.weight, -4).mean(1).tanh())
+        if self.lookup == "bag function":
+            found = nn.functional.embedding_bag(ids, self.table.weight, mode="sum", padding_idx=-4)
+            return self.head(found.tanh())
+        found = self.bag(ids) if hasattr(self, "bag") else self.table(ids).mean(1)
+        return self.head(found.tanh())
+
+
+@pytest.mark.parametrize("lookup", ["module", "tied", "function", "sum", "mean", "bag function"])
+def test_padding_rows_have_no_derivative_in_any_mode(lookup):
+    ids = torch.randint(0, 5, (9, 4), generator=torch.Generator().manual_seed(0))
+    assert bool((ids == 1).any())
+    problem = problem_of(Words(lookup), ids, 5)
+    slices = Slices(find_units(problem.model))
+    check_reverse_mode(problem, slices)
+    if lookup == "tied":  # the row is a row of the last layer too
+        return
+    table = slices.scatter(torch.arange(1.0, slices.size + 1))["table.weight"][1].long() - 1
+    for kind in ("ggn", "hessian"):
+        found = products_with(problem, slices, kind) - problem.weight_decay * torch.eye(
+            slices.size, dtype=torch.float64
+        )
+        assert not found[table].any()
+        assert not found[:, table].any()
+    curvature = Curvature(problem, problem.parameters(), RETAIN, slices)
+    b = slices.gather(Products(problem, problem.parameters()).mean_gradient(torch.tensor([2, 5])))
+    for method in ("cg", "cholesky"):
+        assert not curvature.solve(b, 0.1, method=method).x[table].any()
+
+
+class Frozen(nn.Module):
+    """The first layers run without gradients although their parameters ask for them."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.features, self.mix, self.head = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        if self.how == "none":
+            return self.head(self.mix(self.features(x).tanh()).tanh())
+        if self.how == "detach":
+            return self.head(self.mix(self.features(x).tanh()).tanh().detach())
+        with torch.no_grad():
+            found = self.mix(self.features(x).tanh()).tanh()
+        if self.how == "twice":  # of a layer that runs with gradients too
+            found = self.mix(found)
+        return self.head(found)
+
+
+@pytest.mark.parametrize("how", ["none", "detach", "no_grad", "twice"])
+def test_what_runs_without_gradients_is_constant_in_any_mode(how):
+    problem = problem_of(Frozen(how), vectors(9, torch.Generator().manual_seed(0)))
+    params, units = problem.parameters(), find_units(problem.model)
+    check_reverse_mode(problem, Slices(units))
+    check_reverse_mode(problem, Slices(units, [0, 1]))  # of the first layer alone
+    assert (linearise(problem, params) is None) == (how != "none")
+    factors = {f.weight: f for f in kronecker_factors(problem, params, RETAIN, problem.names)}
+    expected = {"twice": {"mix.weight", "head.weight"}, "no_grad": {"head.weight"}}
+    assert {name for name, f in factors.items() if f.outputs.any()} == expected.get(
+        how, {"head.weight"} if how == "detach" else {"features.weight", "mix.weight", "head.weight"}
+    )
+
+
+def test_a_model_without_gradients_has_no_curvature_and_no_factors():
+    class Constant(nn.Linear):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    problem = problem_of(Constant(5, 3), vectors(9, torch.Generator().manual_seed(0)))
+    slices = Slices(find_units(problem.model))
+    check_reverse_mode(problem, slices)
+    assert kronecker_factors(problem, problem.parameters(), RETAIN, problem.names) == []
+    with pytest.raises(NoChainError, match=r"'linear' is called under torch\.no_grad"):
+        find_chain(problem, problem.parameters())
+
+
+@pytest.mark.parametrize("selector", ["kfac_greedy", "gradient_norm", "all"])
+def test_layers_that_run_without_gradients_stay_as_they_are(selector):
+    problem = problem_of(Frozen("no_grad"), vectors(40, torch.Generator().manual_seed(0)))
+    before = problem.parameters()
+    options = {"weight_decay": 0.05, "selector": selector, "max_units": 3, "random_state": 0}
+    ours = Unlearner(problem.model, "cross_entropy", problem.source, **options)
+    assert ours.forget([3]).accepted
+    after = dict(ours.model.named_parameters())
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["head.weight", "head.bias"]
+
+
+def test_inputs_scaled_without_gradients_leave_a_chain():
+    class Scaled(nn.Sequential):
+        def forward(self, x):
+            with torch.no_grad():
+                x = nn.functional.softsign(x)
+            return super().forward(x)
+
+    problem = problem_of(Scaled(nn.Linear(5, 3)), vectors(9, torch.Generator().manual_seed(0)))
+    assert len(find_chain(problem, problem.parameters())) == 2
+
+
+class Keywords(nn.Module):
+    """Layers and functions that are called by keyword."""
+
+    def __init__(self, keywords):
+        super().__init__()
+        self.keywords, self.a, self.b = keywords, nn.Conv2d(2, 3, 2, stride=3), nn.Linear(12, 3)
+
+    def forward(self, x):
+        if self.keywords:
+            return self.b(input=torch.flatten(input=torch.tanh(input=self.a(input=x)), start_dim=1))
+        return self.b(torch.tanh(self.a(x)).flatten(1))
+
+
+def test_layers_called_by_keyword():
+    inputs = images(9, torch.Generator().manual_seed(0))
+    problems = [problem_of(Keywords(flag), inputs) for flag in (False, True)]
+    problems[1].model.load_state_dict(problems[0].model.state_dict())
+    plain, named = (kronecker_factors(p, p.parameters(), RETAIN, p.names) for p in problems)
+    assert [f.weight for f in named] == ["a.weight", "b.weight"]
+    for one, other in zip(plain, named, strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+        assert torch.equal(one.outputs, other.outputs)
+    slices = slices_of(problems[1])
+    linear = linearise(problems[1], problems[1].parameters(), tolerance=0.0)
+    found = products_with(problems[1], slices, linearisation=linear)
+    torch.testing.assert_close(found, products_with(problems[0], slices), rtol=1e-9, atol=1e-12)
+
+
+def test_layers_that_share_a_bias_are_no_chain():
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    model[2].bias = model[0].bias
+    problem = problem_of(model, vectors(9, torch.Generator().manual_seed(0)))
+    params, slices = problem.parameters(), Slices(find_units(problem.model))
+    with pytest.raises(NoChainError, match="more than once"):
+        find_chain(problem, params)
+    check_reverse_mode(problem, slices)
+    curvature = Curvature(problem, params, RETAIN, slices, linearisation=linearise(problem, params))
+    b = direction(slices.size)
+    found = curvature.solve(b, 0.1, method="cg", tol=1e-10, max_iter=500)
+    torch.testing.assert_close(curvature.product(found.x) + 0.1 * found.x, b, rtol=1e-6, atol=1e-8)
+
+
+def test_the_gradient_of_a_pruned_layer_in_double_precision():
+    layer = nn.Linear(5, 3)
+    prune.random_unstructured(layer, "weight", amount=0.4)
+    X, y = torch.randn(9, 5), torch.arange(9) % 3
+    problem = Problem(layer, "cross_entropy", (X, y), weight_decay=0.05)
+    params = problem.parameters()
+    Products(problem, params).sample_gradients(next(problem.batches()))  # leaves a weight of its own in the layer
+    found, _ = gradient_norm(problem, params, RETAIN)
+    leaves = {name: value.double().requires_grad_() for name, value in params.items()}
+    weight = leaves["weight_orig"] * layer.weight_mask
+    outputs = nn.functional.linear(X[RETAIN].double(), weight, leaves["bias"])
+    loss = nn.functional.cross_entropy(outputs, y[RETAIN]) + 0.025 * sum(w.square().sum() for w in leaves.values())
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(leaves.values()))]).norm()
+    assert found == pytest.approx(float(expected), rel=1e-12)
+    options = {"weight_decay": 0.05, "selector": "all", "update": "gradient", "convex": True}
+    assert Unlearner(layer, "cross_entropy", (X, y), **options).forget([1]).accepted
+
+
+def hinge(output, target):
+    return (1.0 - output[:, 0] * target).clamp_min(0.0)
+
+
+def test_the_hessian_of_a_loss_without_second_derivatives_is_the_weight_decay():
+    X = vectors(9, torch.Generator().manual_seed(0))
+    problem = Problem(nn.Linear(5, 1).double(), hinge, (X, X[:, 0].sign()), weight_decay=0.1)
+    slices = Slices(find_units(problem.model))
+    for kind in ("hessian", "ggn"):
+        torch.testing.assert_close(products_with(problem, slices, kind), 0.1 * torch.eye(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.float64, 8)])
+def test_the_memory_of_a_linearisation_has_the_output_curvature_in_it(dtype, size):
+    data = torch.randn(50, 3, dtype=dtype), torch.arange(50) % 20
+    problem = Problem(nn.Linear(3, 20).to(dtype), "cross_entropy", data, weight_decay=0.1)
+    need = size * 50 * (3 + 2 * 20 * 20)
+    Linearisation(problem, problem.parameters(), tolerance=0.0, max_bytes=need)
+    with pytest.raises(NoChainError, match="output curvature take about"):
+        Linearisation(problem, problem.parameters(), tolerance=0.0, max_bytes=need - 1)

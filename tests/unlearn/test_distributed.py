@@ -314,6 +314,31 @@ def test_a_copy_of_a_wrapped_model_is_plain(group_of_one):
     assert torch.equal(copied(data()[0]), net()(data()[0]))
 
 
+class Tied(nn.Module):
+    """Tokens, and a decoder that has the weight of their embedding under two names."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.embed, self.decode = nn.Embedding(6, 4), nn.Linear(4, 6, bias=False)
+        self.decode.weight = self.decode.again = self.embed.weight
+
+    def forward(self, x):
+        return self.decode(self.embed(x).mean(1))
+
+
+def test_tied_weights_of_a_sharded_model_stay_tied(group_of_one):
+    model = Tied()
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    copied = whole_copy(model)
+    assert [name for name, _ in copied.named_parameters()] == ["embed.weight"]
+    assert copied.decode.weight is copied.decode.again is copied.embed.weight
+    assert type(copied.embed.weight) is nn.Parameter
+    assert torch.equal(copied.embed.weight, Tied().embed.weight)
+    problem = Problem(model, "cross_entropy", (torch.arange(8).reshape(4, 2) % 6, torch.arange(4)), weight_decay=0.1)
+    assert list(problem.parameters()) == ["embed.weight"]
+
+
 def test_a_ledger_that_is_read_can_be_held_by_another(tmp_path):
     start = {"w": torch.zeros(2)}
     with pytest.raises(LedgerError, match="holds no ledger"):

@@ -155,6 +155,160 @@ def test_a_sequence_gives_the_same_with_and_without_padding(make, positions, red
         torch.testing.assert_close(found[0].activations[:, here], found[1].activations[:, here])
 
 
+# --------------------------------------------------------------------------- where the samples are
+SIDE = 6  # positions of a sample, and rows of a pass
+
+
+class SequenceFirst(nn.Module):
+    """A linear layer on steps that stand before the samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.each, self.out = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.each(x.transpose(0, 1)).tanh().mean(0))
+
+
+class Folded(nn.Module):
+    """Layers that see the frames (or sentences) of all samples in the first axis."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x):
+        h = x.flatten(0, 1)
+        for layer in self.layers:
+            h = layer(h)
+            h = h[0] if isinstance(h, tuple) else h
+        return h.reshape(len(x), -1, h.shape[-1]).mean(1)
+
+
+class Positions(nn.Module):
+    """Tokens, and a table of positions that is called with their numbers, one axis or a table of pairs."""
+
+    def __init__(self, pairs=False):
+        super().__init__()
+        self.words, self.places, self.out = nn.Embedding(20, 4), nn.Embedding(SIDE, 4), nn.Linear(4, 2)
+        self.pairs = pairs
+
+    def forward(self, x):
+        places = torch.arange(x.shape[1])
+        if self.pairs:
+            return self.out((self.words(x)[:, None] + self.places((places[:, None] - places).abs())).mean((1, 2)))
+        return self.out((self.words(x) + self.places(places)).mean(1))
+
+
+def plain(model, *shape):
+    """A problem whose samples have this shape; of tokens where the model looks them up."""
+    draw = torch.Generator().manual_seed(4)
+    integers = any(isinstance(module, nn.Embedding) for module in model.modules())
+    x = torch.randint(20, (24, *shape), generator=draw) if integers else torch.randn(24, *shape, generator=draw)
+    return Problem(model, "cross_entropy", (x, torch.arange(24) % 2), weight_decay=0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (SequenceFirst, (SIDE, 3)),
+        (lambda: Folded(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.LayerNorm(3)), (2, 2, SIDE + 2, 5)),
+        (lambda: Folded(nn.Linear(3, 4), nn.LayerNorm(4)), (2, SIDE, 3)),
+        (lambda: Folded(nn.GRU(3, 4, num_layers=2, batch_first=True)), (3, 5, 3)),
+        (Positions, (SIDE,)),
+        (partial(Positions, pairs=True), (SIDE,)),
+    ],
+    ids=["sequence first", "frames", "windows", "sentences", "positions", "pairs of positions"],
+)
+@pytest.mark.parametrize("n_rows", [2, SIDE, 2 * SIDE])  # a divisor, the length itself, a multiple
+@pytest.mark.parametrize("reduce", ["mean", "max", "norm"])
+def test_no_length_of_an_axis_is_taken_for_the_samples(make, shape, n_rows, reduce):
+    problem = plain(make(), *shape)
+    options = {"perturb": "resample", "n_perturbations": n_rows, "reduce": reduce}
+    whole, alone = run(problem, **options), run(problem, **options, memory_limit=1)
+    torch.testing.assert_close(whole.activations, alone.activations, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_before_the_samples_are_read_as_the_model_gives_them():
+    problem = plain(SequenceFirst(), SIDE, 3)
+    found = run(problem, range(SIDE), perturb=same, n_perturbations=SIDE)
+    each = problem.model.each(problem.fetch(range(SIDE))[0]).mean(1)
+    torch.testing.assert_close(found.activations[:, :4], each.detach())
+
+
+def test_rows_of_a_table_of_positions_are_all_samples_alike():
+    found = run(plain(Positions(), SIDE), n_perturbations=300)
+    torch.testing.assert_close(found.activations[:, 20 : 20 + SIDE], torch.full((300, SIDE), 1 / SIDE))
+
+
+def test_what_a_callable_makes_longer_is_read_by_the_lengths():
+    """Inputs that are longer than those of the one row whose shapes tell where the samples are."""
+    problem = plain(SequenceFirst(), SIDE, 3)
+    found = run(problem, perturb=lambda x, _n, _g: torch.cat([x, x[:, :1]], 1), n_perturbations=4)
+    x = problem.fetch([2, 5, 2, 5])[0]
+    each = problem.model.each(torch.cat([x, x[:, :1]], 1)).mean(1)
+    torch.testing.assert_close(found.activations[:, :4], each.detach())
+
+
+class Encoder(nn.Module):
+    """An encoder of torch's, which makes nested tensors of padded samples in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 4, padding_idx=0)
+        layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+        self.encoder, self.out = nn.TransformerEncoder(layer, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        padding = x == 0
+        h = self.encoder(self.embed(x), src_key_padding_mask=padding)
+        return self.out(h.masked_fill(padding[..., None], 0.0).sum(1))
+
+
+@pytest.mark.parametrize("failure", [None, KeyboardInterrupt])
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage:UserWarning")
+def test_encoders_of_padded_samples_are_recorded_and_left_as_they_were(failure):
+    problem = plain(Encoder(), 5)
+    x = problem.fetch(range(24))[0]
+    x[::2, 3:] = 0
+    problem = Problem(problem.model, "cross_entropy", (x, torch.arange(24) % 2), weight_decay=0.1)
+
+    def fails(inputs, n, generator):
+        if failure:
+            raise failure
+        return inputs
+
+    if failure:
+        with pytest.raises(failure):
+            run(problem, perturb=fails)
+    else:
+        found = run(problem, [2, 5], perturb=fails, n_perturbations=2)
+        inputs, targets = problem.fetch([2, 5])
+        expected = nn.functional.cross_entropy(problem.model.eval()(inputs), targets, reduction="none").detach()
+        torch.testing.assert_close(found.losses, expected)
+    assert problem.model.encoder.use_nested_tensor
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Unread(nn.Module):
+    """Floats beside a table that they do not go through."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(5, 3, padding_idx=0), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.out(x.mean(1) + self.table.weight.mean(0))
+
+
+def test_floats_have_no_padding_although_a_table_has():
+    x = torch.randn(12, 4, 3, generator=torch.Generator().manual_seed(6))
+    problem = Problem(Unread(), "cross_entropy", (x, torch.arange(12) % 2), weight_decay=0.1)
+    found = run(problem, perturb="gaussian")
+    assert found.perturbation == "gaussian"
+    assert torch.isfinite(found.activations).all()
+
+
 def test_a_module_that_runs_twice_counts_twice():
     class Twice(nn.Module):
         def __init__(self):
@@ -371,6 +525,130 @@ def test_noise_on_embeddings_has_the_stated_size_and_leaves_the_tokens():
     )
     assert not other.any()
     assert hooks(problem.model) == 0
+
+
+class Across(nn.Module):
+    """Looks tokens up after something was done to them."""
+
+    def __init__(self, change, back):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(20, 4), nn.Linear(4, 2)
+        self.change, self.back = change, back
+
+    def forward(self, x):
+        return self.out(self.back(self.embed(self.change(x))).tanh().mean(1))
+
+
+def test_noise_on_embeddings_of_transposed_tokens_is_that_of_the_tokens():
+    make = [(lambda x: x, lambda h: h), (lambda x: x.t(), lambda h: h.transpose(0, 1))]
+    models = [Across(*functions) for functions in make]
+    models[1].load_state_dict(models[0].state_dict())
+    found = [run(plain(model, 5), perturb="embedding", memory_limit=limit) for model in models for limit in (None, 1)]
+    for other in found[1:]:
+        torch.testing.assert_close(other.losses, found[0].losses)
+    assert not torch.equal(found[0].losses, run(plain(models[0], 5), perturb=same).losses)
+
+
+def test_noise_on_embeddings_knows_tokens_that_come_by_name():
+    class ByName(Across):
+        def forward(self, x):
+            return self.out(self.embed(input=x).mean(1))
+
+    problem = plain(ByName(None, None), 5)
+    losses = [run(problem, perturb=perturb).losses for perturb in ("embedding", same)]
+    assert not torch.equal(*losses)
+
+
+def test_noise_on_embeddings_that_do_not_read_the_tokens_is_refused():
+    problem = plain(Across(lambda x: x[:, 1:], lambda h: h), 5)
+    with pytest.raises(ValueError, match=r"perturb='embedding' .* \(10, 5\), or transposed; pass perturb='tokens'"):
+        run(problem, perturb="embedding")
+    assert hooks(problem.model) == 0
+
+
+@pytest.mark.parametrize(
+    ("perturb", "x", "message"),
+    [
+        (
+            "gaussian",
+            images().to(torch.uint8),
+            r"perturb='gaussian' changes floats; the inputs are uint8 \(12, 2, 6, 6\)",
+        ),
+        (
+            "occlusion",
+            images().to(torch.uint8),
+            r"perturb='occlusion' changes floats of shape .* bring images to floats",
+        ),
+        ("occlusion", images()[:, :, 0, 0], r"the inputs are float32 \(12, 2\): bring images to floats"),
+    ],
+)
+def test_a_perturbation_that_could_change_nothing_is_refused(perturb, x, message):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(x[0].numel(), 2)
+
+        def forward(self, pixels):
+            return self.out(pixels.flatten(1).float() / 255)
+
+    problem = Problem(Scaled(), "cross_entropy", (x, torch.arange(12) % 2), weight_decay=0.1)
+    with pytest.raises(ValueError, match=message):
+        run(problem, perturb=perturb)
+
+
+class Embedded(nn.Module):
+    """Vectors of tokens with a mask of zeros and ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(3, 2)
+
+    def forward(self, attention_mask, inputs_embeds):
+        return self.out((inputs_embeds * attention_mask[..., None]).sum(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
+@pytest.mark.parametrize("name", ["resample", "gaussian"])
+def test_the_mask_is_no_feature(name, dtype):
+    draw = torch.Generator().manual_seed(7)
+    mask = (torch.arange(5) < torch.arange(12)[:, None] % 4 + 1).to(dtype)
+    data = {
+        "attention_mask": mask,
+        "inputs_embeds": torch.randn(12, 5, 3, generator=draw),
+        "labels": torch.arange(12) % 2,
+    }
+    problem = Problem(Embedded(), "cross_entropy", data, weight_decay=0.1)
+    before, after = perturbed(problem, name, n=20)
+    assert after["attention_mask"] is before["attention_mask"]
+    assert not torch.equal(after["inputs_embeds"], before["inputs_embeds"])
+
+
+class Masked(nn.Module):
+    """Tokens by another name than Hugging Face's, with a mask that comes first."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(20, 4), nn.Linear(4, 2)
+
+    def forward(self, words, keep=None, attention_mask=None):
+        mask = (attention_mask if keep is None else keep)[..., None]
+        return self.out((self.embed(words) * mask).sum(1))
+
+
+@pytest.mark.parametrize(("key", "dtype"), [("keep", torch.bool), ("attention_mask", torch.int64)])
+@pytest.mark.parametrize("perturb", ["tokens", "embedding", "auto"])
+def test_tokens_behind_a_mask_are_found(key, dtype, perturb):
+    draw = torch.Generator().manual_seed(8)
+    mask = (torch.arange(5) < torch.arange(12)[:, None] % 4 + 1).to(dtype)
+    words = torch.randint(20, (12, 5), generator=draw)
+    problem = Problem(
+        Masked(), "cross_entropy", {key: mask, "words": words, "labels": torch.arange(12) % 2}, weight_decay=0.1
+    )
+    losses = [run(problem, perturb=name).losses for name in (perturb, same)]
+    assert not torch.equal(*losses)
+    before, after = perturbed(problem, perturb, n=20)
+    assert after[key] is before[key]
+    assert torch.equal(after["words"], before["words"]) == (perturb == "embedding")
 
 
 class Factors(nn.Module):

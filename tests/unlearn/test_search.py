@@ -17,7 +17,7 @@ from codec.unlearn._nearest import DeviceSums, few_rows_sums, sums_by_sorting
 from codec.unlearn._record import Record
 from codec.unlearn._search import Evidence, default_budget, search
 from codec.unlearn._slices import Slices
-from codec.unlearn._units import find_units
+from codec.unlearn._units import Part, UnitLayer, find_units, unit_layer
 
 CPU = torch.device("cpu")
 
@@ -400,6 +400,51 @@ def test_kfac_greedy_serves_convolutions():
     assert units.tolist() == [1, 2]
     inverse = torch.linalg.inv(a + 0.1 * torch.eye(9))[8, 8]  # rows are independent: B is the identity
     torch.testing.assert_close(gains, torch.tensor([4.0, 1.0], dtype=torch.float64).float() * inverse)
+
+
+def reordered(*rows):
+    """A rule that cuts a linear layer into unit layers of the given rows."""
+
+    def rule(name, module):
+        for i, some in enumerate(rows):
+            part = Part(f"{name}.weight", 0, torch.tensor(some)[:, None])
+            yield UnitLayer(f"{name}.{i}", "Linear", len(some), (part,))
+
+    return rule
+
+
+@pytest.mark.parametrize("rows", [([0, 1], [2, 3, 4, 5]), ([5, 3, 4], [1, 0, 2]), ([4, 1, 2],)])
+def test_kfac_greedy_follows_the_rows_of_a_rule(rows):
+    _, factors, gradient, pairs = kronecker_case()
+    net = nn.Sequential(nn.Linear(4, 6, bias=False)).double()
+    units = find_units(net, extra={nn.Linear: reordered(*rows)})
+    greedy = KfacGreedy(units, factors, 5, 0.1)
+    row_of = [row for some in rows for row in some]
+    found, gains = greedy.select(gradient, 3)
+    chosen = []
+    for _ in range(3):
+        left = [row for row in row_of if row not in chosen]
+        chosen.append(max(left, key=lambda row: decrement([*chosen, row], gradient, pairs, 0.1)))
+    assert [row_of[unit] for unit in found.tolist()] == chosen
+    assert float(gains.sum()) == pytest.approx(decrement(chosen, gradient, pairs, 0.1), rel=1e-4)
+    assert len(greedy.select(gradient, 9)[0]) == len(row_of)
+    zeros = {name: torch.zeros_like(value) for name, value in gradient.items()}
+    worth = greedy.worth(zeros, gradient, [])  # with nothing inside: what each unit brings alone
+    for unit, row in enumerate(row_of):
+        assert float(worth[unit]) == pytest.approx(decrement([row], gradient, pairs, 0.1), rel=1e-6)
+
+
+def test_kfac_greedy_enters_a_unit_once_that_owns_rows_of_two_layers():
+    _, factors, gradient, _ = kronecker_case()
+    factors[1] = Factor("2.weight", "", factors[1].inputs[:6, :6], factors[1].outputs)
+
+    def pairs_of_rows(name, module):
+        yield unit_layer(name, "Pairs", 3, {"0.weight": 0, "2.weight": 0}, None)
+
+    net = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3)).double()
+    units = find_units(net, extra={nn.Sequential: pairs_of_rows})
+    found, _ = KfacGreedy(units, factors, 5, 0.1).select(gradient, 9)
+    assert sorted(found.tolist()) == [0, 1, 2]
 
 
 def test_kfac_greedy_refuses():

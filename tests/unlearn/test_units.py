@@ -211,6 +211,45 @@ def test_windows_in_the_first_axis_are_positions_of_their_sample():
         record(model, (x,), batch=5)
 
 
+class Frames(nn.Module):
+    """A layer that sees the frames of all samples in the first axis."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer.double()
+
+    def forward(self, x):
+        return self.layer(x.flatten(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "sides"),
+    [
+        (lambda: nn.Conv2d(2, 4, 3), (N + 2, 4)),
+        (lambda: nn.ConvTranspose2d(2, 4, 2), (N - 1, 4)),
+        (lambda: nn.BatchNorm2d(2), (N, 4)),
+        (lambda: nn.GroupNorm(1, 2), (N, 4)),
+        (lambda: nn.PReLU(2), (N, 4)),
+    ],
+)
+def test_maps_as_high_as_there_are_samples_are_no_samples(make, sides):
+    model, x = Frames(make()).eval(), normal(N, 5, 2, *sides)
+    expected = model(x)
+    assert expected.shape[2] == N
+    found = record(model, (x,))["layer"]
+    torch.testing.assert_close(found, expected.unflatten(0, (N, 5)).movedim(2, -1).flatten(1, 3))
+
+
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.GRU])
+def test_the_sentences_of_a_sample_are_positions_of_lower_recurrent_layers(cls):
+    model, x = Frames(cls(4, 5, num_layers=2, batch_first=True)), normal(N, 2, 6, 4)
+    steps, state = model(x)
+    final = state[0] if cls is nn.LSTM else state
+    found = record(model, (x,))
+    torch.testing.assert_close(found["layer.l0"], final[0].reshape(N, 2, 5))
+    torch.testing.assert_close(found["layer.l1"], steps.reshape(N, 12, 5))
+
+
 @pytest.mark.parametrize("cls", [nn.LSTM, nn.GRU])
 def test_recurrent_layers_are_read_at_every_step_and_below_at_the_last(cls):
     model = cls(4, 5, num_layers=2, bidirectional=True).double()
@@ -243,6 +282,13 @@ def test_an_embedding_row_is_active_by_its_share_of_the_positions():
     ids = torch.tensor([[1, 1, 2, 0], [3, 3, 3, 3], [0, 1, 2, 3]])
     found = record(Named(nn.Embedding(5, 2)), (), {"input": ids})["child"]
     assert found.tolist() == [[[0.25, 0.5, 0.25, 0, 0]], [[0, 0, 0, 1, 0]], [[0.25, 0.25, 0.25, 0.25, 0]]]
+
+
+@pytest.mark.parametrize("n_positions", [1, 4])  # no multiple of the samples
+def test_positions_in_one_axis_are_those_of_every_sample(n_positions):
+    found = record(nn.Embedding(5, 2), (torch.arange(n_positions),))[""]
+    expected = (torch.arange(5) < n_positions) / n_positions
+    torch.testing.assert_close(found, expected.expand(N, 1, 5))
 
 
 def test_embedding_rows_are_units():
@@ -535,23 +581,27 @@ def unsupported_model():
             "lazy": nn.LazyLinear(4),
             "renormed": nn.Embedding(5, 2, max_norm=1.0),
             "sparse": nn.EmbeddingBag(5, 2, sparse=True),
+            "by_frequency": nn.Embedding(5, 2, scale_grad_by_freq=True),
             "complex": nn.Linear(3, 2, dtype=torch.complex64),
         }
     )
 
 
 def test_all_modules_that_cannot_be_cut_are_named_at_once():
-    with pytest.raises(UnsupportedModuleError, match="4 module") as error:
+    with pytest.raises(UnsupportedModuleError, match="5 module") as error:
         find_units(unsupported_model())
-    assert set(error.value.modules) == {"lazy", "renormed", "sparse", "complex"}
-    for word in ("one batch", "max_norm=None", "sparse=False", "real and imaginary", "unsupported='skip'"):
+    assert set(error.value.modules) == {"lazy", "renormed", "sparse", "by_frequency", "complex"}
+    words = ("one batch", "max_norm=None", "sparse=False", "scale_grad_by_freq=False", "real and imaginary")
+    for word in (*words, "unsupported='skip'"):
         assert word in str(error.value)
 
 
 def test_they_can_be_left_out():
     units = find_units(unsupported_model(), unsupported="skip")
     assert [layer.name for layer in units.layers] == ["fine"]
-    assert units.uncovered == ("renormed.weight", "sparse.weight", "complex.weight", "complex.bias")
+    assert units.uncovered == (
+        "renormed.weight", "sparse.weight", "by_frequency.weight", "complex.weight", "complex.bias",
+    )  # fmt: skip
     with pytest.raises(ValueError, match="'raise' or 'skip'"):
         find_units(nn.Linear(2, 2), unsupported="ignore")
     with pytest.raises(TypeError, match=r"must be a torch nn.Module, got str"):
@@ -561,7 +611,7 @@ def test_they_can_be_left_out():
 def test_frozen_modules_are_no_reason_to_refuse():
     model = unsupported_model()
     del model["lazy"]
-    for name in ("renormed", "sparse", "complex"):
+    for name in ("renormed", "sparse", "by_frequency", "complex"):
         model[name].requires_grad_(False)
     assert find_units(model).n_units == 2
 

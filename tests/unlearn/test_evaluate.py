@@ -132,7 +132,7 @@ def test_intervals_of_distances_among_retrained_models_hold_the_truth(n):
     rng, pair = np.random.default_rng(n), np.random.default_rng(0).normal(size=(2, 200_000, 4))
     truth = {"js_divergence": np.linalg.norm(pair[0] - pair[1], axis=1).mean()}
     truth["gap"] = (2 / np.pi) ** 0.5 * (1 + 1 / (n - 1)) ** 0.5  # mean |x - mean of the others|, x normal
-    hits, apart, times = dict.fromkeys(truth, 0), 0, 300
+    hits, apart, times = dict.fromkeys(truth, 0), 0, 100
     for _ in range(times):
         result = of_points(rng.normal(size=(n, 4)), rng.normal(size=(n, 4)))
         frame, gaps = result.to_frame(intervals=True).loc["retrained"], result.gaps().loc["method", "js_divergence"]

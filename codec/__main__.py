@@ -13,6 +13,9 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import re
+import shlex
+import shutil
 import sys
 import threading
 import time
@@ -31,6 +34,8 @@ from codec._selection import SelectionPath, foci, lfoci
 
 READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
 OPTIONS = {"n_neighbors": "--neighbors", "max_features": "--max-features", "n_jobs": "--jobs", "alpha": "--alpha"}
+INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)*")  # what pandas calls a first column without a name
+OTHER_MARK = "the file seems to be separated by other than commas"
 ALPHA = 0.05  # level of the tests, unless --alpha says otherwise
 N_FOLDS = 5  # of the demonstration; every fold makes its own selection, some seconds
 SELECT_EPILOG = """\
@@ -68,9 +73,7 @@ def read_file(path: Path) -> pd.DataFrame:
     try:
         if name.endswith((".parquet", ".pq")):
             return pd.read_parquet(path)
-        separator = "\t" if ".tsv" in name else ","
-        _refuse_twice(pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0].dropna())
-        return _without_index_column(pd.read_csv(path, sep=separator, low_memory=False, float_precision="round_trip"))
+        return _read_text(path, "\t" if name.endswith((".tsv", ".tsv.gz")) else ",")
     except pd.errors.EmptyDataError:
         raise InputError(f"'{path}' is empty") from None
     except UnicodeDecodeError as error:
@@ -81,18 +84,33 @@ def read_file(path: Path) -> pd.DataFrame:
         raise InputError(f"cannot read '{path}': {_one_line(error)}") from None
 
 
+def _read_text(path: Path, separator: str) -> pd.DataFrame:
+    """Read CSV or TSV; the first row is also read as it stands, since the reader changes names."""
+    header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
+    _refuse_twice(header[header != ""])
+    table = pd.read_csv(path, sep=separator, low_memory=False, float_precision="round_trip")
+    if len(table) and not isinstance(table.index, pd.RangeIndex):  # the reader has taken the first fields for labels
+        n_fields, names = len(header) + table.index.nlevels, f"{len(header)} name{'s' if len(header) > 1 else ''}"
+        remedy = OTHER_MARK if _is_marked(header.tolist()) else "give every column a name"
+        raise InputError(f"the rows of '{path}' have {n_fields} fields, but its first row has {names}; {remedy}")
+    return _without_index_columns(table, header.tolist())
+
+
 def _refuse_twice(names: pd.Series[Any]) -> None:
     """Two columns of one name: the reader would call the second one something else."""
     if names.duplicated().any():
         raise InputError(f"two columns are called '{names[names.duplicated()].iloc[0]}'; rename one of them")
 
 
-def _without_index_column(table: pd.DataFrame) -> pd.DataFrame:
-    """Leave out a first column without a name: the row index that data frames write."""
-    if table.shape[1] > 1 and str(table.columns[0]) == "Unnamed: 0":
-        _note("the first column has no name and is left out as a row index")
-        return table.iloc[:, 1:]
-    return table
+def _without_index_columns(table: pd.DataFrame, header: Sequence[str]) -> pd.DataFrame:
+    """Leave out the first column if it has no name, and those before it in an earlier file: what data frames write."""
+    named = (j for j, name in enumerate(header) if not (INDEX_NAME.fullmatch(name) or (j == 0 and name == "")))
+    n_index = min(next(named, len(header)), table.shape[1] - 1)
+    if n_index:
+        first = "first column has no name and is left out as a row index"
+        several = f"first {n_index} columns have no names of their own and are left out as row indices"
+        _note(f"the {first if n_index == 1 else several}")
+    return table.iloc[:, n_index:]
 
 
 def split_columns(
@@ -131,11 +149,16 @@ def _named(arguments: Sequence[str], table: pd.DataFrame) -> list[str]:
     return [part if part in table.columns else part.strip() for part in parts if part.strip()]
 
 
+def _is_marked(names: Sequence[str]) -> bool:
+    """Whether the only name looks like several, between other marks."""
+    return len(names) == 1 and any(mark in names[0] for mark in ";\t|")
+
+
 def _require_column(table: pd.DataFrame, name: str, option: str) -> None:
     if name in table.columns:
         return
-    if table.shape[1] == 1 and any(mark in table.columns[0] for mark in ";\t|"):
-        raise InputError(f"{option}: there is no column '{name}'; the file seems to be separated by other than commas")
+    if _is_marked(table.columns.tolist()):
+        raise InputError(f"{option}: there is no column '{name}'; {OTHER_MARK}")
     near = difflib.get_close_matches(name, table.columns, n=1)
     shown = ", ".join(table.columns[:8]) + (", ..." if table.shape[1] > 8 else "")
     hint = f"did you mean '{near[0]}'?" if near else f"the columns are {shown}"
@@ -174,8 +197,7 @@ def _refuse_text(features: pd.DataFrame) -> None:
 def _as_options(option: str, names: Sequence[str]) -> str:
     """What to type for these names: in one argument, or in one each where a name holds a comma."""
     arguments = names if any("," in name for name in names) else [",".join(names)]
-    odd = [any(not c.isalnum() and c not in "_-.," for c in argument) for argument in arguments]
-    return " ".join(f"{option} '{a}'" if o else f"{option} {a}" for a, o in zip(arguments, odd, strict=True))
+    return " ".join(f"{option}{'=' if a.startswith('-') else ' '}{shlex.quote(a)}" for a in arguments)
 
 
 def prepare(features: pd.DataFrame, response: pd.Series[Any], nan_policy: str) -> tuple[pd.DataFrame, pd.Series[Any]]:
@@ -192,7 +214,8 @@ def prepare(features: pd.DataFrame, response: pd.Series[Any], nan_policy: str) -
 
 
 def _is_constant(column: pd.Series[Any]) -> bool:
-    return len(column) > 0 and bool((column == column.iloc[0]).all())
+    """Whether there is one value in all rows; that some are missing tells them apart."""
+    return len(column) > 0 and bool(column.notna().all()) and bool((column == column.iloc[0]).all())
 
 
 def _complete_rows(
@@ -241,11 +264,13 @@ def check_output(output: Path, source: Path) -> None:
 
 
 def write_atomically(frame: pd.DataFrame, output: Path) -> None:
-    """Write the table beside its place, then move it there: never half a file."""
+    """Write the table beside its place, then move it there: never half a file, and open to no one else than before."""
     output = output.resolve()
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as handle:
+            if output.exists():
+                shutil.copymode(output, part)
             frame.to_csv(handle, lineterminator="\n")
             handle.flush()
             os.fsync(handle.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,11 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.feature_selection import SelectorMixin
 from sklearn.utils import Tags
 from sklearn.utils._set_output import _get_output_config  # as SelectorMixin.transform does
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from codec._decisions import BlanketPath
 from codec._dependence import NominalY, read_response, refuse_constant
@@ -29,6 +31,7 @@ from codec._markov import (
 )
 from codec._nulls import CLASS_ROWS, pool_rare
 from codec._selection import Options, select_features
+from codec._stability import MIN_ROWS, own_seed
 from codec._task import Task, few_whole_numbers, split_rows
 from codec._validation import (
     BoolArray,
@@ -110,11 +113,12 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     test : callable, optional
         ``test(y, z, given)`` with the first three arguments of :func:`codec.codec_test` returns (statistic,
         p-value) or an object that unpacks so; used in place of the calibrated test, with
-        Bonferroni's correction. It is also passed ``n_resamples`` and ``rng`` if it has them. ``z`` and ``given`` are
-        arrays of shape (n, d), or frames where columns are categories; ``given`` may be None. ``z`` has several columns
-        where it is a group, or a number with missing values: the median in their place, and 0/1 for what was missing.
-        Constant columns of ``z`` are left out. :func:`codec.codec_test` takes all of this, :func:`codec.g_test`
-        whatever is discrete, :func:`codec.fisher_z` one numeric column as y and as z.
+        Bonferroni's correction. It is also passed ``n_resamples`` and ``rng`` if it has them, unless it is a
+        :func:`functools.partial` that sets them. ``z`` and ``given`` are arrays of shape (n, d), or frames where
+        columns are categories; ``given`` may be None. ``z`` has several columns where it is a group, or a number with
+        missing values: the median in their place, and 0/1 for what was missing. Constant columns of ``z`` are left
+        out. :func:`codec.codec_test` takes all of this, :func:`codec.g_test` whatever is discrete,
+        :func:`codec.fisher_z` one numeric column as y and as z.
     split : float, optional
         Share of the rows, such as .5, that the search uses; ``pvalues_`` then come from the other rows and are
         valid whatever was selected. Each class of y is divided in this way.
@@ -360,7 +364,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         features = features if discrete else with_indicators(features)  # there a missing value is a level
         features = features if self.test is not None else with_distances(features)
         task = Task(features, response, discrete, self._options(table, groups), self)
-        stability = self._stability_options()
+        stability = self._stability_options(response.n_rows)
         names = tuple(" + ".join(table.names[j] for j in group) for group in groups)
         rows = np.arange(response.n_rows)
         share = None if self.split is None else _check_share(self.split, "split")
@@ -391,7 +395,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         if limit is not None:
             limit = check_integer(limit, "max_features", 1, len(table.names))
         cap = SCREEN_FEATURES
-        if self.screen is False:
+        if _is_flag(self.screen, False):
             cap = 0
         elif self.screen != "auto":
             cap = check_integer(self.screen, "screen", 1)
@@ -428,15 +432,20 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             for values, nominal in zip(t.columns, t.nominal, strict=True)
         )
 
-    def _stability_options(self) -> dict[str, Any] | None:
-        if self.stability is None or self.stability is False:
+    def _stability_options(self, n_rows: int) -> dict[str, Any] | None:
+        if self.stability is None or _is_flag(self.stability, False):
             return None
         if self.split is not None:
             raise ValueError("stability and split are both given; each makes its own use of the rows, choose one.")
-        options: Any = {} if self.stability is True else self.stability
+        options: Any = {} if _is_flag(self.stability, True) else self.stability
         if not isinstance(options, dict) or not set(options) <= {"n_subsamples", "threshold"}:
             raise ValueError(
                 f"stability is {self.stability!r}; it must be True or a dict with n_subsamples and threshold."
+            )
+        if n_rows < MIN_ROWS:
+            raise ValueError(
+                f"stability is {self.stability!r} for {n_rows} rows; it selects in halves of them and needs at least "
+                f"{MIN_ROWS}. Pass more rows, or stability=None."
             )
         return dict(options)
 
@@ -485,6 +494,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         if hasattr(X, "dtypes"):  # a frame: its categories would be lost in an array
+            _refuse_equal_names(X)
             features = read_table(X, "X")
             validate_data(self, X, skip_check_array=True)
         else:
@@ -530,6 +540,34 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             X = without_nullable(X)
         return super().transform(X)
 
+    def inverse_transform(self, X: Any) -> Any:
+        """The columns of X where they were before :meth:`transform`, beside columns of zeros.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_selected)
+            What :meth:`transform` returned; values may be missing if ``allow_nan``.
+
+        Returns
+        -------
+        ndarray of shape (n, p)
+            Zeros stand for features that were not selected.
+        """
+        if issparse(X) or not self._accepts_nan():
+            return super().inverse_transform(X)
+        support = self._get_support_mask()
+        frame = as_frame(X, "X")
+        if isinstance(frame, pd.DataFrame):
+            frame = without_nullable(frame)
+        values = check_array(frame, dtype=None, ensure_all_finite="allow-nan")
+        if values.shape[1] != support.sum():
+            raise ValueError(
+                f"X has {values.shape[1]} column(s), but {support.sum()} were selected; pass what transform returns."
+            )
+        whole = np.zeros((len(values), support.size), dtype=values.dtype)
+        whole[:, support] = values
+        return whole
+
     def _get_support_mask(self) -> BoolArray:
         check_is_fitted(self)
         support: BoolArray = self.support_
@@ -544,10 +582,15 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
 
 
 def generator_of(random_state: Any) -> np.random.Generator:
-    """A Generator of any kind of random_state; an int gives the same one every time."""
+    """A Generator of any kind of random_state; an int or SeedSequence, which stays as it is, always gives the same."""
     if isinstance(random_state, np.random.RandomState):
         random_state = int(random_state.randint(2**31))
-    return as_generator(random_state, "random_state")
+    return as_generator(own_seed(random_state), "random_state")
+
+
+def _is_flag(value: Any, flag: bool) -> bool:
+    """Whether this is True, or False, as Python or numpy has it."""
+    return isinstance(value, (bool, np.bool_)) and bool(value) is flag
 
 
 def _same(value: Any, default: Any) -> bool:
@@ -573,6 +616,15 @@ def _check_share(value: Any, argument: str) -> float:
     if share >= 1.0:
         raise ValueError(f"{argument} is {value}; it must be below 1.")
     return share
+
+
+def _refuse_equal_names(X: Any) -> None:
+    """Columns of a frame are chosen by name, also in transform."""
+    names = [str(name) for name in getattr(X, "columns", ())]
+    equal = [name for name, count in Counter(names).items() if count > 1]
+    if equal:
+        shown = ", ".join(map(repr, equal[:8])) + (", ..." if len(equal) > 8 else "")
+        raise ValueError(f"X has several columns called {shown}; every column needs a name of its own, rename them.")
 
 
 def _refuse_missing(y: Table) -> None:

@@ -18,7 +18,8 @@ terms' power.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,7 +86,7 @@ def with_response(features: Features, y: Table) -> Features:
         table,
         columns=np.concatenate([table.columns, y.columns]),
         nominal=np.concatenate([table.nominal, y.nominal]),
-        names=(*table.names, *y.names),
+        names=unique_names((*table.names, *y.names)),
     )
     return Features(whole, (*features.groups, tuple(range(len(table.names), len(whole.names)))))
 
@@ -101,7 +102,7 @@ def with_indicators(features: Features) -> Features:
     if not incomplete.size:
         return features
     columns = table.columns.copy()
-    added: dict[str, tuple[int, FloatArray]] = {}
+    added: list[_Added] = []
     for j in incomplete:
         present = columns[j, ~missing[j]]
         if table.nominal[j]:
@@ -109,7 +110,7 @@ def with_indicators(features: Features) -> Features:
             continue
         columns[j, missing[j]] = np.median(present) if present.size else 0.0
         place = next(v for v, group in enumerate(features.groups) if j in group)
-        added[f"{table.names[j]} missing"] = (place, missing[j].astype(np.float64))
+        added.append(_Added(f"{table.names[j]} missing", place, missing[j].astype(np.float64)))
     return _extend(replace(features, table=replace(table, columns=columns)), added)
 
 
@@ -120,30 +121,49 @@ def with_distances(features: Features) -> Features:
     from several points at once. The new columns stand behind the others; flags do not count as numbers.
     """
     table = features.table
-    added: dict[str, tuple[int, FloatArray]] = {}
+    added: list[_Added] = []
     for v, group in enumerate(features.groups):
         if len(group) < 2:
             continue
         numbers = [j for j in group if not table.nominal[j] and np.unique(table.columns[j]).size > 2]
         if len(numbers) > 1:
             points = standardize_rows(table.columns[numbers])
-            added[f"distance of {table.names[group[0]]}"] = (v, np.sqrt(np.einsum("ji,ji->i", points, points)))
+            distance = np.sqrt(np.einsum("ji,ji->i", points, points))
+            added.append(_Added(f"distance of {table.names[group[0]]}", v, distance))
     return _extend(features, added)
 
 
-def _extend(features: Features, added: dict[str, tuple[int, FloatArray]]) -> Features:
-    """More columns, by name, each with the feature that it belongs to."""
+@dataclass(frozen=True)
+class _Added:
+    """A new column, and the feature that it belongs to."""
+
+    name: str
+    feature: int
+    values: FloatArray
+
+
+def unique_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of columns side by side; one that is there already gets a number."""
+    taken: dict[str, None] = {}
+    for name in names:
+        numbered = (f"{name} ({k})" for k in itertools.count(2))
+        taken[next(new for new in itertools.chain([name], numbered) if new not in taken)] = None
+    return tuple(taken)
+
+
+def _extend(features: Features, added: Sequence[_Added]) -> Features:
+    """More columns behind the others."""
     if not added:
         return features
     table = features.table
     groups = [list(group) for group in features.groups]
-    for place, (v, _) in enumerate(added.values(), len(table.names)):
-        groups[v].append(place)
+    for place, column in enumerate(added, len(table.names)):
+        groups[column.feature].append(place)
     whole = replace(
         table,
-        columns=np.concatenate([table.columns, [values for _, values in added.values()]]),
+        columns=np.concatenate([table.columns, [column.values for column in added]]),
         nominal=np.concatenate([table.nominal, np.zeros(len(added), dtype=np.bool_)]),
-        names=(*table.names, *added),
+        names=unique_names((*table.names, *(column.name for column in added))),
     )
     return Features(whole, tuple(tuple(group) for group in groups))
 

@@ -10,13 +10,13 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from codec._family import Features, Step, Values
+from codec._family import Features, Step, Values, unique_names
 from codec._peers import SIGNS
 from codec._related import Families
 from codec._spouses import Children
@@ -180,6 +180,8 @@ class External:
             self._known = set(inspect.signature(test).parameters)
         except (TypeError, ValueError):  # built-in functions have none
             self._known = set()
+        if isinstance(test, partial):  # what the user has set stays
+            self._known -= set(test.keywords)
 
     def _ask(self, feature: int, given: Sequence[int], n_tests: float) -> tuple[float, float]:
         options: dict[str, Any] = {}
@@ -237,8 +239,8 @@ def to_data(table: Table) -> Any:
     """An array (n, d), or a pandas frame where columns are categories without order."""
     if not table.nominal.any():
         return table.columns.T.copy()
-    columns = {
-        name: pd.Categorical(values) if nominal else values
-        for name, values, nominal in zip(table.names, table.columns, table.nominal, strict=True)
-    }
-    return pd.DataFrame(columns)
+    columns = (
+        pd.Categorical(values) if nominal else values
+        for values, nominal in zip(table.columns, table.nominal, strict=True)
+    )
+    return pd.DataFrame(dict(enumerate(columns))).set_axis(list(unique_names(table.names)), axis=1)

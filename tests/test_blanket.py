@@ -224,6 +224,47 @@ def test_transform_keeps_the_columns(data):
     assert np.all(back[:, [0, 2, 3, 5]] == 0)
 
 
+def with_gaps(X, **options):
+    """X with missing values in every column, and a selector of two of the columns that accepts them."""
+    X = X.mask(np.random.default_rng(0).random(X.shape) < 0.1)
+    options = {"always_include": [1, 4], "max_features": 1, "allow_nan": True, "random_state": 0, **options}
+    y = np.random.default_rng(1).standard_normal(len(X))
+    return X, MarkovBlanketSelector(**options).fit(X, y)
+
+
+def test_inverse_transform_keeps_missing_values(data):
+    X, selector = with_gaps(data[0], alpha=1e-9)
+    kept = X[["b", "e"]].to_numpy()
+    assert np.isnan(kept).any()
+    tables = [kept, pd.DataFrame(kept, columns=["b", "e"]), pd.DataFrame(kept).astype("Float64"), pl.DataFrame(kept)]
+    for table in [selector.transform(X), *tables]:
+        back = selector.inverse_transform(table)
+        np.testing.assert_array_equal(back[:, [1, 4]], kept)
+        assert back.shape == X.shape
+        assert np.all(back[:, [0, 2, 3, 5]] == 0)
+    for output in ("pandas", "polars"):
+        shown = selector.set_output(transform=output).transform(X)
+        np.testing.assert_array_equal(selector.inverse_transform(shown)[:, [1, 4]], kept)
+    with pytest.raises(ValueError, match="X has 1 column"):
+        selector.inverse_transform(kept[:, :1])
+    with pytest.raises(ValueError, match="infinity"):
+        selector.inverse_transform(np.full((3, 2), np.inf))
+    with pytest.raises(NotFittedError):
+        clone(selector).inverse_transform(kept)
+    strict = MarkovBlanketSelector("foci").fit(*data)
+    with pytest.raises(ValueError, match="contains NaN"):
+        strict.inverse_transform(kept)
+
+
+def test_inverse_transform_of_numbers_beside_a_category_with_missing_values(mixed):
+    X, selector = with_gaps(mixed[0][["size", "grade", "colour"]], always_include=["size", "colour"])
+    chosen = selector.transform(X)
+    back = selector.inverse_transform(chosen)
+    assert back.shape == X.shape
+    pd.testing.assert_frame_equal(pd.DataFrame(back[:, selector.support_]), pd.DataFrame(chosen))
+    assert (back[:, ~selector.support_] == 0).all()
+
+
 def test_set_output(data):
     X, y = data
     chosen = MarkovBlanketSelector("foci").set_output(transform="pandas").fit(X, y).transform(X)
@@ -473,6 +514,6 @@ def test_callbacks_hear_of_every_step(method):
     steps = [f"step {k + 1}" for k in range(2)] if method == "foci" else []
     tasks = [event for step in steps for event in (("begin", step), ("end", step))]
     assert recorder.events == ["setup", ("begin", "fit"), *tasks, ("end", "fit"), "teardown"]
-    with pytest.raises(ValueError, match="y"):
+    with pytest.raises(ValueError, match="the target y is None"):
         selector.fit(X, None)
     assert recorder.events.count("setup") == recorder.events.count("teardown")

@@ -288,6 +288,14 @@ def test_every_name_of_the_room_is_there():
         (lambda: make_modular_sum(flip=2.0), "flip == 2"),
         (lambda: make_post_nonlinear("other"), "kind is 'other'"),
         (lambda: make_mlp_network(nominal=1.5), "nominal == 1.5"),
+        (lambda: make_mlp_network(10, 4, mean_parents=-1), "mean_parents == -1"),
+        (lambda: make_mlp_network(10, 4, mean_parents=np.nan), "mean_parents is nan; it must be finite"),
+        (lambda: make_post_nonlinear(noise=-1), "noise == -1"),
+        (lambda: make_gaussian_network({"a": {"sd": -1}}), "nodes: sd of 'a' == -1"),
+        (
+            lambda: make_gaussian_network({"a": {}, "b": {"coefs": {"a": 1.0}}}),
+            "nodes: 'b' has the entry 'coefs'; it may",
+        ),
         (lambda: make_mlp_network(10, 4, target="v9"), "target is 'v9'"),
         (lambda: make_mlp_network(10, 4, target=9), "target is 9"),
         (lambda: make_gaussian_network({"a": {"coef": {"b": 1.0}}}), "parent 'b' of 'a' is no node"),
@@ -315,6 +323,14 @@ def test_wrong_arguments_are_named(make, message):
 def test_wrong_types_are_named(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_wrong_seeds_are_named(make):
+    with pytest.raises(ValueError, match="random_state is -1; pass None, an int from 0 on"):
+        make(-1)
+    with pytest.raises(TypeError, match="random_state is 'x'"):
+        make("x")
 
 
 def test_numpy_scalars_are_numbers():

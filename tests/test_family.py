@@ -1,11 +1,13 @@
 """One step of the search: values counted by hand, exchangeable copies, and what must not change them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from codec._family import Features, Step, Values, single_columns, with_distances, with_indicators
+from codec._family import Features, Step, Values, single_columns, with_distances, with_indicators, with_response
 from codec._validation import read_table
 
 
@@ -159,6 +161,27 @@ def test_indicators_by_hand():
     assert np.isnan(plain.table.columns[0, 1])  # what was given is as it was
     complete = Features(read_table(X[["b"]], "X"), ((0,),))
     assert with_indicators(complete) is complete
+
+
+def test_indicators_and_distances_of_columns_of_equal_names():
+    X = pd.DataFrame(
+        [[1.0, np.nan, 0.0, 1.0], [np.nan, 2.0, 4.0, 5.0], [3.0, 8.0, 1.0, 2.0]], columns=["a", "a", "a missing", "b"]
+    )
+    plain = Features(read_table(X, "X"), ((0,), (1,), (2, 3)))
+    whole = with_indicators(plain)
+    assert whole.groups == ((0, 4), (1, 5), (2, 3))
+    assert whole.table.names == ("a", "a (2)", "a missing", "b", "a missing (2)", "a missing (3)")
+    np.testing.assert_array_equal(whole.table.columns[4:], [[0, 1, 0], [1, 0, 0]])
+    points = Features(read_table(np.arange(12.0).reshape(3, 4) ** 2, "X"), ((0, 1), (2, 3)))
+    points = replace(points, table=replace(points.table, names=("p", "q", "p", "q")))
+    whole = with_distances(points)
+    assert whole.groups == ((0, 1, 4), (2, 3, 5))
+    assert whole.table.names[4:] == ("distance of p", "distance of p (2)")
+
+
+def test_a_response_of_a_features_name_has_its_own():
+    whole = with_response(features(np.eye(3)), read_table(pd.Series([1.0, 2.0, 4.0], name="x1"), "y"))
+    assert whole.table.names == ("x0", "x1", "x2", "x1 (2)")
 
 
 def test_distances_by_hand():

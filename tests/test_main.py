@@ -146,14 +146,15 @@ def test_output_of_foci_is_the_selection_table(csv, table, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["data.csv", "data.CSV", "data.csv.gz", "data.tsv", "data.tsv.gz", "d.parquet", "d.pq"]
+    "name",
+    ["data.csv", "data.CSV", "data.csv.gz", "data.tsv.csv", "data.tsv", "data.TSV", "data.tsv.gz", "d.parquet", "d.pq"],
 )
 def test_formats_give_the_same_answer(name, csv, table, tmp_path, capsys):
     path = tmp_path / name
     if ".p" in name:
         table.to_parquet(path)
     else:
-        text = table.to_csv(index=False, sep="\t" if ".tsv" in name else ",").encode()
+        text = table.to_csv(index=False, sep="," if ".csv" in name.lower() else "\t").encode()
         path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     options = ["--target", "y", "--drop", "kind", "--categorical", "city", "--output", tmp_path / "out.csv"]
     options += ["--method", "foci"]
@@ -223,6 +224,43 @@ def test_constant_columns_and_the_row_index_are_left_out_aloud(table, tmp_path, 
     assert "of 2 features" in out
 
 
+@pytest.mark.parametrize("header", ["", ",Unnamed: 0", ",Unnamed: 0.1,Unnamed: 0", "Unnamed: 0"])
+def test_the_row_indices_of_files_saved_again_are_left_out(header, table, tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    text = table[["a", "b", "y"]].to_csv(index=False).splitlines()
+    rows = [f"{header},{text[0]}"] + [f"{f'{i},' * (header.count(',') + 1)}{row}" for i, row in enumerate(text[1:])]
+    path.write_text("\n".join(rows))
+    status, out, err = run(capsys, "select", path, "--target", "y", "--max-features", 1)
+    assert status == 0
+    assert ("row index" if header.count(",") == 0 else f"first {header.count(',') + 1} columns") in err
+    assert "of 2 features" in out
+
+
+def test_a_column_called_unnamed_among_others_is_a_feature(table, tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    table[["a", "b", "y"]].rename(columns={"b": "Unnamed: 0"}).to_csv(path, index=False)
+    status, out, err = run(capsys, "select", path, "--target", "y", "--max-features", 1)
+    assert (status, err) == (0, "")
+    assert "of 2 features" in out
+
+
+@pytest.mark.parametrize("n_missing", [1, 60])
+def test_values_beside_missing_ones_are_not_constant(n_missing, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 50, 100)
+    whole, y = pd.array(values, dtype="Int64"), values + 0.1 * rng.normal(size=100)
+    whole[:n_missing] = pd.NA
+    flag = pd.array([pd.NA, *[True] * 99], dtype="boolean")
+    none = pd.array([pd.NA] * 100, dtype="Int64")  # is not constant either, and never selected
+    path = tmp_path / "data.parquet"
+    pd.DataFrame({"whole": whole, "flag": flag, "none": none, "one": 1, "y": y}).to_parquet(path)
+    status, out, err = run(capsys, "select", path, "--target", "y", "--nan-policy", "keep")
+    assert status == 0
+    assert err == "codec: left out as constant: one\n"
+    assert "1 of 3 features" in out
+    assert "1  whole" in out
+
+
 def test_missing_values_are_refused_or_left_out(table, tmp_path, capsys):
     path = tmp_path / "data.csv"
     holes = table[["a", "b", "y"]].copy()
@@ -277,6 +315,8 @@ def test_text_column_is_named_with_both_ways_out(csv, capsys):
         (["missing.csv", "--target", "y", "--nan-policy", "omit"], "column 'x' misses 4 values"),
         (["infinite.csv", "--target", "y"], "infinit"),
         (["semicolon.csv", "--target", "y"], "separated by other than commas"),
+        (["decimal.csv", "--target", "y"], "2 fields, but its first row has 1 name; the file seems to be separated by"),
+        (["labels.csv", "--target", "y"], "have 4 fields, but its first row has 3 names; give every column a name"),
         (["latin.csv", "--target", "y"], "not UTF-8"),
         (["ragged.csv", "--target", "y"], "cannot read 'ragged.csv'"),
         (["broken.csv.gz", "--target", "y"], "cannot read 'broken.csv.gz'"),
@@ -321,6 +361,8 @@ def _broken_files(folder: Path) -> None:
         "missing.csv": "x,y\n,3\n,4\n,5\n,6\n2,9\n",
         "infinite.csv": "x,y\n1,3\ninf,4\n2,5\n5,6\n",
         "semicolon.csv": "x;y\n1;3\n2;4\n",
+        "decimal.csv": "x;y\n1,5;3\n2,5;4\n",
+        "labels.csv": "a,b,y\n" + "".join(f"{i},{i * i % 7},{i % 5},{i}\n" for i in range(30)),
         "ragged.csv": "x,y\n1,2\n1,2,3\n",
         "broken.csv.gz": "no gzip",
         "broken.parquet": "no parquet",
@@ -382,6 +424,26 @@ def test_what_is_said_of_odd_names_works_as_typed(table, tmp_path, capsys):
     assert "no column 'price'" in refused(capsys, "select", path, "--target", "y", "--drop", "price, b")
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["owner's"], ["--drop", "owner's"]),
+        (["-t"], ["--drop=-t"]),
+        (["--drop"], ["--drop=--drop"]),
+        (["-t", "owner's"], ["--drop=-t,owner's"]),
+        (["-1, 2", 'a "b" c$'], ["--drop=-1, 2", "--drop", 'a "b" c$']),
+    ],
+)
+def test_what_is_said_of_names_that_a_shell_or_a_parser_reads_works_as_typed(names, said, tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    x = np.random.default_rng(0).normal(size=40)
+    pd.DataFrame({"a": x, **dict.fromkeys(names, ["u", "v"] * 20), "y": x}).to_csv(path, index=False)
+    line = refused(capsys, "select", path, "--target", "y")
+    typed = shlex.split(line.partition(" or ")[2].partition(" to leave")[0])
+    assert typed == said
+    assert run(capsys, "select", path, "--target", "y", *typed)[0] == 0
+
+
 def test_names_between_commas_are_found_with_and_without_spaces(table):
     frame = table.rename(columns={"b": " b"})
     features, _ = cli.split_columns(frame, "y", ["city, kind"], ["a, b"])
@@ -419,6 +481,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_parts(csv, tmp_path, monkeypa
     assert err == f"codec: cannot write '{output}': No space left on device\n"
     assert output.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.csv", "out.csv"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such modes")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
+def test_a_file_that_is_there_keeps_its_mode(mode, csv, tmp_path, capsys):
+    output = tmp_path / "out.csv"
+    output.write_text("old")
+    output.chmod(mode)
+    options = ["--drop", "city,kind", "--max-features", 1, "--output", output]
+    assert run(capsys, "select", csv, "--target", "y", *options)[0] == 0
+    assert output.read_text().startswith("step,feature")
+    assert output.stat().st_mode & 0o777 == mode
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The calibrated search: what it finds, with which options."""
 
+from functools import partial
+
 import networkx as nx
 import numpy as np
 import pandas as pd
@@ -149,6 +151,46 @@ def test_what_a_test_is_given(table):
     assert z.shape == (300, 1)
     fit(X.iloc[:, [0, 1]], y, test=spy, screen=False)
     assert seen[-1][2] is None
+
+
+def test_what_a_partial_sets_stays():
+    seen = []
+
+    def spy(response, z, given, *, n_resamples, rng):
+        seen.append((n_resamples, rng))
+        return 0.0, 1.0
+
+    X = normal(40, 2)
+    fit(X, X[:, 0], test=partial(spy, n_resamples=999, rng=5), screen=False)
+    assert set(seen) == {(999, 5)}
+    seen.clear()
+    fit(X, X[:, 0], test=partial(partial(spy, n_resamples=999), n_resamples=19), screen=False)
+    assert {n_resamples for n_resamples, _ in seen} == {19}
+    assert all(isinstance(rng, np.random.Generator) for _, rng in seen)
+
+
+def names_given(X, y, **options):
+    """The columns of every frame that a test is given which finds that everything depends on everything."""
+    seen = []
+
+    def spy(response, z, given):
+        seen.extend(list(part) for part in (response, z, given) if isinstance(part, pd.DataFrame))
+        return 1.0, 1e-9
+
+    fit(X, y, test=spy, screen=False, **options)
+    return seen
+
+
+def test_a_test_is_given_every_column_also_those_of_equal_names():
+    x, y = normal(60, 3), normal(60, 1, 1)[:, 0]
+    gaps = np.where(np.arange(60) % 5 == 0, np.nan, x[:, 0])
+    colour = pd.Categorical(np.where(x[:, 2] > 0, "r", "g"))
+    X = pd.DataFrame({"a": gaps, "a missing": x[:, 1], "colour": colour})
+    assert ["a", "a missing (2)", "a missing", "colour"] in names_given(X.assign(b=x[:, 2]), y, allow_nan=True)
+    classes = pd.DataFrame({"u": colour, "v": colour}).set_axis(["u", "u"], axis=1)
+    assert ["u", "u (2)"] in names_given(x, classes)
+    X = pd.DataFrame({"u": x[:, 0], "v": x[:, 1], "w": x[:, 2]})
+    assert ["u", "u (2)"] in names_given(X, pd.Series(colour, name="u"), symmetric=True)
 
 
 def test_linear_chain_with_fisher_z(global_random_seed):

@@ -43,6 +43,7 @@ from codec import MarkovBlanketSelector, fisher_z
         ({"split": 1.5}, "split is 1.5; it must be below 1"),
         ({"stability": {"halves": 10}}, "stability is"),
         ({"stability": 100}, "stability is 100"),
+        ({"stability": np.True_, "split": 0.5}, "stability and split"),
         ({"stability": {"threshold": 0.4}}, "threshold is 0.4"),
         ({"stability": {"threshold": "x"}}, "threshold is 'x'; it must be a number"),
         ({"stability": {"n_subsamples": 5}}, "must be even"),
@@ -76,6 +77,7 @@ def test_wrong_options_are_named(options, error, product):
         {"method": "lfoci", "groups": ()},
         {"method": "foci", "allow_nan": np.False_},
         {"method": "foci", "alpha": np.float64(0.05)},
+        {"method": "foci", "stability": np.False_},
         {"n_neighbors": np.int64(1)},
         {"stop": np.True_},
     ],
@@ -95,6 +97,40 @@ def test_options_of_another_method_may_have_no_other_values(options):
         fit(X, X[:, 0], method="foci", **options)
 
 
+def test_flags_of_numpy_are_flags(product):
+    X, y = product
+    same_fit(fit(X, y, screen=np.False_), fit(X, y, screen=False))
+    same_fit(fit(X, y, stability=np.False_), fit(X, y))
+    assert fit(X, y, stability=np.True_, test=fisher_z, screen=False).stability_.n_subsamples == 100
+
+
+def test_too_few_rows_for_halves_are_named():
+    X = normal(6, 2)
+    with pytest.raises(ValueError, match=r"stability is True for 6 rows; .* needs at least 8"):
+        fit(X, X[:, 0], stability=True)
+    eight = normal(8, 2)
+    assert fit(eight, eight[:, 0], stability={"n_subsamples": 2}).stability_.subsample_size == 4
+
+
+@pytest.mark.parametrize("method", ["auto", "foci"])
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            ["a", "b", "a", "c", "b", "a"],
+            r"X has several columns called 'a', 'b'; every column needs a name of its own",
+        ),
+        ([0, 1, 2, 3, 3, 4], "columns called '3'"),
+        ([("g", "a"), ("g", "b"), ("g", "a"), ("h", "a"), ("h", "b"), ("h", "c")], r"columns called \"\('g', 'a'\)\""),
+        ([*"abcdefghi" * 2], "columns called 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', ...; every"),
+    ],
+)
+def test_columns_of_equal_names_are_refused(labels, said, method):
+    X = pd.DataFrame(normal(30, len(labels)), columns=labels)
+    with pytest.raises(ValueError, match=said):
+        fit(X, X.iloc[:, 0].to_numpy(), method=method)
+
+
 def test_labels_of_several_levels_name_columns(product):
     X, y = product
     frame = pd.DataFrame(X, columns=pd.MultiIndex.from_product([["g", "h", "i"], ["a", "b"]]))
@@ -105,7 +141,7 @@ def test_labels_of_several_levels_name_columns(product):
 
 def test_wrong_data_are_named(product):
     X, y = product
-    with pytest.raises(ValueError, match="y"):
+    with pytest.raises(ValueError, match="y is constant: column 'y0' holds a single value"):
         fit(X, np.ones(150))
     with pytest.raises(ValueError, match="y is None"):
         fit(X, None)
@@ -228,6 +264,18 @@ def test_random_state(product):
     selector = MarkovBlanketSelector(random_state=5)
     first = selector.fit(X, y).scores_
     np.testing.assert_array_equal(selector.fit(X, y).scores_, first)
+
+
+@pytest.mark.parametrize("options", [{}, {"stability": {"n_subsamples": 4}}, {"split": 0.5}])
+def test_a_seed_sequence_is_a_seed(options, product):
+    X, y = product
+    seed = np.random.SeedSequence(0, spawn_key=(3,))
+    first, again = (fit(X, y, random_state=seed, **options) for _ in range(2))
+    same_fit(first, again)
+    if options.get("stability"):
+        np.testing.assert_array_equal(first.stability_.frequencies, again.stability_.frequencies)
+    assert seed.n_children_spawned == 0
+    same_fit(first, fit(X, y, random_state=np.random.default_rng(np.random.SeedSequence(0, spawn_key=(3,))), **options))
 
 
 def test_scale_and_place_of_the_data_do_not_matter(product):

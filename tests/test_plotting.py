@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import matplotlib as mpl
 
@@ -244,6 +245,16 @@ def test_every_blanket_path_can_be_drawn(n):
     assert not hasattr(display, "stop_")
     if not n:
         assert display.ax_.texts[0].get_text() == "no test was made"
+
+
+@pytest.mark.parametrize("n", [0, 2])
+@pytest.mark.parametrize("alpha", [1e-3, 1e-14, 0.2])
+def test_the_level_lies_within_the_axes(alpha, n):
+    path = make_blanket_path(["removed"] * n, [0.5] * n)
+    axes = BlanketPathDisplay.from_path(replace(path, alpha=alpha)).ax_
+    bottom, top = axes.get_ylim()
+    assert top < alpha < bottom
+    assert top == 0.5 * min(0.01, alpha)
 
 
 def test_blanket_path_refuses_the_path_of_foci(data):

@@ -143,7 +143,8 @@ def test_improbable_features_keep_within_the_bound():
         ({"threshold": 1.1}, "threshold is 1.1"),
         ({"n_subsamples": 5}, "n_subsamples is 5"),
         ({"n_subsamples": 0}, "n_subsamples is 0"),
-        ({"n": 5}, "n is 5"),
+        ({"n": 7}, "n is 7: stability selection needs at least 8 rows"),
+        ({"n": 0}, "n is 0"),
         ({"n_jobs": 0}, "n_jobs is 0"),
     ],
 )
@@ -151,6 +152,20 @@ def test_wrong_arguments_are_named(changed, message):
     arguments = {"n": 50, "n_features": 3, **changed}
     with pytest.raises(ValueError, match=message):
         stability_selection(lambda *_: [], **arguments)
+
+
+def test_a_seed_sequence_stays_as_it_is():
+    def noisy(rows, rng):
+        return rng.permutation(30)[:3]
+
+    seed = np.random.SeedSequence(5, spawn_key=(1,), pool_size=8)
+    seed.spawn(2)
+    runs = [stability_selection(noisy, 40, 30, n_subsamples=20, rng=seed) for _ in range(2)]
+    np.testing.assert_array_equal(runs[0].frequencies, runs[1].frequencies)
+    assert seed.n_children_spawned == 2
+    generator = np.random.default_rng(seed)  # with the state that the seed has
+    same = stability_selection(noisy, 40, 30, n_subsamples=20, rng=generator)
+    np.testing.assert_array_equal(same.frequencies, runs[0].frequencies)
 
 
 def test_two_results_can_be_compared():

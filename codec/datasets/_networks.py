@@ -17,9 +17,12 @@ from codec.datasets._simulation import (
     Simulation,
     check_count,
     check_real,
+    make_generator,
     scale,
     tanh_network,
 )
+
+GAUSSIAN = ("intercept", "coef", "sd")  # what a node of a linear Gaussian network is given by
 
 
 def make_mlp_network(
@@ -81,7 +84,8 @@ def make_mlp_network(
     check_count(n_nodes, "n_nodes", 2)
     products, nominal = check_real(products, "products", 0.0, 1.0), check_real(nominal, "nominal", 0.0, 1.0)
     noise = check_real(noise, "noise", 0.0, boundaries="neither")
-    rng = np.random.default_rng(random_state)
+    mean_parents = check_real(mean_parents, "mean_parents", 0.0)
+    rng = make_generator(random_state)
     counts = np.minimum(rng.poisson(mean_parents, n_nodes), 4)
     parents = tuple(
         tuple(int(u) for u in rng.choice(v, min(v, int(counts[v])), replace=False)) if v else () for v in range(n_nodes)
@@ -133,7 +137,7 @@ def make_gaussian_network(
     Raises
     ------
     ValueError
-        If a parent is no node, or the graph has a cycle.
+        If a node has another entry or a negative ``sd``, a parent is no node, or the graph has a cycle.
 
     Examples
     --------
@@ -144,13 +148,14 @@ def make_gaussian_network(
     ['b', 'c']
     """
     check_count(n, "n")
-    rng = np.random.default_rng(random_state)
+    rng = make_generator(random_state)
     names = _names(nodes)
+    spreads = [_check_gaussian(node, name) for name, node in nodes.items()]
     parents = _parents({name: tuple(node.get("coef", {})) for name, node in nodes.items()})
     columns: list[FloatArray] = [np.empty(0)] * len(names)
     for v in _order(parents, names):
         node = nodes[names[v]]
-        noise = float(node.get("sd", 1.0)) * rng.standard_normal(n)
+        noise = spreads[v] * rng.standard_normal(n)
         terms = (b * columns[u] for u, b in zip(parents[v], node.get("coef", {}).values(), strict=True))
         columns[v] = float(node.get("intercept", 0.0)) + noise + sum(terms)
     return _choose(_network(columns, np.zeros(len(names), dtype=np.bool_), names, parents), target, rng)
@@ -199,7 +204,7 @@ def make_discrete_network(
     (['sprinkler', 'wet'], (0, 1))
     """
     check_count(n, "n")
-    rng = np.random.default_rng(random_state)
+    rng = make_generator(random_state)
     names = _names(nodes)
     tables = {name: np.asarray(table, dtype=np.float64) for name, (_, table) in nodes.items()}
     parents = _parents({name: tuple(above) for name, (above, _) in nodes.items()})
@@ -246,6 +251,14 @@ def _names(nodes: Mapping[str, Any]) -> list[str]:
         if not isinstance(name, str):
             raise TypeError(f"nodes: the name {name!r} is no string; write {str(name)!r}, also among the parents.")
     return list(nodes)
+
+
+def _check_gaussian(node: Mapping[str, Any], name: str) -> float:
+    """The standard deviation of a node, whose entries are all known."""
+    unknown = [entry for entry in node if entry not in GAUSSIAN]
+    if unknown:
+        raise ValueError(f"nodes: {name!r} has the entry {unknown[0]!r}; it may have {', '.join(GAUSSIAN)}.")
+    return check_real(node.get("sd", 1.0), f"nodes: sd of {name!r}", 0.0)
 
 
 def _parents(named: Mapping[str, Sequence[str]]) -> tuple[tuple[int, ...], ...]:

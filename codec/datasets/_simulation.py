@@ -161,12 +161,25 @@ def simulation(
 
 
 def check_real(value: Any, name: str, low: float, high: float | None = None, *, boundaries: str = "both") -> float:
-    """A number of any kind, numpy's scalars included."""
-    return float(check_scalar(value, name, Real, min_val=low, max_val=high, include_boundaries=boundaries))
+    """A finite number of any kind, numpy's scalars included."""
+    number = float(check_scalar(value, name, Real, min_val=low, max_val=high, include_boundaries=boundaries))
+    if not np.isfinite(number):
+        raise ValueError(f"{name} is {number}; it must be finite.")
+    return number
 
 
 def check_count(value: Any, name: str, low: int = 1) -> int:
     return int(check_scalar(value, name, (int, np.integer), min_val=low))
+
+
+def make_generator(random_state: RandomState) -> np.random.Generator:
+    """Generator of a seed, SeedSequence or Generator."""
+    try:
+        return np.random.default_rng(random_state)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"random_state is {random_state!r}; pass None, an int from 0 on, a SeedSequence or a Generator."
+        ) from None
 
 
 def scale(values: FloatArray) -> FloatArray:

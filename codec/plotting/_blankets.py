@@ -137,7 +137,7 @@ class BlanketPathDisplay:
             xytext=(-2, 3), textcoords="offset points", ha="right", fontsize="small", color="0.4",
         )  # fmt: skip
         axes.set_yscale("log")
-        axes.set_ylim(1.35, 0.5 * min(0.01, *np.maximum(self.pvalues, SMALLEST)) if n else 0.005)
+        axes.set_ylim(1.35, 0.5 * min(0.01, self.path.alpha, *np.maximum(self.pvalues, SMALLEST)))
         axes.set_xlim(0.3, max(n, 1) + 0.7)
         named = [i for i in range(n) if n <= LABELS or self.actions[i] != "removed"]
         axes.set_xticks(

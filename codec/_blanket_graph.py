@@ -19,6 +19,7 @@ from codec._forward import show_progress
 from codec._inference import codec_test
 from codec._parallel import in_order
 from codec._validation import (
+    MIN_ROWS,
     BoolArray,
     FloatArray,
     Table,
@@ -212,7 +213,7 @@ def markov_blanket_graph(
     Raises
     ------
     ValueError
-        If X has one column only, or missing values that the selector does not accept.
+        If X has one column only, several of the same name, or missing values that the selector does not accept.
 
     See Also
     --------
@@ -226,7 +227,8 @@ def markov_blanket_graph(
 
     - several variables of which all pairs are independent (no test at ``alpha`` rejects, each pair by
       :func:`codec.codec_test`): the parents of y, which are in each other's blanket because y is their common
-      child, if there is exactly one such part;
+      child, if there is exactly one such part (not one that its complete rows cannot test, as they are fewer than
+      three or leave a variable constant);
     - a single variable: a parent or a child without other parents; without a part of the first kind at most
       one of them is a parent, since two parents would be joined;
     - any other part holds a child and its other parents.
@@ -265,6 +267,9 @@ def markov_blanket_graph(
     d = len(table.names)
     if d < 2:
         raise ValueError(f"X has {d} column; a graph needs at least two.")
+    repeated = sorted({name for name in table.names if table.names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"X has several columns named {', '.join(map(repr, repeated))}; give each a name of its own.")
     (table,) = count_once([table], stacklevel=2)
     selector = MarkovBlanketSelector() if selector is None else selector
     if isinstance(selector, MarkovBlanketSelector) and not _accepts_nan(selector):
@@ -380,6 +385,8 @@ def connected_parts(members: Sequence[int], joined: BoolArray) -> list[tuple[int
 def _all_independent(table: Table, part: Sequence[int], alpha: float, rng: np.random.Generator) -> bool:
     frame = to_frame(table)
     complete = frame.iloc[:, list(part)].dropna()
+    if len(complete) < MIN_ROWS or (complete.nunique() < 2).any():  # there is nothing to test them by
+        return False
     return all(
         codec_test(complete.iloc[:, i], complete.iloc[:, [j]], statistic="codec", rng=rng).pvalue > alpha
         for i, j in combinations(range(len(part)), 2)

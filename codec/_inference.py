@@ -40,6 +40,7 @@ from codec._plans import (
 from codec._validation import FloatArray, NanPolicy, Rng, Table, as_generator
 
 TIED_LEVELS = 100  # of z; with fewer, T is skew: the level at .01 is .041 for 2, .024 for 10, .015 for 100
+RARE_ROWS = 200  # with another value than y's most frequent one; with fewer, T is skew: .024 for 10, .015 for 200
 
 
 # --------------------------------------------------------------------------- the result
@@ -52,7 +53,8 @@ class CodecTestResult:
     statistic : float
         T(Y, Z) or T(Y, Z | X) for the codec statistic; the largest standardized term for the omnibus.
     pvalue : float
-        Never 0: at least 1 / (n_resamples + 1), except for the asymptotic method.
+        With copies of the data never 0: at least 1 / (n_resamples + 1). That of a limit (asymptotic, Fisher's z, G) can
+        be 0 where floating-point numbers end.
     null_distribution : ndarray of shape (n_resamples,) or None
         The statistic of the resampled data; None for the asymptotic method.
     n_samples : int
@@ -299,7 +301,7 @@ def _run(data: Data, plan: Plan, sampler: Sampler | None, generator: np.random.G
     if plan.sequential:
         found = run_sequential(null, statistics[0], plan, data, generator)
     else:
-        found = rank(collect(null, statistics, plan, data, generator)[0], statistics[0].names)
+        found = rank(collect(null, statistics, plan, data, generator)[0], statistics[0])
     return _result(data, plan, found, notes)
 
 
@@ -328,13 +330,6 @@ def _asymptotic(data: Data, plan: Plan, generator: np.random.Generator) -> Codec
     value = coefficient.observed()
     if spread <= 0.0:
         raise ValueError("every permutation of y gives the same T (all rows of z are equally near): nothing to test.")
-    levels = int(row_codes(data.z).max()) + 1
-    notes: tuple[str, ...] = ()
-    if levels < TIED_LEVELS and 2 * levels <= data.n:
-        notes = (
-            f"z has {levels} different values in {data.n} rows: the coefficient is far from normal then, and small "
-            "p-values are too small; use method='permutation'.",
-        )
     return CodecTestResult(
         statistic=value,
         pvalue=float(norm.sf((value - mean) / spread)),
@@ -344,11 +339,24 @@ def _asymptotic(data: Data, plan: Plan, generator: np.random.Generator) -> Codec
         method="asymptotic",
         exact=False,
         n_resamples=0,
-        notes=notes,
+        notes=_notes_on_ties(data),
         n_omitted=data.n_omitted,
         _tables=(data.y, data.z, None),
         _n_neighbors=plan.n_neighbors,
     )
+
+
+def _notes_on_ties(data: Data) -> tuple[str, ...]:
+    """Warning signs that the coefficient is not normal: few values of z, or hardly any row but of one value of y."""
+    fault = "the coefficient is far from normal then, and small p-values are too small; use method='permutation'."
+    notes: tuple[str, ...] = ()
+    levels = int(row_codes(data.z).max()) + 1
+    if levels < TIED_LEVELS and 2 * levels <= data.n:
+        notes = (f"z has {levels} different values in {data.n} rows: {fault}",)
+    largest = int(np.unique(data.y.columns[0], return_counts=True)[1].max())
+    if data.n - largest < min(RARE_ROWS, largest):
+        notes = (*notes, f"y has the same value in {largest} of {data.n} rows: {fault}")
+    return notes
 
 
 def _randomization(data: Data, plan: Plan, sampler: Sampler | None, generator: np.random.Generator) -> CodecTestResult:
@@ -360,9 +368,7 @@ def _randomization(data: Data, plan: Plan, sampler: Sampler | None, generator: n
     if sampler is None:
         swapped = replace(data, y=data.z, z=data.y)
         null, (statistic,), notes = prepare(swapped, plan, [data.y], generator)
-        return _result(
-            data, plan, rank(collect(null, [statistic], plan, swapped, generator)[0], statistic.names), notes
-        )
+        return _result(data, plan, rank(collect(null, [statistic], plan, swapped, generator)[0], statistic), notes)
     setting_seed, graph_seed = generator.integers(2**63, size=2)
     draw = sampler_draws(sampler, data.raw_z, data.z, data.raw_given)
     draws = [draw(int(number)) for number in generator.integers(2**63, size=plan.n_resamples)]
@@ -376,4 +382,4 @@ def _randomization(data: Data, plan: Plan, sampler: Sampler | None, generator: n
     for size in block_sizes(copies.shape[1], 8 * data.n * len(copies)):
         parts.append(statistic.values(make_moving(copies[:, start : start + size])))
         start += size
-    return _result(data, plan, rank(np.concatenate(parts, axis=1), statistic.names), ())
+    return _result(data, plan, rank(np.concatenate(parts, axis=1), statistic), ())

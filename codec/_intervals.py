@@ -25,6 +25,7 @@ from codec._validation import (
 )
 
 ANALYTIC_ROWS = 500
+ANALYTIC_MIN_ROWS = 4  # products at lag 3
 BOOTSTRAP_SAMPLES = 400
 BOOTSTRAP_MIN_ROWS = 100
 BOOTSTRAP_ROWS = 400
@@ -79,7 +80,8 @@ def codec_interval(
     ------
     ValueError
         Several responses; y a function of ``given`` in the sample; for the bootstrap more than two columns of z
-        and ``given`` or fewer than 100 rows; for the analytic interval ties in y or several columns. The
+        and ``given`` or fewer than 100 rows; for the analytic interval fewer than four rows, ties in y or
+        several columns. The
         ordinary (n out of n) bootstrap is refused: it repeats rows, a repeated row is its own nearest neighbour, and it fails for this coefficient (Lin & Han 2024).
 
     References
@@ -134,6 +136,11 @@ def interval_of_tables(
     if method == "analytic" and reason:
         raise ValueError(f"the analytic interval needs {reason}; use method='bootstrap'.")
     if method != "bootstrap" and not reason:
+        if y.n_rows < ANALYTIC_MIN_ROWS:
+            raise ValueError(
+                f"y has {y.n_rows} rows; the analytic interval needs at least {ANALYTIC_MIN_ROWS}, and "
+                f"{ANALYTIC_ROWS} to cover as often as it says."
+            )
         fault = "the analytic interval covers less than it says (.90 to .96 instead of .95 at 200)"
         _warn_below(ANALYTIC_ROWS, y.n_rows, fault)
         center, spread = right_neighbor(y.columns[0], z.columns[0])

@@ -15,7 +15,17 @@ from scipy.stats import binomtest
 from codec._dependence import NominalY
 from codec._inference import codec_test
 from codec._jit import interruptible
-from codec._plans import MethodName, StatisticName, collect, make_plan, prepare, rank, read_data, single_thread
+from codec._plans import (
+    ConstantError,
+    MethodName,
+    StatisticName,
+    collect,
+    make_plan,
+    prepare,
+    rank,
+    read_data,
+    single_thread,
+)
 from codec._validation import (
     BoolArray,
     FloatArray,
@@ -130,8 +140,9 @@ def codec_test_many(
     n_jobs : int, optional
         Threads over columns. The result is the same, bit for bit, for every number.
     rng : None, int, SeedSequence or Generator, default None
-        The first column gets the p-value that :func:`codec_test` gives it with the same seed
-        and ``n_resamples``.
+        The first column gets the p-value that :func:`codec_test` gives it with the same seed and ``n_resamples``,
+        where the two make copies of the same side (``result.method``). They may not for the codec statistic and
+        ``'auto'``, given X, if Z has columns of several kinds: all of Z decides here.
 
     Returns
     -------
@@ -150,6 +161,7 @@ def codec_test_many(
     """
     check_option(method, "method", ("auto", "permutation", "local-permutation"))
     check_option(correction, "correction", ("holm", "fdr_bh", "fdr_by"))
+    n_jobs = check_jobs(n_jobs)
     if not check_positive(alpha, "alpha") < 1.0:
         raise ValueError(f"alpha is {alpha}; it must be below 1.")
     data = read_data(y, Z, given, nominal_y, nan_policy, second="Z")
@@ -164,7 +176,7 @@ def codec_test_many(
     with interruptible(), single_thread():
         null, statistics, notes = prepare(data, plan, zs, generator, n_jobs)
         values = collect(null, statistics, plan, data, generator, n_jobs)
-    found = [rank(v, s.names) for v, s in zip(values, statistics, strict=True)]
+    found = [rank(v, s) for v, s in zip(values, statistics, strict=True)]
     notes = (*notes, *data.copies_note())
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
@@ -296,7 +308,13 @@ def power_curve(
     Returns
     -------
     PowerCurve
-        ``power`` with intervals; ``.required(0.8)``; ``.to_frame()``.
+        ``power`` with intervals; ``.required(0.8)``; ``.to_frame()``. A data set in which y or z is constant counts as
+        not rejected (p = 1).
+
+    Raises
+    ------
+    ValueError
+        y or z is constant in every data set, and whatever :func:`codec_test` refuses.
 
     Examples
     --------
@@ -323,6 +341,8 @@ def power_curve(
         pvalues = Parallel(n_jobs=n_jobs)(
             delayed(_simulate)(model, sizes[k // n_simulations], seed, options) for k, seed in enumerate(seeds)
         )
+    if np.isnan(pvalues).all():
+        raise ValueError("source gives a constant y or z in every simulated data set: nothing to test.")
     hits = (np.reshape(pvalues, (len(sizes), n_simulations)) <= alpha).sum(axis=1)
     intervals = [binomtest(int(h), n_simulations).proportion_ci() for h in hits]
     return PowerCurve(
@@ -363,10 +383,14 @@ def _simulate(
     seed: np.random.SeedSequence,
     options: dict[str, Any],
 ) -> float:
+    """The p-value of one data set; NaN, which rejects nothing, if y or z is constant in it."""
     rng = np.random.default_rng(seed)
     data = model(n, rng)
     if len(data) not in {2, 3} or any(len(part) != n for part in data):
         raise ValueError(f"source({n}, rng) must return (y, z) or (y, z, given), each with {n} rows.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the same sign in hundreds of data sets
-        return codec_test(*data, rng=rng, **options).pvalue
+        try:
+            return codec_test(*data, rng=rng, **options).pvalue
+        except ConstantError:
+            return float("nan")

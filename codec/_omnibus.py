@@ -22,6 +22,8 @@ from codec._validation import BoolArray, FloatArray, IntArray
 
 N_COSINES = 4  # frequencies of the copula terms
 MAX_MODULATORS = 12  # functions of X that multiply the copula features
+ROUNDING = 1e-12  # a term that varies by no more, relatively, is constant ...
+SINGLE_ROUNDING = 1e-5  # ... and one made of products in float32 that varies by no more than this
 GIVEN_SHARE = 0.1  # weight of X in the squared distances of the residual CODEC graph
 MAX_NEIGHBORS = 50  # sqrt(n) neighbours, at most this many
 SINGLE_PRECISION_ROWS = 2000  # above: products of cosines in float32
@@ -210,6 +212,14 @@ class Omnibus:
         products = sum(int(f.size) for group in self._functions for f in group)
         return 2 * int(self._anchor.size) + int(self._features.size) + products
 
+    @property
+    def rounding(self) -> FloatArray:
+        """For every term the variation, relative to its size, that is the rounding of its products."""
+        single = {"copula", "copula x given"} if self._features.dtype == np.float32 else set()
+        if any(f.dtype == np.float32 for group in self._functions for f in group):
+            single.add("covariance x given")
+        return np.array([SINGLE_ROUNDING if name in single else ROUNDING for name in self.names])
+
     def values(self, moving: Moving) -> FloatArray:
         """The terms for each resampled row, (terms, b)."""
         rows = [self._covariance(moving), *self._copula(moving)]
@@ -295,7 +305,8 @@ class Tables:
 
 
 # --------------------------------------------------------------------------- the maximum
-def standardized_maxima(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Terms (t, B + 1) standardized over all their values, and the largest of each column."""
+def standardized_maxima(values: FloatArray, rounding: float | FloatArray = ROUNDING) -> tuple[FloatArray, FloatArray]:
+    """Terms (t, B + 1) standardized over all their values, and the largest of each column; constants become 0."""
     scores = standardize_rows(values)
+    scores[np.ptp(values, axis=-1) <= rounding * np.abs(values).max(axis=-1)] = 0.0
     return scores, scores.max(axis=0)

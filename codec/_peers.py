@@ -21,7 +21,8 @@ from codec._omnibus import Tables
 from codec._plans import Data, MethodName, StatisticName, rank_pvalue, read_data
 from codec._validation import FloatArray, IntArray, NanPolicy, Rng, Table, as_generator, check_integer, check_option
 
-SMALL_EXPECTED = 5.0  # mean count per cell below which the chi-square limit of G is not reached
+SMALL_EXPECTED, FEW_SMALL = 5.0, 0.2  # the limit of G is reached if no more cells than this share expect less rows ...
+LEAST_EXPECTED = 1.0  # ... and none less than this (Cochran 1954)
 CONDITIONAL = {"local-permutation", "crt"}  # methods that need a condition
 LINEAR = "y or z is a linear function of given: nothing is left to correlate."
 ALONE = "every row has an X of its own: there is nothing to permute; merge levels of given."
@@ -140,9 +141,7 @@ def g_test(
     strata = one_stratum(data.n) if data.given is None else make_strata(row_codes(data.given))
     value, freedom, expected = _stratified_g(codes, levels, strata.code)
     if method == "asymptotic":
-        notes: tuple[str, ...] = ()
-        if expected < SMALL_EXPECTED:
-            notes = (f"{expected:.1f} {SPARSE}",)
+        notes = (ALONE,) if strata.alone == 1.0 else _note_on_counts(expected)
         pvalue = float(chi2.sf(value, freedom)) if freedom else 1.0
         return _classical(data, "g", f"chi-square limit, {freedom} degrees of freedom", value, pvalue, notes=notes)
     if strata.alone == 1.0:
@@ -162,18 +161,27 @@ def g_test(
     return _classical(data, "g", "stratified", value, pvalue, null=null)
 
 
-def _stratified_g(codes: IntArray, levels: IntArray, strata: IntArray) -> tuple[float, int, float]:
-    """G, its degrees of freedom and the mean number of rows per cell, over the strata's own tables."""
-    value, freedom, cells = 0.0, 0, 0
+def _stratified_g(codes: IntArray, levels: IntArray, strata: IntArray) -> tuple[float, int, FloatArray]:
+    """G, its degrees of freedom and the rows expected in each cell, over the strata's own tables."""
+    value, freedom, expected = 0.0, 0, [np.empty(0)]
     for s in np.unique(strata):
         inside = strata == s
         table = pd.crosstab(codes[inside], levels[inside]).to_numpy()
-        cells += table.size
         if min(table.shape) > 1:
             found = chi2_contingency(table, correction=False, lambda_="log-likelihood")
             value += float(found.statistic)
             freedom += int(found.dof)
-    return value, freedom, codes.size / cells
+            expected.append(found.expected_freq.ravel())
+    return value, freedom, np.concatenate(expected)
+
+
+def _note_on_counts(expected: FloatArray) -> tuple[str, ...]:
+    """A warning sign if the expected counts are too small for the chi-square limit."""
+    few = int((expected < SMALL_EXPECTED).sum())
+    if few <= FEW_SMALL * expected.size and expected.min(initial=np.inf) >= LEAST_EXPECTED:
+        return ()
+    least = f"{expected.min():.2g}"
+    return (f"{few} of {expected.size} cells expect under {SMALL_EXPECTED:g} rows, the least {least} {SPARSE}",)
 
 
 def _classical(
@@ -209,7 +217,7 @@ class CITest:
     Parameters
     ----------
     data : DataFrame
-        One column a variable.
+        One column a variable; text is read as categories.
     seed : int, default 0
         Every test draws its copies with this seed: an answer depends on its variables only.
     **options
@@ -243,14 +251,14 @@ class CITest:
         if "rng" in options:
             raise TypeError(f"rng is {options['rng']!r}; pass seed, an integer, so that every test can be repeated.")
         _check_options(options, "CITest")
-        self.data = data
+        self.data = _with_categories(data)
         self.seed = check_integer(seed, "seed", 0)
         self.options = {"statistic": "omnibus", **options}
         self.statistic_ = self.p_value_ = self.effect_size_ = float("nan")
 
-    def test(self, first: Any, second: Any, given: Sequence[Any] = ()) -> CodecTestResult:
-        """The full result for two columns and any number of conditioning columns, by name."""
-        given = [given] if isinstance(given, str) else list(given)
+    def test(self, first: Any, second: Any, given: Any = ()) -> CodecTestResult:
+        """The full result for two columns and any number of conditioning columns, by name; one needs no list."""
+        given = [given] if pd.api.types.is_scalar(given) else list(given)
         columns = list(self.data.columns)
         for name in (first, second, *given):
             if columns.count(name) != 1:
@@ -275,6 +283,15 @@ class CITest:
         self.statistic_ = self.effect_size_ = result.statistic
         self.p_value_ = result.pvalue
         return bool(result.pvalue > significance_level)
+
+
+def _with_categories(data: pd.DataFrame) -> pd.DataFrame:
+    """The frame with text as categories: a variable is y in one test, z or given in another."""
+    data = data.copy(deep=False)
+    for k, dtype in enumerate(data.dtypes):
+        if dtype.kind == "O" and pd.api.types.infer_dtype(data.iloc[:, k], skipna=True) in {"string", "bytes"}:
+            data.isetitem(k, data.iloc[:, k].astype("category").array)
+    return data
 
 
 def _check_options(options: Mapping[str, Any], caller: str) -> None:
@@ -317,7 +334,7 @@ def register_causal_learn(name: str = "codec", *, seed: int = 0, **options: Any)
         def __init__(self, data: Any, **kwargs: Any) -> None:
             super().__init__(data, **kwargs)
             self.check_cache_method_consistent(name, f"{seed} {sorted(options.items())}")
-            self.assert_input_data_is_valid()
+            self.assert_input_data_is_valid(allow_nan=options.get("nan_policy") == "omit")
             self._test = CITest(pd.DataFrame(data), seed=seed, **options)
 
         def __call__(self, X: Any, Y: Any, condition_set: Any = None) -> float:

@@ -56,7 +56,6 @@ REDRAWN = {"crt", "crt-nearest"}  # methods that copy z
 SEQUENTIAL_BLOCK = 20  # copies between two looks
 SEQUENTIAL_HITS = 10  # stop when this many copies reach the observed value (Besag & Clifford 1991)
 SEQUENTIAL_CALIBRATION = 50  # copies that only standardize the terms, so that a look needs no others
-ROUNDING = 1e-12  # a term that varies by no more, relatively, is constant
 ALONE_LIMIT = 0.2  # warn if more than this share of the rows is alone in its stratum
 TOLERANCE = 1e-9  # copies this close (relatively) to the observed value count as reaching it
 
@@ -103,6 +102,10 @@ class TermValue(NamedTuple):
 
 
 # --------------------------------------------------------------------------- data and plan
+class ConstantError(ValueError):
+    """y or z holds a single value."""
+
+
 @dataclass(frozen=True)
 class Data:
     """Complete rows of the three tables, and what a sampler gets to see of z and X."""
@@ -146,7 +149,9 @@ def read_data(y: Any, z: Any, given: Any, nominal_y: NominalY, nan_policy: NanPo
         constant = constant_columns(table)
         if constant.any():
             name = table.names[int(np.argmax(constant))]
-            raise ValueError(f"{table.argument} is constant (column {name!r} holds a single value): nothing to test.")
+            raise ConstantError(
+                f"{table.argument} is constant (column {name!r} holds a single value): nothing to test."
+            )
     if n_omitted:
         keep = np.flatnonzero(~np.any([np.isnan(t.columns).any(axis=0) for t in tables], axis=0))
         z, given = take_rows(z, keep), None if given is None else take_rows(given, keep)
@@ -333,12 +338,14 @@ class Found:
     stopped: bool = False
 
 
-def rank(values: FloatArray, names: tuple[str, ...]) -> Found:
+def rank(values: FloatArray, statistic: Statistic) -> Found:
     """The observed value (column 0) among its copies; several terms: the largest standardized one."""
-    if len(values) == 1:
+    if not isinstance(statistic, Omnibus):
         return Found(float(values[0, 0]), rank_pvalue(values[0]), values[0, 1:], {})
-    scores, largest = standardized_maxima(values)
-    terms = {name: TermValue(float(score[0]), rank_pvalue(score)) for name, score in zip(names, scores, strict=True)}
+    scores, largest = standardized_maxima(values, statistic.rounding)
+    terms = {
+        n: TermValue(float(score[0]), rank_pvalue(score)) for n, score in zip(statistic.names, scores, strict=True)
+    }
     return Found(float(largest[0]), rank_pvalue(largest), largest[1:], terms)
 
 
@@ -356,13 +363,14 @@ def run_sequential(null: Any, statistic: Statistic, plan: Plan, data: Data, gene
     """Stop at 10 copies that reach the observed value: p = 10 / number of copies (Besag & Clifford)."""
     shift, scale = np.zeros((1, 1)), np.ones((1, 1))
     values = statistic.values(null.observed())
-    if len(values) > 1:
+    if isinstance(statistic, Omnibus):
         # Terms are standardized by copies that take no part in the comparison: exchangeability is kept.
         seed = int(generator.integers(2**63))
         calibration = statistic.values(null.draw(SEQUENTIAL_CALIBRATION, seed))
         shift = calibration.mean(axis=1, keepdims=True)
         spread = calibration.std(axis=1, keepdims=True)
-        scale = np.where(spread > ROUNDING * np.maximum(1.0, np.abs(shift)), spread, np.inf)  # constants become 0
+        rounding = statistic.rounding[:, None] * np.maximum(1.0, np.abs(shift))
+        scale = np.where(spread > rounding, spread, np.inf)  # constants become 0
     largest = ((values - shift) / scale).max(axis=0)
     for size in block_sizes(plan.n_resamples, data.entries, at_most=SEQUENTIAL_BLOCK):
         values = statistic.values(null.draw(size, int(generator.integers(2**63))))

@@ -89,6 +89,7 @@ def light_tailed(values: FloatArray) -> FloatArray:
 
 def _standardize(values: FloatArray) -> FloatArray:
     centred = values - values.mean()
+    centred = np.ldexp(centred, -np.frexp(np.ptp(centred))[1])  # squares do not overflow; by a power of two: exact
     return np.asarray(centred / centred.std())
 
 

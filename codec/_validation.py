@@ -32,6 +32,8 @@ COPIES = "rows are copies of other rows"
 HARMLESS = 0.02  # share of rows that are copies: as good as none
 MANY_VALUES, HARDLY = 0.25, 0.05  # shares of rows: distinct values of a column, agreement by chance
 EXACT_INTEGERS = 2**53  # below, float64 holds every integer
+POLARS_INTEGERS = {f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
+POLARS_TIMES = {"Date", "Datetime", "Duration", "Time"}
 SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
 
 
@@ -133,18 +135,24 @@ def take_rows(data: Any, rows: IntArray) -> Any:
         return data[rows]
     if isinstance(data, (pd.DataFrame, pd.Series)):
         return data.iloc[rows]
+    if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):  # an array would lose categories and their order
+        return data.take(rows)
     return np.asarray(data)[rows]
 
 
 def without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Nullable numbers as floats, where there are categories, too: scikit-learn makes no array of such a frame."""
+    """Nullable numbers and booleans as floats, where there are categories, too.
+
+    Scikit-learn makes no array of such a frame.
+    """
     if not any(isinstance(dtype, pd.CategoricalDtype) for dtype in frame.dtypes):
         return frame
-    nullable = [
-        isinstance(s.dtype, pd.api.extensions.ExtensionDtype) and s.dtype.kind in "biuf" for _, s in frame.items()
-    ]
-    columns = [s.astype(np.float64) if plain else s for (_, s), plain in zip(frame.items(), nullable, strict=True)]
+    columns = [s.astype(np.float64) if _needs_float(s.dtype) else s for _, s in frame.items()]
     return pd.concat(columns, axis=1).set_axis(frame.columns, axis=1)
+
+
+def _needs_float(dtype: Any) -> bool:
+    return dtype.kind == "b" or (isinstance(dtype, pd.api.extensions.ExtensionDtype) and dtype.kind in "iuf")
 
 
 def _columns_of(array: NDArray[Any], n_jobs: int | None) -> FloatArray:
@@ -176,14 +184,23 @@ def _polars_series(series: Any) -> pd.Series[Any]:
         return pd.Series(series.to_list(), name=series.name, dtype=object)
     if kind == "Boolean":
         return pd.Series(series.to_list(), name=series.name, dtype="boolean")
-    if series.null_count():
+    if series.null_count() and kind in POLARS_INTEGERS:
+        values = np.asarray(series.fill_null(0).to_numpy())
+        return pd.Series(pd.arrays.IntegerArray(values, np.array(series.is_null().to_numpy())), name=series.name)
+    if series.null_count() and kind not in POLARS_TIMES:  # which are refused, as they are without nulls
         series = series.cast(float)
     return pd.Series(np.asarray(series.to_numpy()), name=series.name)
 
 
 def without_mask(data: Any) -> Any:
     """Masked values are missing values."""
-    return np.ma.filled(data.astype(np.float64), np.nan) if isinstance(data, np.ma.MaskedArray) else data
+    if not isinstance(data, np.ma.MaskedArray):
+        return data
+    if data.dtype.kind in "cmM":  # refused, whatever is masked
+        return np.asarray(data)
+    if data.dtype.kind in "bf" or (data.dtype.kind in "iu" and not holds_large_integers(data)):
+        return np.ma.filled(data.astype(np.float64), np.nan)
+    return np.ma.filled(data.astype(object), np.nan)
 
 
 def _as_array(data: Any, argument: str) -> NDArray[Any]:

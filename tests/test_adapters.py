@@ -124,3 +124,50 @@ def test_wrong_options_show_before_the_first_test(options, error, message):
         CITest(data, **options)
     with pytest.raises(error, match=message):
         register_causal_learn("wrong", **options)
+
+
+def test_the_limit_of_g_is_judged_by_expected_counts():
+    """Five ones in 1,000 rows: 250 rows a cell on average, and 2.5 expected in two of four."""
+    z = np.random.default_rng(0).permutation(1000) % 2
+    with pytest.warns(UserWarning, match="2 of 4 cells expect under 5 rows, the least 2.5 rows per cell"):
+        assert len(g_test(np.arange(1000) < 5, z, method="asymptotic").notes) == 1
+    assert g_test(np.arange(1000) < 500, z, method="asymptotic").notes == ()
+    y = np.where(np.arange(1000) < 4, 8, np.arange(1000) % 8)  # two of 18 cells expect under 5, none under 1
+    assert g_test(y, z, method="asymptotic").notes == ()
+    with pytest.warns(UserWarning, match="nothing to permute"):
+        g_test(z, np.arange(1000) % 3, np.arange(1000), method="asymptotic")
+
+
+@pytest.mark.parametrize("kind", [object, "string"])
+def test_text_is_categories_wherever_its_column_stands(kind):
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"a": rng.normal(size=80), "t": rng.choice(list("uvw"), 80), "c": rng.normal(size=80)})
+    data["t"] = data["t"].astype(kind)
+    before = data.copy()
+    coded = data.assign(t=data["t"].astype("category"))
+    for order in (["a", "t", "c"], ["t", "a", "c"]):
+        test, same = (CITest(frame[order], n_resamples=19) for frame in (data, coded))
+        for question in (("a", "t"), ("a", "t", ["c"]), ("a", "c", ["t"])):
+            assert test.test(*question).pvalue == same.test(*question).pvalue
+    pd.testing.assert_frame_equal(data, before)
+
+
+def test_a_condition_that_is_a_number():
+    test = CITest(pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3))), n_resamples=19)
+    assert test.test(0, 1, 2).pvalue == test.test(0, 1, [2]).pvalue == test.test(0, 1, np.int64(2)).pvalue
+    assert test(0, 1, 2) == test(0, 1, [2])
+
+
+def test_causal_learn_leaves_rows_out():
+    pytest.importorskip("causallearn", reason="causal-learn is not installed")
+    from causallearn.utils.cit import CIT
+
+    data = np.random.default_rng(0).normal(size=(80, 3))
+    data[3, 1] = np.nan
+    register_causal_learn("codec-omit", n_resamples=19, nan_policy="omit")
+    register_causal_learn("codec-raise", n_resamples=19)
+    with pytest.warns(UserWarning, match="left out"):
+        found = CIT(data, "codec-omit")(0, 1, [2])
+    assert found == CIT(np.delete(data, 3, axis=0), "codec-raise")(0, 1, [2])
+    with pytest.raises(AssertionError, match="NaN"):
+        CIT(data, "codec-raise")

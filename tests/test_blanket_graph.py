@@ -281,3 +281,26 @@ def test_without_networkx_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "networkx", None)
     with pytest.raises(ImportError, match=r"pip install 'codec\[graph\]'"):
         markov_blanket_graph(frame_of(4), selector=ONE_WAY).to_networkx()
+
+
+def test_names_of_several_columns_are_refused():
+    frame = frame_of(5).set_axis(["b", "a", "c", "a", "b"], axis=1)
+    with pytest.raises(ValueError, match="X has several columns named 'a', 'b'; give each a name of its own"):
+        markov_blanket_graph(frame, selector=ONE_WAY)
+    with pytest.raises(ValueError, match="columns named '1'"):
+        markov_blanket_graph(frame_of(3).set_axis([1, "1", 2], axis=1), selector=ONE_WAY)
+
+
+@pytest.mark.parametrize("left", ["nothing", "two rows", "a constant"])
+def test_parts_that_no_complete_rows_can_test_are_no_parents(left):
+    """v1 and v2 are in each other's blanket, hence one part, and hardly seen together."""
+    X = frame_of(3)
+    split = {"nothing": 20, "two rows": 22, "a constant": 30}[left]
+    X.loc[:19, "v1"] = np.nan
+    X.loc[split:, "v2"] = np.nan
+    if left == "a constant":
+        X.loc[20:29, "v2"] = 1.0
+    answers = Oracle({"v0": {"v1", "v2"}, "v1": {"v2"}, "v2": {"v1"}})
+    graph = markov_blanket_graph(X, selector=answers, parents=True, random_state=0)
+    assert graph.local_parents[0].parents == ()
+    assert graph.local_parents[0].reason == "no part of the blanket looks like parents"

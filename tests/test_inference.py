@@ -769,3 +769,57 @@ def test_two_results_can_be_compared():
     first, second = (codec_test(y, z, n_resamples=19, rng=0) for _ in range(2))
     assert first == first
     assert first != second
+
+
+@pytest.mark.parametrize("statistic", ["codec", "omnibus"])
+def test_categories_of_a_draw_are_those_of_z_after_rows_are_left_out(statistic):
+    """As an array of objects z would have no categories, and the codes of the draws would not be its own."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=80)
+    labels = np.array(["low", "mid", "high"])
+    z = pd.Categorical(rng.choice(labels, 80), categories=labels)
+    y = np.where(np.arange(80) == 3, np.nan, x + rng.normal(size=80))
+
+    def sampler(x, generator):
+        return generator.choice(labels, len(x))
+
+    options = {"method": "crt", "sampler": sampler, "statistic": statistic, "n_resamples": 39, "rng": 0}
+    rows = np.arange(80) != 3
+    with pytest.warns(UserWarning, match="left out"):
+        found = codec_test(y, z, x, nan_policy="omit", **options)
+    assert tuple(found) == tuple(codec_test(y[rows], z[rows], x[rows], **options))
+
+
+def test_asymptotic_warns_of_a_rare_class_of_y():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=1000)
+    for y in (np.arange(1000) < 5, pd.Categorical(np.where(np.arange(1000) < 5, "rare", "usual"))):
+        with pytest.warns(UserWarning, match="y has the same value in 995 of 1000 rows: .* use method='permutation'"):
+            assert len(codec_test(y, z, method="asymptotic").notes) == 1
+    for y in (np.arange(1000) < 500, rng.normal(size=1000), rng.integers(0, 9, 1000)):
+        assert codec_test(y, z, method="asymptotic").notes == ()
+    assert codec_test(z[:50], z[50:100], method="asymptotic").notes == ()
+
+
+def nothing_to_see(n, seed):
+    """Y varies where z does not, so that every copy has the covariances and the table of the data."""
+    rng = np.random.default_rng(seed)
+    given = np.arange(n) // (n // 4)
+    y = np.where(given == 0, 0.1 * rng.integers(0, 5, n), 0.0) + 0.3 * given
+    return y, np.where(given == 1, 0.7 * rng.integers(0, 7, n), 1.0), given
+
+
+@pytest.mark.parametrize("n", [400, 3000])
+def test_copies_that_differ_by_rounding_are_equal(n):
+    """From 2,000 rows on products are made in float32; the residual CODEC breaks ties by chance, and alone decides."""
+    for seed in range(3):
+        result = codec_test(*nothing_to_see(n, seed), n_resamples=39, rng=seed)
+        constant = {name for name, term in result.terms.items() if (term.score, term.pvalue) == (0.0, 1.0)}
+        assert constant == set(result.terms) - {"codec"}
+        assert result.pvalue in {1.0, result.terms["codec"].pvalue}
+
+
+@pytest.mark.parametrize("seed", [4, 7])
+def test_a_sequential_test_does_not_see_rounding(seed):
+    """It was 18 and 25 times as large as its spread over the copies that terms are standardized by."""
+    assert codec_test(*nothing_to_see(3000, seed), n_resamples=39, sequential=True, rng=seed).statistic < 5.0

@@ -74,3 +74,12 @@ def test_small_samples_and_intervals():
     with pytest.warns(UserWarning, match="wider than it need be"):
         low, high = codec_interval(rng.normal(size=200), rng.normal(size=(200, 2)), rng=0)
     assert -1 <= low < high <= 1
+
+
+@pytest.mark.parametrize("method", ["auto", "analytic"])
+def test_three_rows_have_no_interval(method):
+    y, z = np.random.default_rng(0).normal(size=(2, 4))
+    with pytest.raises(ValueError, match="y has 3 rows; the analytic interval needs at least 4"):
+        codec_interval(y[:3], z[:3], method=method)
+    with pytest.warns(UserWarning, match="covers less"):
+        assert tuple(codec_interval(y, z, method=method)) == (-1.0, 1.0)

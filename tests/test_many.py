@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from codec import codec_test_many, power_curve
+from codec import codec_test, codec_test_many, power_curve
 from codec._many import adjust
+from codec._validation import take_rows
 
 
 # --------------------------------------------------------------------------- many hypotheses
@@ -92,3 +93,48 @@ def test_power_from_data():
         power_curve(data[0], [50])
     with pytest.raises(ValueError, match="must return"):
         power_curve(lambda n, rng: (rng.normal(size=n),), [50], n_simulations=1)
+
+
+def test_a_number_of_threads_that_is_none_is_named():
+    y, z = np.random.default_rng(0).normal(size=(2, 40))
+    with pytest.raises(ValueError, match="n_jobs is 0; it must be None"):
+        codec_test_many(y, z, n_jobs=0)
+    with pytest.raises(TypeError, match=r"n_jobs is 1\.5; it must be an integer"):
+        codec_test_many(y, z, n_jobs=1.5)
+
+
+def test_the_first_column_alone_has_the_same_pvalue():
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 120))
+    y = (x + rng.normal(size=120) > 0).astype(int)
+    many = codec_test_many(y, np.column_stack([z, x + z]), x, statistic="codec", n_resamples=39, rng=0)
+    alone = codec_test(y, z, x, statistic="codec", n_resamples=39, rng=0)
+    assert (many.method, many.pvalue[0]) == (alone.method, alone.pvalue)
+    mixed = pd.DataFrame({"number": z, "class": pd.Categorical(z > x)})
+    assert codec_test_many(y, mixed, x, statistic="codec", n_resamples=39, rng=0).method != alone.method
+
+
+def test_constant_samples_reject_nothing():
+    def rare(n, rng):
+        return (rng.random(n) < 0.05).astype(float), rng.normal(size=n)
+
+    seen = [rare(20, np.random.default_rng(seed))[0] for seed in range(40)]
+    assert 0 < sum(y.max() == 0.0 for y in seen) < 40
+    assert 0.0 <= power_curve(rare, 20, n_simulations=40, n_resamples=19, rng=0).power[0] < 0.5
+    with pytest.raises(ValueError, match="source gives a constant y or z in every simulated data set"):
+        power_curve((np.ones(60), np.arange(60.0)), 20, n_simulations=3, n_resamples=19)
+
+
+def test_power_from_ordered_categories():
+    """They are numbers by their order, as in the test itself."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=120)
+    codes = np.digitize(z + rng.normal(size=120), [-1.0, 0.0, 1.0])
+    ordered = pd.Categorical.from_codes(codes, categories=["d", "a", "c", "b"], ordered=True)
+    options = {"n_simulations": 20, "n_resamples": 19, "statistic": "omnibus", "rng": 0}
+    curves = [power_curve((y, z), 40, **options).power for y in (ordered, pd.Series(ordered), codes)]
+    assert curves[0] == curves[1] == curves[2]
+    rows = np.array([5, 2, 9])
+    taken = take_rows(ordered, rows)
+    assert taken.ordered
+    assert taken.codes.tolist() == codes[rows].tolist()

@@ -112,3 +112,16 @@ def test_two_categories_are_one_column():
     expected = (flags - flags.mean()) / flags.std()
     assert points.shape == (60, 1)
     assert np.allclose(np.abs(points[:, 0]), np.abs(expected))
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_columns_as_large_as_their_squared_distances_may_be(place):
+    """The same bits as in units that are a power of two smaller."""
+    rng = np.random.default_rng(0)
+    columns = [rng.normal(size=60), rng.normal(size=60), rng.normal(size=60)]
+    columns[place] = 1.2 * rng.random(60)
+    expected = codec_test(*columns, n_resamples=19, rng=0)
+    columns[place] = np.ldexp(columns[place], 511)  # 8e153
+    assert tuple(codec_test(*columns, n_resamples=19, rng=0)) == tuple(expected)
+    columns[place] = 1.2e154 * rng.random(60)
+    assert 0.0 < codec_test(*columns, n_resamples=19, rng=0).pvalue <= 1.0

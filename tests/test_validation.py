@@ -665,3 +665,47 @@ def test_a_name_of_several_columns_is_ambiguous():
     with pytest.raises(ValueError, match="include names 'a', the name of several columns of X"):
         columns_by_name(["a"], ["a", "a", "c"], "include")
     assert columns_by_name([1, "c"], ["a", "a", "c"], "include") == [1, 2]
+
+
+@pytest.mark.parametrize("columns", [["flag", "kind", "size"], ["kind", "flag"]])
+def test_transform_of_booleans_beside_text_categories(columns):
+    """An array of objects, as of any frame that mixes numbers and categories."""
+    draws = np.random.default_rng(0)
+    frame = pd.DataFrame({"flag": draws.random(60) < 0.5, "kind": pd.Categorical(draws.choice(list("uv"), 60))})
+    frame["size"] = draws.normal(size=60)
+    found = MarkovBlanketSelector("foci", always_include=columns).fit_transform(frame[columns], frame["size"])
+    assert found.dtype == object
+    assert found[:, columns.index("flag")].tolist() == frame["flag"].tolist()
+    assert found[:, columns.index("kind")].tolist() == frame["kind"].tolist()
+
+
+@pytest.mark.parametrize("dtype", [pl.Date, pl.Datetime, pl.Duration, pl.Time])
+def test_times_are_refused_whether_or_not_one_is_missing(dtype):
+    for first in (0, None):
+        column = pl.Series("when", [first, *range(1, N)], dtype=pl.Int64).cast(dtype)
+        assert_refused(lambda c=column: codec(Y, c, nan_policy="omit"), "when", kinds=TypeError)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda v: pl.Series("z", [None, *v], dtype=pl.Int64),
+        lambda v: pl.Series("z", [None, *v], dtype=pl.UInt64),
+        lambda v: np.ma.masked_array([0, *v], mask=np.arange(len(v) + 1) == 0),
+    ],
+)
+def test_large_integers_with_a_missing_one_are_not_rounded(form):
+    z = np.random.default_rng(0).permutation(60)
+    with pytest.warns(UserWarning, match="left out"):
+        found = codec(np.arange(61), form([2**60 + int(v) for v in z]), nan_policy="omit")
+    assert found == codec(np.arange(60), z)
+
+
+def test_masked_text_is_text():
+    labels = np.random.default_rng(0).choice(list("uvw"), N)
+    masked = np.ma.masked_array(labels, mask=np.arange(N) == 0)
+    assert_refused(lambda: codec(Y, masked, nan_policy="omit"), "column 'z0' of z", "text", kinds=TypeError)
+    with pytest.warns(UserWarning, match="left out"):
+        assert codec(masked, Z, nan_policy="omit") == codec(labels[1:], Z[1:])
+    dates = np.ma.masked_array(np.arange(N).astype("datetime64[D]"), mask=np.arange(N) == 0)
+    assert_refused(lambda: codec(Y, dates, nan_policy="omit"), "z0", "dates", kinds=TypeError)

@@ -123,6 +123,7 @@ def test_a_second_run_continues(bench, tmp_path, capsys):
 
 
 # --------------------------------------------------------------------------- peers of our own
+@pytest.mark.slow
 def test_boruta_keeps_the_signal_and_drops_the_noise(work):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((150, 8))

@@ -11,6 +11,7 @@ import pytest
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "bench_chunks.py"
 
 
+@pytest.mark.slow
 def test_quick_run(tmp_path):
     output = tmp_path / "report.json"
     command = [sys.executable, str(SCRIPT), "--quick", "--output", str(output)]

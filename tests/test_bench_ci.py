@@ -25,6 +25,7 @@ def data(monkeypatch):
     return importlib.import_module("_ci_data")
 
 
+@pytest.mark.slow
 def test_quick_run_shows_level_and_power():
     done = subprocess.run(
         [sys.executable, str(FOLDER / "bench_ci.py"), "--quick"], capture_output=True, text=True, timeout=240

@@ -62,6 +62,7 @@ def without_times(rows):
     return [{key: value for key, value in row.items() if key != "cpu_s"} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_request_has_a_row_for_everybody_and_repeats_bit_for_bit(bench, case):
     rows = case.rows("one class")
     assert [row["model"] for row in rows] == ["original", "another seed", *case.methods([0]), "retrained"]

@@ -17,6 +17,7 @@ def bench(monkeypatch):
     return importlib.import_module("bench_intervals")
 
 
+@pytest.mark.slow
 def test_quick_run():
     done = subprocess.run([sys.executable, str(SCRIPT), "--quick"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -57,6 +57,7 @@ def test_report_names_the_environment_and_no_machine(quick_report):
         assert private not in text
 
 
+@pytest.mark.slow
 def test_quick_run_writes_only_where_asked(quick_report):
     assert "selected" in quick_report[1]
     stored = FOLDER / "results" / "bench_foci.json"

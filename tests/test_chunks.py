@@ -62,6 +62,7 @@ def test_chunks_that_pick_everything_give_the_plain_path():
         np.testing.assert_array_equal(path.cumulative, plain.cumulative)
 
 
+@pytest.mark.slow
 def test_chunks_follow_the_seed_and_no_worker():
     X, y = chunk_table()
     for select, options in ((foci, {}), (foci, {"ties": "random"}), (lfoci, {})):

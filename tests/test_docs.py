@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from marks import slowly
 
 import codec.datasets
 import codec.plotting
@@ -19,7 +20,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.rst"))]
 
 
-@pytest.mark.parametrize(("page", "at_least"), [("quickstart", 10), ("edge_cases", 5)])
+@pytest.mark.parametrize(("page", "at_least"), [slowly("quickstart", 10), ("edge_cases", 5)])
 def test_examples_of_a_page_give_what_they_show(page, at_least, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     failed, run = doctest.testfile(str(ROOT / "docs" / f"{page}.rst"), module_relative=False, optionflags=FLAGS)

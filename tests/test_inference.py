@@ -455,6 +455,7 @@ def test_true_sampler_is_exact():
     assert kstest(pvalues, "uniform").pvalue > ONE_IN_10000
 
 
+@pytest.mark.slow
 def test_copies_without_a_sampler_keep_the_level_and_find_a_rare_dependence():
     rng = np.random.default_rng(8)
     hits = 0

@@ -214,6 +214,7 @@ def test_power_beside_a_jump_stays():
         assert codec_test(y, z, x, rng=seed).pvalue <= 0.01
 
 
+@pytest.mark.slow
 def test_a_feature_that_jumps_where_y_does_is_not_selected():
     """y and the second column follow the side of the first: nothing but the first tells anything."""
     false = 0

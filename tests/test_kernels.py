@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import reference_impl as reference
 from interpreters import assert_no_matrix_of_all_pairs, compiled_only, linux_only, run_python
+from marks import slowly
 
 from codec import _kernels, _neighbors, _validation, codec, foci
 
@@ -341,7 +342,7 @@ def test_one_normal_form_reaches_the_kernels():
 
 @compiled_only
 @linux_only
-@pytest.mark.parametrize("n_columns", [1, 3, 16])
+@pytest.mark.parametrize("n_columns", [3, slowly(1), slowly(16)])
 def test_no_matrix_of_all_pairs(n_columns):
     # 12,000 rows: one n x n matrix of doubles would be 1.15 GB; 400 MB are allowed.
     setup = f"""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_breast_cancer
 
 from codec import MarkovBlanketSelector, __version__, foci, lfoci
 from codec import __main__ as cli
@@ -55,6 +56,17 @@ def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
 
 
 # --------------------------------------------------------------------------- the demonstration
+def test_demonstration_on_some_of_the_data(capsys, monkeypatch):
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    monkeypatch.setattr("sklearn.datasets.load_breast_cancer", lambda **_: (X.iloc[:200, 20:25], y[:200]))
+    status, out, err = run(capsys)
+    assert (status, err) == (0, "")
+    for words in ("200 tumours, 5 measurements", "p given the others", "5-fold cross-validation", "What next"):
+        assert words in out
+    assert len([line for line in out.splitlines() if " +- " in line]) == 3
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # some ten seconds on a quiet machine
 def test_demonstration(capsys):
     status, out, err = run(capsys)

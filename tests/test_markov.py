@@ -352,6 +352,7 @@ def test_classes(kind):
     assert chosen(X, y) == [1]
 
 
+@pytest.mark.slow
 def test_codes_are_classes_when_nominal_y_says_so():
     # As an order the codes 0, 1, 2 of the classes mean little; y says which of three unordered cells x1 is in.
     X = normal(300, 4)
@@ -624,6 +625,7 @@ def test_p_values_of_held_out_rows_are_valid(global_random_seed):
     assert sum(p <= 0.1 for p in honest) <= binom.isf(1e-5, len(honest), 0.1)
 
 
+@pytest.mark.slow
 def test_stability(product):
     X, y = product
     options = {"stability": {"n_subsamples": 6, "threshold": 0.75}}

@@ -80,6 +80,7 @@ def test_neighbours_with_the_same_point_do_not_count_as_themselves():
     assert smoother.explains(np.sin(x[:, 0])) > 0.9
 
 
+@pytest.mark.slow
 def test_a_leaked_response_is_selected_alone():
     for seed in range(8):
         rng = np.random.default_rng(seed)

@@ -246,6 +246,7 @@ def test_points_count_by_their_columns(load):
     assert tuple(sorted({j // 2 for j in data.blanket})) == blankets.MEMBERS
 
 
+@pytest.mark.slow
 def test_markov_blankets_in_small_settings(load, tmp_path):
     report = load("blankets").main(["--quick", "--output", str(tmp_path)])
     auc, answers, figure, note = report["items"]
@@ -392,6 +393,7 @@ def test_spurious_features_in_small_settings(quick_spurious):
     assert "not run here" in absent["text"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_tables(quick_spurious, load, tmp_path):
     again = load("spurious").main(["--quick", "--output", str(tmp_path)])
     for one, other in zip(quick_spurious["items"], again["items"], strict=True):

@@ -128,6 +128,7 @@ def kfac(tmp_path_factory):
         yield quick("kfac", tmp_path_factory.mktemp("kfac"), monkeypatch)
 
 
+@pytest.mark.slow
 class TestKfac:
     def test_no_direction_beats_the_exact_one_and_kfac_beats_the_diagonal(self, kfac):
         table = tables(kfac)["steps"]
@@ -165,6 +166,7 @@ def reid(tmp_path_factory):
         yield quick("reid", tmp_path_factory.mktemp("reid"), monkeypatch)
 
 
+@pytest.mark.slow
 class TestReid:
     def test_the_person_is_no_longer_recognised_and_the_others_are(self, reid):
         table = tables(reid)["removed"]

@@ -116,6 +116,7 @@ def test_a_users_test_pays_for_its_family():
     assert judge.member(2, [], [2, 3, 4, 5], 0.5).adjusted == pytest.approx(2 * 4 * 0.015)
 
 
+@pytest.mark.slow
 def test_noise_is_selected_no_more_often(global_random_seed):
     """At the level .2, one in ten thousand seeds may fail."""
     hits = 0

@@ -61,6 +61,7 @@ def test_factors_of_a_product_are_named(global_random_seed):
     assert not {7, 51} <= named(X, rng.permutation(y))
 
 
+@pytest.mark.slow
 def test_factors_in_a_wide_table_with_classes_are_named(global_random_seed):
     """Neither factor agrees with the classes alone, and the rows allow for terms of 50 of the 60 features."""
     rng = np.random.default_rng(global_random_seed)
@@ -82,7 +83,9 @@ def test_classes_and_groups(global_random_seed):
     assert [one.feature for one in listed if one.stands_out] == [0]
 
 
-@pytest.mark.parametrize("shape", [(80, 20), (150, 8)])  # half of the rows choose among the columns; all rows test
+@pytest.mark.parametrize(
+    "shape", [slowly((80, 20)), (150, 8)]
+)  # half of the rows choose among the columns; all rows test
 def test_noise_is_named_as_seldom_as_promised(shape, global_random_seed):
     # a fifth of alpha; the bound fails for one seed in 100,000
     rng = np.random.default_rng(global_random_seed)

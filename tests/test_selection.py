@@ -211,6 +211,7 @@ def test_equal_scores_with_ties_take_the_smallest_index(n_neighbors):
     assert path.order.tolist() == [0]
 
 
+@pytest.mark.slow
 def test_equal_sums_of_different_fractions_are_equal():
     # Cells of 4, 5, 7, ... rows give thirds, quarters, sixths: scores of unlike columns whose
     # fractions add up to the same number. Exactly equal ones must not be told apart.
@@ -403,6 +404,7 @@ def test_same_bits_for_joblib_backends(select, backend, mixed):
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="the kernels run as Python")
+@pytest.mark.slow
 def test_same_bits_when_loky_sends_memmaps(mixed):
     # Above 1 MB joblib hands arrays to its processes as read-only memmaps.
     X, y = mixed

@@ -89,6 +89,7 @@ def crowd(rng, n=600):
     return y, [c, c + 0.35 * g, s, t]
 
 
+@pytest.mark.slow
 def test_another_parent_behind_a_child_of_the_child(global_random_seed):
     rng = np.random.default_rng([global_random_seed, 19])
     n_first, n_found = 0, 0
@@ -151,6 +152,7 @@ def hidden(rng, n=300):
     return y, [c, s, c + 3.0 * g, t, other]
 
 
+@pytest.mark.slow
 def test_a_child_that_its_other_parent_hides(global_random_seed):
     rng = np.random.default_rng([global_random_seed, 14])
     n_found = 0

@@ -298,6 +298,7 @@ def test_the_units_with_the_largest_gradients_are_changed():
     assert deletion.labels == find_units(model).labels(deletion.units)
 
 
+@pytest.mark.slow
 def test_random_units_are_uniform():
     counts = np.zeros(8)
     for seed in range(60):

@@ -391,6 +391,7 @@ def test_a_refused_request_restores_the_weights_by_itself():
     assert ours.forgotten == (1,)
 
 
+@pytest.mark.slow
 def test_many_deletions_end_near_the_retrained_model():
     """Thirty of 60 samples, one after the other: a tenth of the way that doing nothing is off."""
     X, y = samples()

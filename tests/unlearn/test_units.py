@@ -371,6 +371,7 @@ def test_distilbert_has_42340_rows_and_no_scalar_has_two_owners():
     assert units.n_units == 42_340 + 30_522 + 512 + 768 * (1 + 2 * 6)
 
 
+@pytest.mark.slow
 def test_distilbert_is_recorded_without_padding_of_its_own():
     model = distilbert(n_layers=1, dim=8, n_heads=2, hidden_dim=6, vocab_size=11, max_position_embeddings=6).eval()
     ids = tokens(N, 4)

@@ -18,6 +18,7 @@ def bench(monkeypatch):
     return importlib.import_module("bench_celeba")
 
 
+@pytest.mark.slow
 def test_quick_run_finds_the_made_blankets(bench, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["bench_celeba.py", "--quick"])
     bench.main()

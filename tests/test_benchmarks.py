@@ -106,6 +106,7 @@ def quick_engine(tmp_path_factory):
     return path.read_text(), outputs
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(480)
 def test_quick_run_of_the_engine_fills_every_part_and_is_resumed(quick_engine):
     text, (first, second) = quick_engine

@@ -220,6 +220,7 @@ def test_an_empty_blanket_says_why():
     assert "depends" in found.decisions[-1].reason
 
 
+@pytest.mark.slow
 def test_more_variables_than_one_network_holds(monkeypatch):
     """Only the surroundings of y are searched: the same members as in the whole table, fewer tests."""
     X, y = simulate(1500, np.random.default_rng(3))
@@ -234,6 +235,7 @@ def test_more_variables_than_one_network_holds(monkeypatch):
     assert part.n_tests < whole.n_tests
 
 
+@pytest.mark.slow
 def test_wide_noise_adds_no_members():
     X, y = simulate(500, np.random.default_rng(6))
     X = np.column_stack([X, np.random.default_rng(7).integers(0, 2, (500, 300))])

@@ -209,7 +209,8 @@ def test_stratified_pvalues_are_uniform(statistic):
 @pytest.mark.parametrize(
     ("kind", "d"),
     [
-        ("continuous", 1), ("binary y", 3), ("binary z", 1), ("nominal y", 3),
+        ("binary z", 1), ("nominal y", 3),
+        slowly("continuous", 1), slowly("binary y", 3),
         slowly("continuous", 3), slowly("binary y", 1), slowly("binary z", 3), slowly("nominal y", 1),
     ],
 )  # fmt: skip
@@ -238,7 +239,7 @@ def test_codec_statistic_holds_its_level():
 
 
 @pytest.mark.parametrize(
-    "kind", ["numbers", "several", slowly("counts"), slowly("two values"), slowly("three classes")]
+    "kind", ["several", slowly("numbers"), slowly("counts"), slowly("two values"), slowly("three classes")]
 )
 def test_codec_statistic_holds_its_level_beside_a_shared_signal(kind):
     """Nearest rows of (x, z) know more of a signal in both than those of x; copies of y must have it as well."""
@@ -279,7 +280,7 @@ def few_values(kind, f, rng):
 @pytest.mark.parametrize(
     ("y", "z", "statistic"),
     [
-        ("five", "five", "omnibus"), ("censored", "censored", "omnibus"), ("three", "numbers", "codec"),
+        ("censored", "censored", "omnibus"), ("three", "numbers", "codec"), slowly("five", "five", "omnibus"),
         slowly("rounded", "rounded", "omnibus"), slowly("binomial", "binomial", "omnibus"),
         slowly("two columns", "two", "omnibus"),
     ],
@@ -324,7 +325,7 @@ def test_rare_classes_beside_numbers_are_copied():
 
 
 @pytest.mark.filterwarnings("ignore:classes of y with fewer")
-@pytest.mark.parametrize("statistic", ["omnibus", "codec"])
+@pytest.mark.parametrize("statistic", [slowly("omnibus"), "codec"])
 def test_rare_classes_are_no_evidence(statistic):
     """Half of the rows in classes of one or two rows: copies that repeat them differ from data that cannot."""
     hits, n = 0, 60
@@ -402,6 +403,7 @@ def test_copies_that_are_functions_of_given_count_against_the_data():
     assert result.pvalue > 0.05
 
 
+@pytest.mark.slow
 def test_shared_signal_keeps_the_level_and_warns():
     """The same strong function in y and z: plain residuals reject in a third of such data."""
     rng = np.random.default_rng(0)
@@ -416,7 +418,7 @@ def test_shared_signal_keeps_the_level_and_warns():
 
 
 @pytest.mark.filterwarnings("ignore:y and z look like", "ignore:the noise of y and of z")
-@pytest.mark.parametrize("tail", [np.exp, lambda v: v**3], ids=["exp", "cube"])
+@pytest.mark.parametrize("tail", [slowly(np.exp, id="exp"), pytest.param(lambda v: v**3, id="cube")])
 def test_heavy_tails_change_neither_level_nor_power(tail):
     """With plainly standardized columns an outlier hides how all other rows differ: every such null is rejected."""
     rng = np.random.default_rng(1)

@@ -191,7 +191,7 @@ def shared(name, n, rng):
 @pytest.mark.parametrize(
     ("name", "n"),
     [
-        ("jump", 24), ("threshold", 24), ("tree", 24), ("sum", 24),
+        ("jump", 24), ("tree", 24),
         *(slowly(name, 150) for name in ("jump", "one of three", "threshold", "two columns", "tree", "sum", "sum of four")),
     ],
 )  # fmt: skip

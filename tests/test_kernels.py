@@ -204,6 +204,7 @@ def test_kernels_are_lazy_and_free_of_the_lock():
 # ---------------------------------------------------------------------- n = 3,000,000
 
 
+@pytest.mark.slow
 def test_rank_sums_of_three_million_rows():
     # M = n (n + 1) / 2; D = sum L (n - L) = n (n^2 - 1) / 6, near the end of int64
     n = LARGE
@@ -229,6 +230,7 @@ def test_sums_beyond_int64_are_exact():
 
 
 @compiled_only
+@pytest.mark.slow
 def test_three_million_rows_closed_forms():
     n = LARGE
     y = np.arange(float(n))
@@ -242,6 +244,7 @@ def test_three_million_rows_closed_forms():
 
 
 @compiled_only
+@pytest.mark.slow
 def test_three_million_rows_without_ties():
     # Neighbours by sorting, sums of Python integers: T = 1 - n (M - A) / D
     n = LARGE

@@ -185,6 +185,7 @@ def test_noise_is_not_selected_in_large_data(large):
     assert hits <= 4  # binomial, 20 of .05: .997
 
 
+@pytest.mark.slow
 def test_same_bits_for_any_n_jobs_in_large_data(large):
     X, y = product(600, 20, np.random.default_rng(3))
     one, two = (MarkovBlanketSelector(random_state=0, n_jobs=jobs).fit(X, y) for jobs in (1, 2))

@@ -286,6 +286,7 @@ def test_finds_what_acts_only_together(global_random_seed):
 
 
 @pytest.mark.parametrize("y", ["number", "classes", "two values", "many rows", "own test"])
+@pytest.mark.slow
 def test_a_gaussian_process_looks_for_what_changes_a_member(y):
     """x5 acts through a product with x0 only; where its test is weak, one model of all members sees it."""
     n = 1_001 if y == "many rows" else 150
@@ -317,6 +318,7 @@ def test_a_member_screened_off_is_not_selected(global_random_seed):
     assert not np.isin(0, selector.blanket_) or selector.pvalues_[0] > 0.004  # at most by chance: p >= 1 / 200
 
 
+@pytest.mark.slow
 def test_nothing_is_found_in_noise_most_of_the_time(global_random_seed):
     # At most 5 % of 40 tables, both ways of searching; the bound fails for one seed in 100,000.
     rng = np.random.default_rng(global_random_seed)

@@ -379,6 +379,7 @@ def quick_spurious(tmp_path_factory):
         return importlib.import_module("spurious").main(["--quick", "--output", folder])
 
 
+@pytest.mark.slow
 def test_spurious_features_in_small_settings(quick_spurious):
     accuracy, choice, *attributes, finding, absent = quick_spurious["items"]
     chosen = {(row[0], row[1]): row[2:] for row in choice["rows"]}

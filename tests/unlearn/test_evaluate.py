@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from marks import slowly
 from scipy import stats
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -126,7 +127,7 @@ def of_points(points, methods=None):
     return ev.Evaluation(pd.DataFrame(list(found.values()), index=index), {})
 
 
-@pytest.mark.parametrize("n", [3, 6])
+@pytest.mark.parametrize("n", [3, slowly(6)])
 def test_intervals_of_distances_among_retrained_models_hold_the_truth(n):
     """Rows that share models are not independent: taken for it, seven in ten of the 95 % intervals held the truth."""
     rng, pair = np.random.default_rng(n), np.random.default_rng(0).normal(size=(2, 200_000, 4))

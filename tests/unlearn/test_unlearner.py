@@ -17,7 +17,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from marks import slowly
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -798,7 +797,7 @@ def test_the_noise_of_two_releases_does_not_cancel(ridge, tmp_path):
     assert float((noise[1] - noise[0]).abs().min()) > 1e-3  # sigma is 3.7
 
 
-@pytest.mark.parametrize("selector", ["all", slowly("kfac_greedy")])
+@pytest.mark.parametrize("selector", ["all", pytest.param("kfac_greedy", marks=pytest.mark.slow)])
 def test_a_run_that_is_resumed_at_every_request_has_the_same_bits(selector, tmp_path):
     """Conjugate gradients with what the process keeps between requests, and without."""
     model, X, y = net()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numbers
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,12 +11,12 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import issparse
+from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator
 from sklearn.feature_selection import SelectorMixin
 from sklearn.utils import Tags
 from sklearn.utils._set_output import _get_output_config  # as SelectorMixin.transform does
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from codec._decisions import BlanketPath
 from codec._dependence import NominalY, read_response, refuse_constant
@@ -29,10 +27,9 @@ from codec._markov import (
     SearchOptions,
     spread_values,
 )
-from codec._nulls import CLASS_ROWS, pool_rare
 from codec._selection import Options, select_features
-from codec._stability import MIN_ROWS, own_seed
-from codec._task import Task, few_whole_numbers, split_rows
+from codec._stability import MIN_ROWS
+from codec._task import Task, few_whole_numbers, refuse_missing, split_rows, warn_of_rare_classes
 from codec._validation import (
     BoolArray,
     FloatArray,
@@ -47,11 +44,11 @@ from codec._validation import (
     check_positive,
     check_spread,
     columns_by_name,
-    constant_columns,
     count_once,
     drop_incomplete,
     is_polars,
     read_table,
+    refuse_equal_names,
     without_mask,
     without_nullable,
 )
@@ -494,7 +491,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         if hasattr(X, "dtypes"):  # a frame: its categories would be lost in an array
-            _refuse_equal_names(X)
+            refuse_equal_names(getattr(X, "columns", ()), "X")
             features = read_table(X, "X")
             validate_data(self, X, skip_check_array=True)
         else:
@@ -502,10 +499,10 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             X = validate_data(self, without_mask(X), dtype=None, ensure_all_finite="allow-nan")
             features = read_table(X, "X")
         response = read_response(y, self.nominal_y)
-        _refuse_missing(response)
+        refuse_missing(response)
         if self.method != "auto":
             return features, response
-        _warn_of_rare_classes(response)
+        warn_of_rare_classes(response)
         present = replace(features, columns=np.nan_to_num(features.columns, nan=0.0, posinf=np.inf, neginf=-np.inf))
         drop_incomplete([response, present if self.allow_nan else features], "raise")
         check_spread(present)
@@ -553,20 +550,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         ndarray of shape (n, p)
             Zeros stand for features that were not selected.
         """
-        if issparse(X) or not self._accepts_nan():
+        X = without_nullable(X) if isinstance(X, pd.DataFrame) else X
+        with config_context(assume_finite=self._accepts_nan() or get_config()["assume_finite"]):
             return super().inverse_transform(X)
-        support = self._get_support_mask()
-        frame = as_frame(X, "X")
-        if isinstance(frame, pd.DataFrame):
-            frame = without_nullable(frame)
-        values = check_array(frame, dtype=None, ensure_all_finite="allow-nan")
-        if values.shape[1] != support.sum():
-            raise ValueError(
-                f"X has {values.shape[1]} column(s), but {support.sum()} were selected; pass what transform returns."
-            )
-        whole = np.zeros((len(values), support.size), dtype=values.dtype)
-        whole[:, support] = values
-        return whole
 
     def _get_support_mask(self) -> BoolArray:
         check_is_fitted(self)
@@ -585,7 +571,7 @@ def generator_of(random_state: Any) -> np.random.Generator:
     """A Generator of any kind of random_state; an int or SeedSequence, which stays as it is, always gives the same."""
     if isinstance(random_state, np.random.RandomState):
         random_state = int(random_state.randint(2**31))
-    return as_generator(own_seed(random_state), "random_state")
+    return as_generator(random_state, "random_state")
 
 
 def _is_flag(value: Any, flag: bool) -> bool:
@@ -616,35 +602,3 @@ def _check_share(value: Any, argument: str) -> float:
     if share >= 1.0:
         raise ValueError(f"{argument} is {value}; it must be below 1.")
     return share
-
-
-def _refuse_equal_names(X: Any) -> None:
-    """Columns of a frame are chosen by name, also in transform."""
-    names = [str(name) for name in getattr(X, "columns", ())]
-    equal = [name for name, count in Counter(names).items() if count > 1]
-    if equal:
-        shown = ", ".join(map(repr, equal[:8])) + (", ..." if len(equal) > 8 else "")
-        raise ValueError(f"X has several columns called {shown}; every column needs a name of its own, rename them.")
-
-
-def _refuse_missing(y: Table) -> None:
-    """No option of the selector is a remedy for missing responses."""
-    n_missing = np.isnan(y.columns).sum(axis=1)
-    if n_missing.any():
-        k = int(np.argmax(n_missing > 0))
-        raise ValueError(
-            f"y contains NaN: column {y.names[k]!r} has {n_missing[k]} missing value(s); "
-            "y must be complete, leave these rows out."
-        )
-
-
-def _warn_of_rare_classes(y: Table) -> None:
-    """Numbers stored as text, most often."""
-    if y.nominal.all() and np.ptp(pool_rare(y).columns, axis=1).max() == 0.0 and not constant_columns(y).any():
-        n_classes = np.unique(y.columns[0]).size
-        warnings.warn(
-            f"y has {n_classes} classes in {y.n_rows} rows, none of them with {CLASS_ROWS}: given other features nothing "
-            "can be tested. Pass numbers if y is a number stored as text, or merge classes.",
-            UserWarning,
-            stacklevel=4,
-        )

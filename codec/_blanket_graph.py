@@ -31,6 +31,7 @@ from codec._validation import (
     count_once,
     drop_incomplete,
     read_table,
+    refuse_equal_names,
 )
 
 Rule = Literal["and", "or"]
@@ -267,9 +268,7 @@ def markov_blanket_graph(
     d = len(table.names)
     if d < 2:
         raise ValueError(f"X has {d} column; a graph needs at least two.")
-    repeated = sorted({name for name in table.names if table.names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"X has several columns named {', '.join(map(repr, repeated))}; give each a name of its own.")
+    refuse_equal_names(table.names, "X")
     (table,) = count_once([table], stacklevel=2)
     selector = MarkovBlanketSelector() if selector is None else selector
     if isinstance(selector, MarkovBlanketSelector) and not _accepts_nan(selector):

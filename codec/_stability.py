@@ -193,7 +193,7 @@ def stability_selection(
     threshold = check_threshold(threshold)
     if check_integer(n_subsamples, "n_subsamples", 2) % 2:
         raise ValueError(f"n_subsamples is {n_subsamples}; halves are drawn in pairs, so it must be even.")
-    generators = as_generator(own_seed(rng)).spawn(n_subsamples)
+    generators = as_generator(rng).spawn(n_subsamples)
     halves = [rows for g in generators[::2] for rows in _complementary_pair(n, g)]
     tasks = (delayed(_count)(select, rows, g, n_features) for rows, g in zip(halves, generators, strict=True))
     counts = np.zeros(n_features, dtype=np.int64)
@@ -216,15 +216,6 @@ def stability_selection(
         mean_selected,
         tuple(names) if names is not None else tuple(f"x{j}" for j in range(n_features)),
         always,
-    )
-
-
-def own_seed(rng: Any) -> Any:
-    """A copy of a SeedSequence, which counts the streams that are made of it; anything else as it is."""
-    if not isinstance(rng, np.random.SeedSequence):
-        return rng
-    return np.random.SeedSequence(
-        rng.entropy, spawn_key=rng.spawn_key, pool_size=rng.pool_size, n_children_spawned=rng.n_children_spawned
     )
 
 

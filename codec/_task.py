@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from codec._family import Features, with_indicators
 from codec._forward import show_progress
 from codec._hiton import discrete_blanket
 from codec._markov import SearchOptions, find_blanket, keep_mutual, member_pvalues
+from codec._nulls import CLASS_ROWS, pool_rare
 from codec._stability import StabilityResult, stability_selection
 from codec._validation import FloatArray, IntArray, Table, constant_columns
 
@@ -128,3 +130,26 @@ class Task:
             select, n, p, names=names, always_include=self.options.always_include, rng=rng,
             n_jobs=self.options.n_jobs, verbose=verbose, **options,
         )  # fmt: skip
+
+
+def refuse_missing(y: Table) -> None:
+    """No option of the selector is a remedy for missing responses."""
+    n_missing = np.isnan(y.columns).sum(axis=1)
+    if n_missing.any():
+        k = int(np.argmax(n_missing > 0))
+        raise ValueError(
+            f"y contains NaN: column {y.names[k]!r} has {n_missing[k]} missing value(s); "
+            "y must be complete, leave these rows out."
+        )
+
+
+def warn_of_rare_classes(y: Table) -> None:
+    """Numbers stored as text, most often."""
+    if y.nominal.all() and np.ptp(pool_rare(y).columns, axis=1).max() == 0.0 and not constant_columns(y).any():
+        n_classes = np.unique(y.columns[0]).size
+        warnings.warn(
+            f"y has {n_classes} classes in {y.n_rows} rows, none of them with {CLASS_ROWS}: given other features nothing "
+            "can be tested. Pass numbers if y is a number stored as text, or merge classes.",
+            UserWarning,
+            stacklevel=4,
+        )

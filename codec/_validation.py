@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -502,13 +503,30 @@ def check_flag(value: Any, argument: str) -> bool:
 
 
 def as_generator(rng: Any, argument: str = "rng") -> np.random.Generator:
-    """Generator of a seed, SeedSequence or Generator; the global state is never used."""
+    """Generator of a seed, SeedSequence or Generator; the global state is never used.
+
+    A SeedSequence counts the streams that are made of it, so a copy is taken.
+    """
+    if isinstance(rng, np.random.SeedSequence):
+        rng = np.random.SeedSequence(
+            rng.entropy, spawn_key=rng.spawn_key, pool_size=rng.pool_size, n_children_spawned=rng.n_children_spawned
+        )
     try:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise type(error)(
             f"{argument} is {rng!r}; pass None, an int from 0 on, a SeedSequence or a Generator."
         ) from None
+
+
+def refuse_equal_names(names: Iterable[Any], argument: str) -> None:
+    """Refuse columns that a name cannot tell apart."""
+    equal = [name for name, count in Counter(map(str, names)).items() if count > 1]
+    if equal:
+        shown = ", ".join(map(repr, equal[:8])) + (", ..." if len(equal) > 8 else "")
+        raise ValueError(
+            f"{argument} has several columns called {shown}; every column needs a name of its own, rename them."
+        )
 
 
 def columns_by_name(chosen: Any, names: Sequence[str], argument: str) -> list[int]:

@@ -285,9 +285,9 @@ def test_without_networkx_the_error_says_what_to_do(monkeypatch):
 
 def test_names_of_several_columns_are_refused():
     frame = frame_of(5).set_axis(["b", "a", "c", "a", "b"], axis=1)
-    with pytest.raises(ValueError, match="X has several columns named 'a', 'b'; give each a name of its own"):
+    with pytest.raises(ValueError, match="X has several columns called 'b', 'a'; every column needs a name of its own"):
         markov_blanket_graph(frame, selector=ONE_WAY)
-    with pytest.raises(ValueError, match="columns named '1'"):
+    with pytest.raises(ValueError, match="columns called '1'"):
         markov_blanket_graph(frame_of(3).set_axis([1, "1", 2], axis=1), selector=ONE_WAY)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codec._validation import as_generator
 from codec.datasets._simulation import (
     FloatArray,
     RandomState,
     Simulation,
     check_count,
     check_real,
-    make_generator,
     simulation,
     tanh_network,
 )
@@ -105,7 +105,7 @@ def make_foci_model(
     k, function = _MODELS[model]
     check_count(n, "n")
     check_count(p, "p", k)
-    rng = make_generator(random_state)
+    rng = as_generator(random_state, "random_state")
     X = rng.standard_normal((n, p))
     return simulation(X, function(X.T, rng), range(k))
 
@@ -158,7 +158,7 @@ def make_bullseye(
     """
     check_count(n, "n")
     noise = check_real(noise, "noise", 0.0)
-    rng = make_generator(random_state)
+    rng = as_generator(random_state, "random_state")
     e = rng.uniform(-noise, noise, (6, n))
     inner = rng.random(n) < 0.5
     r1 = np.where(inner, rng.uniform(0.25, 0.5, n), rng.uniform(0.75, 1.0, n))
@@ -228,7 +228,7 @@ def make_modular_sum(
     check_count(n, "n")
     check_count(p, "p", check_count(n_terms, "n_terms"))
     flip = check_real(flip, "flip", 0.0, 1.0)
-    rng = make_generator(random_state)
+    rng = as_generator(random_state, "random_state")
     m = 1 if modulus is None else check_count(modulus, "modulus", 2)
 
     def uniform(shape: Any) -> NDArray[Any]:
@@ -284,7 +284,7 @@ def make_post_nonlinear(
     check_count(n, "n")
     check_count(dim, "dim")
     noise = check_real(noise, "noise", 0.0)
-    rng = make_generator(random_state)
+    rng = as_generator(random_state, "random_state")
     z = rng.standard_normal((n, dim))
     e = rng.standard_normal((2, n))
     if kind == "shared":

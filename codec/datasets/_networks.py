@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from codec._validation import as_generator
 from codec.datasets._simulation import (
     FloatArray,
     Network,
@@ -17,7 +18,6 @@ from codec.datasets._simulation import (
     Simulation,
     check_count,
     check_real,
-    make_generator,
     scale,
     tanh_network,
 )
@@ -85,7 +85,7 @@ def make_mlp_network(
     products, nominal = check_real(products, "products", 0.0, 1.0), check_real(nominal, "nominal", 0.0, 1.0)
     noise = check_real(noise, "noise", 0.0, boundaries="neither")
     mean_parents = check_real(mean_parents, "mean_parents", 0.0)
-    rng = make_generator(random_state)
+    rng = as_generator(random_state, "random_state")
     counts = np.minimum(rng.poisson(mean_parents, n_nodes), 4)
     parents = tuple(
         tuple(int(u) for u in rng.choice(v, min(v, int(counts[v])), replace=False)) if v else () for v in range(n_nodes)
@@ -148,7 +148,7 @@ def make_gaussian_network(
     ['b', 'c']
     """
     check_count(n, "n")
-    rng = make_generator(random_state)
+    rng = as_generator(random_state, "random_state")
     names = _names(nodes)
     spreads = [_check_gaussian(node, name) for name, node in nodes.items()]
     parents = _parents({name: tuple(node.get("coef", {})) for name, node in nodes.items()})
@@ -204,7 +204,7 @@ def make_discrete_network(
     (['sprinkler', 'wet'], (0, 1))
     """
     check_count(n, "n")
-    rng = make_generator(random_state)
+    rng = as_generator(random_state, "random_state")
     names = _names(nodes)
     tables = {name: np.asarray(table, dtype=np.float64) for name, (_, table) in nodes.items()}
     parents = _parents({name: tuple(above) for name, (above, _) in nodes.items()})

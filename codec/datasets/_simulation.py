@@ -172,16 +172,6 @@ def check_count(value: Any, name: str, low: int = 1) -> int:
     return int(check_scalar(value, name, (int, np.integer), min_val=low))
 
 
-def make_generator(random_state: RandomState) -> np.random.Generator:
-    """Generator of a seed, SeedSequence or Generator."""
-    try:
-        return np.random.default_rng(random_state)
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"random_state is {random_state!r}; pass None, an int from 0 on, a SeedSequence or a Generator."
-        ) from None
-
-
 def scale(values: FloatArray) -> FloatArray:
     spread = values.std()
     return np.asarray((values - values.mean()) / (spread if spread > 0.0 else 1.0))

@@ -12,13 +12,16 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from codec._validation import check_integer, check_positive
+from codec._validation import as_generator, check_integer, check_positive
 
+RELEASES = 0x52454C45  # keeps the noise's seeds apart from the children that the caller's SeedSequence spawns
 CURVATURE_CHANGE = 1.0 / (6.0 * math.sqrt(3.0))  # max of p (1 - p) |1 - 2 p|, at p = 1/2 +- 1/sqrt(12)
 
 
@@ -489,6 +492,21 @@ class Accountant:
         sigma = sensitivity * gaussian_multiplier(epsilon, delta)
         self._releases.append(Release(sensitivity, sigma, float(epsilon), float(delta)))
         return self._releases[-1]
+
+    def noise_source(self, random_state: Any) -> np.random.Generator:
+        """Source of the next release's noise: its number is part of the seed, so that no two releases share noise.
+
+        It has all bits of a seed, or 128 that a Generator draws; a SeedSequence stays as it is.
+        """
+        if isinstance(random_state, np.random.Generator):
+            random_state = int.from_bytes(random_state.bytes(16), "little")
+        if not isinstance(random_state, (np.random.SeedSequence, int, np.integer, NoneType)) or random_state is True:
+            raise TypeError(
+                f"random_state is {random_state!r}; pass None, an int from 0 on, a SeedSequence or a Generator."
+            )
+        seed: Any = as_generator(random_state, "random_state").bit_generator.seed_seq
+        key = (*seed.spawn_key, RELEASES, len(self._releases))
+        return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=key, pool_size=seed.pool_size))
 
     def epsilon(self, delta: float) -> float:
         """Exact epsilon of all releases together at this delta."""

@@ -30,8 +30,8 @@ class History:
         Seed of every random choice.
     anchored : bool
         Whether steps start at an anchor. Without one, all that stands counts as done before the next step.
-    settings : dict
-        What must be the same when the history is resumed; JSON must hold it.
+    settings : callable
+        Gives a dict of what must be the same when the history is resumed; JSON must hold it. Asked for a ledger alone.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class History:
     """
 
     def __init__(
-        self, start: Mapping[str, Tensor], entropy: int, *, anchored: bool, settings: Mapping[str, Any]
+        self, start: Mapping[str, Tensor], entropy: int, *, anchored: bool, settings: Callable[[], Mapping[str, Any]]
     ) -> None:
         self.start = clone(start)
         self.weights = clone(start)
@@ -60,7 +60,7 @@ class History:
         self.standing: list[int] = []
         self.pending: list[tuple[int, ...]] = []
         self.accountant = Accountant()
-        self.settings = dict(settings)
+        self._settings = settings
         self._anchored = anchored
         self._settled = 0  # standing requests that were done before the anchor
         self._before: tuple[int, Parameters] | None = None  # both as they were, while a new anchor is not on disk
@@ -113,7 +113,7 @@ class History:
         if ledger.entries():
             ledger.close()
             raise ValueError(f"ledger {str(folder)!r} holds requests already; {advice}.")
-        ledger.append({"kind": "start", "entropy": str(self.entropy), "settings": self.settings, "saved": saved})
+        ledger.append({"kind": "start", "entropy": str(self.entropy), "settings": self._settings(), "saved": saved})
         return ledger
 
     def _read(self, ledger: Ledger, folder: str | Path) -> None:
@@ -134,10 +134,9 @@ class History:
         self._previous = None if last is None else (last[0], ledger.replay(self.start, last[1]))
 
     def _check_settings(self, said: Mapping[str, Any], folder: str | Path) -> None:
+        settings = self._settings()
         wrong = [
-            f"{key}={value!r}, not {self.settings.get(key)!r}"
-            for key, value in said.items()
-            if self.settings.get(key) != value
+            f"{key}={value!r}, not {settings.get(key)!r}" for key, value in said.items() if settings.get(key) != value
         ]
         if wrong:
             raise ValueError(f"folder {str(folder)!r} was begun with {', '.join(wrong)}; pass what it was begun with.")
@@ -286,12 +285,11 @@ def clone(params: Mapping[str, Tensor]) -> Parameters:
     return {name: value.detach().clone() for name, value in params.items()}
 
 
-def with_noise(params: Mapping[str, Tensor], sigma: float, source: np.random.SeedSequence) -> Parameters:
+def with_noise(params: Mapping[str, Tensor], sigma: float, draw: np.random.Generator) -> Parameters:
     """Copies with independent normal noise on every coordinate.
 
-    From numpy's generator, which has all bits of the seed: torch's on the CPU has 32 of them, few enough to try all.
+    From numpy's generator, which has all bits of its seed: torch's on the CPU has 32 of them, few enough to try all.
     """
-    draw = np.random.default_rng(source)
     noise = {name: torch.from_numpy(np.asarray(draw.standard_normal(tuple(w.shape)))) for name, w in params.items()}
     return {name: w + sigma * noise[name].to(w) for name, w in params.items()}
 

@@ -198,7 +198,8 @@ def loss_of(work: Problem) -> Objective:
 
 def outputs_of(work: Problem, batch: Batch) -> Tensor:
     """Outputs of the model as it is; a single sample has no variance, so batch norms take their running statistics."""
-    norms = [m for m in work.model.modules() if isinstance(m, _BatchNorm) and m.training and len(batch.ids) == 1]
+    alone = len(batch.ids) == 1
+    norms = [m for m in work.model.modules() if isinstance(m, _BatchNorm) and m.training] if alone else []
     for norm in norms:
         norm.eval()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -194,7 +195,7 @@ class Unlearner:
             self.problem.parameters(),
             entropy_of(random_state),
             anchored=update not in WITHOUT_ANCHOR,
-            settings=self._settings(loss),
+            settings=partial(self._settings, loss),
         )
         self._steps = Steps(self.problem, self.units, self.options, self._history)
         if ledger is not None and self.problem.team.rank == 0:
@@ -507,7 +508,7 @@ class Unlearner:
                 f"no release: the certificate's bound is {certificate.bound:.3g}, above the {bound:.3g} that the noise "
                 "would be made for; take another Newton step (n_steps), or retrain."
             )
-        source = np.random.SeedSequence(entropy_of(random_state), spawn_key=(len(self.accountant.releases),))
+        source = self.accountant.noise_source(random_state)
         sigma = self._history.release(epsilon, delta, bound).sigma
         return self.problem.model_with(with_noise(self._history.weights, sigma, source))
 

@@ -40,7 +40,6 @@ from codec.unlearn._convex import (
 from codec.unlearn._deletion import Deletion
 
 MAX_DENSE = 10_000  # parameters whose dense inverse is kept: 400 MB in float32
-RELEASES = 0x52454C45  # keeps the noise's seeds apart from the children that the caller's SeedSequence spawns
 
 
 class _RemovableLinear(BaseEstimator):
@@ -249,7 +248,7 @@ class _RemovableLinear(BaseEstimator):
         check_is_fitted(self)
         self._need_rows("release")
         check_epsilon_delta(epsilon, delta)
-        rng = self._noise_source(random_state)
+        rng = self.accountant_.noise_source(random_state)
         self._reach_tolerance()
         privacy = self.accountant_.add(epsilon, delta, 2.0 * self._fitted["tolerance"])
         copy: Self = clone(self).set_params(**self._fitted)
@@ -260,12 +259,6 @@ class _RemovableLinear(BaseEstimator):
         copy._publish(weights + privacy.sigma * rng.standard_normal(weights.shape))
         copy.privacy_ = privacy
         return copy
-
-    def _noise_source(self, random_state: Any) -> np.random.Generator:
-        """Of the next release, whose number is part of the seed: equal arguments never give equal noise."""
-        seed = _seed_sequence(random_state)
-        key = (*seed.spawn_key, RELEASES, len(self.accountant_.releases))
-        return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=key, pool_size=seed.pool_size))
 
     def _reach_tolerance(self) -> None:
         taken, _ = self._descend(None)
@@ -300,20 +293,6 @@ class _RemovableLinear(BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         return np.asarray(X @ np.atleast_2d(self.coef_).T + self.intercept_)
-
-
-def _seed_sequence(random_state: Any) -> np.random.SeedSequence:
-    """All bits of a seed, or 128 that a Generator draws."""
-    if isinstance(random_state, np.random.SeedSequence):
-        return random_state
-    if isinstance(random_state, np.random.Generator):
-        return np.random.SeedSequence(int.from_bytes(random_state.bytes(16), "little"))
-    try:
-        return np.random.SeedSequence(None if random_state is None else check_integer(random_state, "random_state", 0))
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"random_state is {random_state!r}; pass None, an int from 0 on, a SeedSequence or a Generator."
-        ) from None
 
 
 class RemovableLogisticRegression(ClassifierMixin, _RemovableLinear):

@@ -250,6 +250,17 @@ def test_what_a_callable_makes_longer_is_read_by_the_lengths():
     torch.testing.assert_close(found.activations[:, :4], each.detach())
 
 
+def failing(failure):
+    """A perturbation that changes nothing, or fails."""
+
+    def perturb(inputs, n, generator):
+        if failure:
+            raise failure
+        return inputs
+
+    return perturb
+
+
 class Encoder(nn.Module):
     """An encoder of torch's, which makes nested tensors of padded samples in evaluation mode."""
 
@@ -273,16 +284,11 @@ def test_encoders_of_padded_samples_are_recorded_and_left_as_they_were(failure):
     x[::2, 3:] = 0
     problem = Problem(problem.model, "cross_entropy", (x, torch.arange(24) % 2), weight_decay=0.1)
 
-    def fails(inputs, n, generator):
-        if failure:
-            raise failure
-        return inputs
-
     if failure:
         with pytest.raises(failure):
-            run(problem, perturb=fails)
+            run(problem, perturb=failing(failure))
     else:
-        found = run(problem, [2, 5], perturb=fails, n_perturbations=2)
+        found = run(problem, [2, 5], perturb=failing(failure), n_perturbations=2)
         inputs, targets = problem.fetch([2, 5])
         expected = nn.functional.cross_entropy(problem.model.eval()(inputs), targets, reduction="none").detach()
         torch.testing.assert_close(found.losses, expected)
@@ -374,16 +380,11 @@ def test_model_and_random_state_are_as_before(failure):
     before = {k: v.clone() for k, v in problem.model.state_dict().items()}
     state = torch.get_rng_state()
 
-    def fails(inputs, n, generator):
-        if failure:
-            raise failure
-        return inputs
-
     if failure:
         with pytest.raises(failure):
-            run(problem, perturb=fails)
+            run(problem, perturb=failing(failure))
     else:
-        run(problem, perturb=fails)
+        run(problem, perturb=failing(failure))
     assert hooks(problem.model) == 0
     assert all(module.training for module in problem.model.modules())
     assert all(torch.equal(before[k], v) for k, v in problem.model.state_dict().items())

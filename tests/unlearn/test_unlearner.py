@@ -716,13 +716,14 @@ def test_numbers_of_requests_may_be_numpys(kind, tmp_path):
 
 def test_noise_has_all_bits_of_its_seed():
     """Seeds that agree in their low 32 bits gave the same noise; so few may be tried one by one."""
+    from codec.unlearn._certificate import Accountant
     from codec.unlearn._history import with_noise
 
     zero = {"w": torch.zeros(400, dtype=torch.float64), "v": torch.zeros(3, 2)}
-    drawn = [with_noise(zero, 2.0, np.random.SeedSequence(5 + (k << 32)))["w"] for k in range(2)]
+    drawn = [with_noise(zero, 2.0, Accountant().noise_source(5 + (k << 32)))["w"] for k in range(2)]
     assert float((drawn[0] - drawn[1]).abs().min()) > 0.0
     assert float(drawn[0].std()) == pytest.approx(2.0, abs=0.3)
-    again = with_noise(zero, 2.0, np.random.SeedSequence(5))
+    again = with_noise(zero, 2.0, Accountant().noise_source(5))
     assert torch.equal(again["w"], drawn[0])
     assert again["v"].dtype == torch.float32
     assert not torch.equal(again["v"].flatten(), again["w"][:6].float())

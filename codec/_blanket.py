@@ -11,12 +11,12 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn import config_context, get_config
+from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.feature_selection import SelectorMixin
 from sklearn.utils import Tags
 from sklearn.utils._set_output import _get_output_config  # as SelectorMixin.transform does
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from codec._decisions import BlanketPath
 from codec._dependence import NominalY, read_response, refuse_constant
@@ -551,7 +551,10 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             Zeros stand for features that were not selected.
         """
         X = without_nullable(X) if isinstance(X, pd.DataFrame) else X
-        with config_context(assume_finite=self._accepts_nan() or get_config()["assume_finite"]):
+        if not self._accepts_nan():
+            return super().inverse_transform(X)
+        check_array(X, dtype=None, accept_sparse=True, ensure_all_finite="allow-nan")
+        with config_context(assume_finite=True):  # it would refuse missing values
             return super().inverse_transform(X)
 
     def _get_support_mask(self) -> BoolArray:

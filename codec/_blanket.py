@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,6 +46,7 @@ from codec._validation import (
     count_once,
     drop_incomplete,
     is_polars,
+    list_of_columns,
     read_table,
     refuse_equal_names,
     without_mask,
@@ -586,18 +586,6 @@ def _same(value: Any, default: Any) -> bool:
     """Whether an option has this value; numpy's numbers and flags are those of Python."""
     value = value.item() if isinstance(value, np.generic) else value
     return value is default or (isinstance(value, (str, int, float, list, tuple)) and value == default)
-
-
-def list_of_columns(chosen: Any, argument: str) -> list[Any]:
-    """What was chosen, one alone too; an iterator would be empty when it is read again."""
-    if chosen is None:
-        return []
-    if isinstance(chosen, (str, numbers.Integral)):
-        return [chosen]
-    if isinstance(chosen, Iterator) or not isinstance(chosen, Iterable):
-        what = "can be read only once" if isinstance(chosen, Iterator) else "holds no columns"
-        raise TypeError(f"{argument} is {chosen!r}, which {what}; pass a list of names or indices.")
-    return list(chosen)
 
 
 def _check_share(value: Any, argument: str) -> float:

@@ -14,7 +14,7 @@ import pandas as pd
 from joblib import delayed
 from sklearn.base import clone
 
-from codec._blanket import MarkovBlanketSelector, generator_of, list_of_columns
+from codec._blanket import MarkovBlanketSelector, generator_of
 from codec._forward import show_progress
 from codec._inference import codec_test
 from codec._parallel import in_order
@@ -30,6 +30,7 @@ from codec._validation import (
     columns_by_name,
     count_once,
     drop_incomplete,
+    list_of_columns,
     read_table,
     refuse_equal_names,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numbers
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -527,6 +527,18 @@ def refuse_equal_names(names: Iterable[Any], argument: str) -> None:
         raise ValueError(
             f"{argument} has several columns called {shown}; every column needs a name of its own, rename them."
         )
+
+
+def list_of_columns(chosen: Any, argument: str) -> list[Any]:
+    """What was chosen, one alone too; an iterator would be empty when it is read again."""
+    if chosen is None:
+        return []
+    if isinstance(chosen, (str, numbers.Integral)):
+        return [chosen]
+    if isinstance(chosen, Iterator) or not isinstance(chosen, Iterable):
+        what = "can be read only once" if isinstance(chosen, Iterator) else "holds no columns"
+        raise TypeError(f"{argument} is {chosen!r}, which {what}; pass a list of names or indices.")
+    return list(chosen)
 
 
 def columns_by_name(chosen: Any, names: Sequence[str], argument: str) -> list[int]:

@@ -1,5 +1,6 @@
 """Linear models that forget: equal to models fitted without the rows, and what their certificates say."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -285,7 +286,7 @@ def test_a_request_that_fails_leaves_the_model_as_it_was(kind, monkeypatch):
     model, twin = kind().fit(X, y > 0), kind().fit(X, y > 0)
     before = flat(model)
     with monkeypatch.context() as patch:
-        patch.setattr("codec.unlearn.linear.certify", lambda *_, **__: 1 / 0)
+        patch.setattr("codec.unlearn._removable.certify", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             model.forget([5, 6])
     np.testing.assert_array_equal(flat(model), before)
@@ -371,3 +372,12 @@ def test_nothing_of_a_forgotten_row_is_kept():
     model.forget(0)
     assert model._curvature.downdated is None
     assert not model._problem.rows[0].any()
+
+
+@pytest.mark.parametrize("kind", [RemovableLogisticRegression, RemovableRidge])
+def test_a_release_without_any_bound_is_refused(kind):
+    X, y, _ = table(2)
+    model = kind().fit(X, y > 0)
+    model.certificate_ = dataclasses.replace(model.certificate_, bound=None)
+    with pytest.raises(RuntimeError, match="cannot release: no bound is proved"):
+        model.release(1.0, 1e-5)

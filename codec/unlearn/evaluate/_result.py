@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -97,7 +97,7 @@ class Evaluation:
         # mean of d(i, k) over pairs, U: leaving model i out changes it by 2 (U - mean_k d(i, k)) / (n - 2)
         errors.loc[RETRAINED, pairwise] *= 2 * (n - 1) / (n - 2) if n > 2 else np.nan
         if "gap" in rows:
-            errors.loc[RETRAINED, "gap"] = _jackknife(rows[list(GAP)].to_numpy(), mean_gap)
+            errors.loc[RETRAINED, "gap"] = _gap_error(rows[list(GAP)].to_numpy())
         return errors
 
     def plot(self, metrics: Sequence[str] | None = None, axes: Any = None) -> Any:
@@ -135,19 +135,19 @@ class Evaluation:
         return str(self.to_frame().T.to_string(float_format=lambda v: f"{v:.4g}"))
 
 
-def mean_gap(values: Array) -> float:
-    """Mean absolute difference of each row to the mean of the others; rows are models, columns the metrics of `GAP`."""
-    others = (values.sum(axis=0) - values) / (len(values) - 1)
-    return float(np.abs(values - others).mean())
-
-
-def _jackknife(rows: Array, statistic: Callable[[Array], float]) -> float:
-    """Standard error of a statistic of the rows by leaving each out; NaN for two rows or fewer."""
+def _gap_error(rows: Array) -> float:
+    """Standard error of the mean gap of models to each other, by leaving each out; NaN for two models or fewer."""
     n = len(rows)
     if n < 3:
         return float("nan")
-    left = np.array([statistic(np.delete(rows, i, axis=0)) for i in range(n)])
+    left = np.array([_mean_gap(np.delete(rows, i, axis=0)) for i in range(n)])
     return float(np.sqrt((n - 1) / n * np.square(left - left.mean()).sum()))
+
+
+def _mean_gap(rows: Array) -> float:
+    """Mean absolute difference of each row to the mean of the others."""
+    others = (rows.sum(axis=0) - rows) / (len(rows) - 1)
+    return float(np.abs(rows - others).mean())
 
 
 def _upper(confidence_level: float) -> float:

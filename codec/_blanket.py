@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -395,6 +396,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         if _is_flag(self.screen, False):
             cap = 0
         elif self.screen != "auto":
+            if _is_flag(self.screen, True) or not isinstance(self.screen, numbers.Integral):
+                raise TypeError(f"screen is {self.screen!r}; it must be 'auto', an integer or False.")
             cap = check_integer(self.screen, "screen", 1)
         if self.test is not None and not callable(self.test):
             raise TypeError(f"test is {self.test!r}; it must be a function of y, z and given.")
@@ -527,6 +530,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             A frame after ``set_output``, with the types of X if X is a frame; else an array, of objects where a frame
             mixes numbers and categories.
         """
+        refuse_equal_names(getattr(X, "columns", ()), "X")
         output = _get_output_config("transform", self)["dense"]
         if output == "polars" and is_polars(X):  # a pandas frame is kept by scikit-learn
             validate_data(self, X, reset=False, skip_check_array=True)

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +35,14 @@ HARMLESS = 0.02  # share of rows that are copies: as good as none
 MANY_VALUES, HARDLY = 0.25, 0.05  # shares of rows: distinct values of a column, agreement by chance
 EXACT_INTEGERS = 2**53  # below, float64 holds every integer
 POLARS_INTEGERS = {f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
+POLARS_OBJECTS = {
+    "String",
+    "Utf8",
+    "Object",
+    "Decimal",
+    "Int128",
+    "UInt128",
+}  # Python holds their values, numpy does not
 POLARS_TIMES = {"Date", "Datetime", "Duration", "Time"}
 SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
 
@@ -181,7 +190,7 @@ def _polars_series(series: Any) -> pd.Series[Any]:
     kind = str(series.dtype).partition("(")[0]
     if kind in {"Categorical", "Enum"}:
         return pd.Series(pd.Categorical(series.cast(str).to_list()), name=series.name)
-    if kind in {"String", "Utf8", "Object"}:
+    if kind in POLARS_OBJECTS:
         return pd.Series(series.to_list(), name=series.name, dtype=object)
     if kind == "Boolean":
         return pd.Series(series.to_list(), name=series.name, dtype="boolean")
@@ -272,8 +281,14 @@ def _read_objects(series: pd.Series[Any], what: str, text_is_nominal: bool) -> t
     kinds = {type(value) for value in present}
     if all(issubclass(kind, numbers.Integral) for kind in kinds):
         return _integers(series, what), False
-    if all(issubclass(kind, (numbers.Real, np.bool_)) for kind in kinds):
-        return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan)), False
+    if all(issubclass(kind, (numbers.Real, np.bool_, Decimal)) for kind in kinds):
+        values = np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
+        if Decimal in kinds and np.unique(values[series.notna()]).size < len(set(present)):
+            raise ValueError(
+                f"{what} holds decimals such as {sample!r}, and floating-point numbers do not tell all of them apart; "
+                "pass their ranks, or fewer digits."
+            )
+        return values, False
     if not all(issubclass(kind, (str, bytes)) for kind in kinds):
         raise TypeError(
             f"{what} holds objects such as {sample!r}; each value must be a number "

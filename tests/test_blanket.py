@@ -305,6 +305,20 @@ def test_mixed_frame(mixed):
     assert selector.n_features_in_ == 7
 
 
+def test_names_of_several_columns_are_refused_on_the_way(mixed):
+    X, y = mixed
+    selector = MarkovBlanketSelector("foci").fit(X, y)
+    twice = pd.concat([X, X.iloc[:, :1]], axis=1)
+    with pytest.raises(ValueError, match=f"X has several columns called '{X.columns[0]}'"):
+        selector.transform(twice)
+
+
+@pytest.mark.parametrize("screen", [True, "all", 2.0, None])
+def test_what_a_screen_can_be_is_said(screen):
+    with pytest.raises(TypeError, match=r"screen is .*; it must be 'auto', an integer or False\."):
+        MarkovBlanketSelector(screen=screen).fit(np.eye(9), np.arange(9.0))
+
+
 def test_polars_frame_is_the_pandas_frame(mixed):
     X, y = mixed
     options = {"stop": False, "n_neighbors": 3}

@@ -1,10 +1,12 @@
 """Bad input: the type of the error, whom it names, what came and what to do; inputs stay as they are."""
 
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from scipy import sparse
 
@@ -489,6 +491,33 @@ def test_form_of_y_is_irrelevant(form):
     }[form]
     assert codec(y, Z) == codec(Y, Z)
     np.testing.assert_array_equal(foci(Z, y, stop=False).cumulative, foci(Z, Y, stop=False).cumulative)
+
+
+DECIMALS = [Decimal(k * k % 83) / 10 for k in range(N)]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [list, pd.Series, pl.Series, lambda d: pd.Series(d, dtype=pd.ArrowDtype(pa.decimal128(5, 1)))],
+    ids=["list", "pandas", "polars", "arrow"],
+)
+def test_decimals_are_numbers(form):
+    assert codec(Y, form(DECIMALS)) == codec(Y, [float(d) for d in DECIMALS])
+    assert codec(form(DECIMALS), Z) == codec([float(d) for d in DECIMALS], Z)
+    missing = form([None, *DECIMALS[1:]])
+    with pytest.warns(UserWarning, match="1 of"):
+        assert codec(Y, missing, nan_policy="omit") == codec(Y[1:], form(DECIMALS[1:]))
+
+
+def test_decimals_that_floats_confuse_are_refused():
+    close = [Decimal(1) + Decimal(k).scaleb(-25) for k in range(N)]
+    assert_refused(lambda: codec(Y, close), "z", "decimals", "ranks", kinds=ValueError)
+
+
+def test_polars_integers_of_128_bits():
+    whole = np.arange(N)[::-1] ** 2
+    large = pl.Series([2**70 + int(k) for k in whole], dtype=pl.Int128)
+    assert codec(Y, large) == codec(Y, whole)
 
 
 def test_one_column_forms():

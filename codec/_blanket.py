@@ -121,8 +121,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         Share of the rows, such as .5, that the search uses; ``pvalues_`` then come from the other rows and are
         valid whatever was selected. Each class of y is divided in this way.
     stability : bool or dict, optional
-        True: select the features found in at least 60 % of 100 random halves of the data, whose number bounds the
-        false ones, see :class:`codec.StabilityResult`. A dict changes that: ``n_subsamples`` (even), ``threshold``
+        True: select the features found in at least 60 % of 100 random halves of the data; for a bound on
+        the false ones see :class:`codec.StabilityResult`. A dict changes that: ``n_subsamples`` (even), ``threshold``
         (above .5).
     always_include : iterable of str or int, optional
         Features that are always selected, by name or index (a group: by any of its columns). An integer is a
@@ -183,11 +183,10 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     others. Listed features are tested given the others on the list, the least important first: those of the
     regression, which has allowed for the number of features, at half the level ``alpha``, the others against what
     chance could reach among **all** features. Then the best of the other features is added as long as it stands out
-    from all of them under the same copies of y. Where y is a number and the rows are at most 1,000, so are features
-    that a Gaussian process [4]_ needs beside the members, after Bonferroni's correction and at half the level. Every
-    member is tested again. Up to 20,000 rows children of y are
-    asked at last. A feature that clearly depends on y once its other parents are known, but hardly before, enters
-    with them; and the feature on which a member clearly depends beside y and the other members, and which y does not
+    from all of them under the same copies of y. Where y is a number and the rows are at most 1,000, features
+    that a Gaussian process [4]_ needs beside the members are added as well, after Bonferroni's correction and at half
+    the level. Every member is tested again. Finally, up to 20,000 rows, the children of y are examined. A feature that
+    clearly depends on y given its other parents, but hardly otherwise, enters with those parents; and the feature on which a member clearly depends beside y and the other members, and which y does not
     depend on without that member, is another parent of it [5]_. They enter by what is said about the child; their own
     p-values may be large. y and features are compared after what the condition explains of them is taken out; the
     terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all features are categories or

@@ -17,10 +17,12 @@ ABSENT = "Not run here yet; `make paper` runs it in small settings.\n"
 
 
 def escape(text):
-    """Text that reStructuredText takes as it is."""
-    for mark in "\\*`|_":
-        text = text.replace(mark, "\\" + mark)
-    return text
+    """Text that reStructuredText takes as it is; what stands between backticks is a literal."""
+    parts = text.split("`")
+    for i in range(0, len(parts), 2):
+        for mark in "\\*|_":
+            parts[i] = parts[i].replace(mark, "\\" + mark)
+    return "``".join(parts)
 
 
 def list_table(item):

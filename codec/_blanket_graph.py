@@ -74,7 +74,25 @@ class BlanketGraph:
     rule : {'and', 'or'}
         Whether both variables must select each other for an edge, or one of them.
     local_parents : tuple of LocalParents or None
-        For every variable, if asked for.
+        For every variable, if asked for: ``parents``, its direct causes; ``candidates``, at most one of which is a
+        direct cause; ``reason``, one clause. Variables by index.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from codec import MarkovBlanketSelector, fisher_z, markov_blanket_graph
+    >>> a, b, e, f = np.random.default_rng(0).standard_normal((4, 200))
+    >>> X = pd.DataFrame({"a": a, "b": b, "c": a + b + 0.5 * e, "d": a + b + 0.5 * e + 0.5 * f})
+    >>> selector = MarkovBlanketSelector(test=fisher_z, screen=False)
+    >>> graph = markov_blanket_graph(X, selector=selector, parents=True, random_state=0)
+    >>> graph.blankets
+    {'a': ('b', 'c'), 'b': ('a', 'c'), 'c': ('a', 'b', 'd'), 'd': ('c',)}
+    >>> graph.matrix.shape, graph.n_edges
+    ((4, 4), 4)
+    >>> graph.parents_to_frame().loc["c", "parents"]
+    'a, b'
+    >>> graph.to_networkx().number_of_edges()
+    4
     """
 
     names: tuple[str, ...]
@@ -85,12 +103,12 @@ class BlanketGraph:
 
     @property
     def matrix(self) -> BoolArray:
-        """The symmetric adjacency matrix of the rule; shape (d, d)."""
+        """The symmetric adjacency matrix of the rule: ndarray of shape (d, d), bool."""
         return self.found & self.found.T if self.rule == "and" else self.found | self.found.T
 
     @property
     def blankets(self) -> dict[str, tuple[str, ...]]:
-        """Neighbours in the graph, by name."""
+        """Neighbours of every variable in the graph: dict of str to tuple of str."""
         matrix = self.matrix
         return {name: self._named(np.flatnonzero(matrix[i])) for i, name in enumerate(self.names)}
 
@@ -100,7 +118,14 @@ class BlanketGraph:
         return int(self.matrix.sum()) // 2
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a pair that either variable selected: a, b, mutual, edge, p-value in each blanket."""
+        """One row a pair of variables of which one selected the other.
+
+        Returns
+        -------
+        DataFrame of shape (number of pairs, 6)
+            Columns ``a`` and ``b``, the names; ``mutual``, whether both did; ``edge``, whether the rule joins them;
+            ``pvalue_b_for_a``, the p-value of b in the blanket of a, and ``pvalue_a_for_b``.
+        """
         pairs = np.argwhere(np.triu(self.found | self.found.T, 1))
         i, j = pairs.T
         return pd.DataFrame(
@@ -117,6 +142,11 @@ class BlanketGraph:
     def parents_to_frame(self) -> pd.DataFrame:
         """One row a variable: its parents, candidates, and why.
 
+        Returns
+        -------
+        DataFrame of shape (d, 3)
+            Columns ``parents``, ``at most one of`` and ``reason``; names joined by commas.
+
         Raises
         ------
         ValueError
@@ -132,7 +162,12 @@ class BlanketGraph:
         return pd.DataFrame(rows, index=index, columns=["parents", "at most one of", "reason"])
 
     def to_networkx(self) -> Any:
-        """An undirected ``networkx.Graph``; edges have the attribute ``mutual``.
+        """The graph for networkx.
+
+        Returns
+        -------
+        networkx.Graph
+            Undirected; nodes are names, edges have the attribute ``mutual``: whether both selected each other.
 
         Raises
         ------
@@ -198,9 +233,10 @@ def markov_blanket_graph(
     parents : bool, default False
         Also look for each variable's direct causes (see Notes).
     alpha : float, default 0.05
-        Level of the tests of independence between would-be parents.
+        Level of the tests of independence between would-be parents, in (0, 1).
     n_jobs : int, optional
-        Threads over the variables, or any backend of :func:`joblib.parallel_config`.
+        Threads over the variables, or any backend of ``joblib.parallel_config``. Default: one thread, or what that
+        sets.
     random_state : int, SeedSequence, Generator, RandomState or None, default None
         Seed, by default the selector's; each variable gets a stream of its own, so the result is the same for any
         ``n_jobs``.
@@ -215,7 +251,15 @@ def markov_blanket_graph(
     Raises
     ------
     ValueError
-        If X has one column only, several of the same name, or missing values that the selector does not accept.
+        If X has one column only, several of the same name, or missing values that the selector does not accept; if
+        ``rule`` is unknown, ``alpha`` is not in (0, 1), or ``n_jobs`` is 0.
+    TypeError
+        If ``parents`` is not True or False, or a column holds text.
+
+    Warns
+    -----
+    UserWarning
+        If more than 2 % of the rows are copies of others; each row counts once.
 
     See Also
     --------
@@ -250,8 +294,7 @@ def markov_blanket_graph(
     Examples
     --------
     >>> import numpy as np
-    >>> from codec import MarkovBlanketSelector
-    >>> from codec._blanket_graph import markov_blanket_graph
+    >>> from codec import MarkovBlanketSelector, markov_blanket_graph
     >>> rng = np.random.default_rng(0)
     >>> a, b = rng.standard_normal((2, 400))
     >>> c = a * b + 0.1 * rng.standard_normal(400)

@@ -75,7 +75,9 @@ class BlanketPath:
     Attributes
     ----------
     decisions : tuple of Decision
-        In order.
+        In order. Each has the attributes ``action`` (``'screened'``, ``'entered'``, ``'removed'``, ``'kept'`` or
+        ``'stopped'``), ``feature`` (an index into ``names``, -1 for none), ``given`` (a tuple of them), ``statistic``
+        and ``pvalue`` (NaN without a test), ``n_candidates`` and ``reason``.
     members : tuple of int
         The blanket in order of entry.
     names : tuple of str
@@ -86,6 +88,21 @@ class BlanketPath:
         Level of the decisions.
     n_samples, n_features, n_tests : int
         Rows used, features offered (a group of columns is one), hypotheses tested.
+
+    Examples
+    --------
+    A fitted :class:`MarkovBlanketSelector` holds one as ``path_``.
+
+    >>> import numpy as np
+    >>> from codec import MarkovBlanketSelector, fisher_z
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((200, 5))
+    >>> y = X[:, 1] + X[:, 3] + 0.5 * rng.standard_normal(200)
+    >>> path = MarkovBlanketSelector(test=fisher_z, screen=False, random_state=0).fit(X, y).path_
+    >>> sorted(path.members), path.decisions[0].action
+    ([1, 3], 'entered')
+    >>> path.to_frame().loc[1, ["action", "feature"]].tolist()
+    ['entered', 'x3']
     """
 
     decisions: tuple[Decision, ...]
@@ -101,7 +118,14 @@ class BlanketPath:
         return len(self.decisions)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a decision: action, feature, given, statistic, p-value, candidates, reason."""
+        """One row a decision, numbered from 1.
+
+        Returns
+        -------
+        DataFrame of shape (len(decisions), 7)
+            Columns ``action``, ``feature``, ``given``, ``statistic``, ``pvalue``, ``n_candidates`` and ``reason``;
+            features by name.
+        """
         return pd.DataFrame(
             {
                 "action": [d.action for d in self.decisions],

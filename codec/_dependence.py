@@ -24,6 +24,7 @@ import numpy as np
 from codec._kernels import spreads
 from codec._neighbors import Geometry, Response, lay_columns, make_response, neighbor_sum
 from codec._validation import (
+    FloatArray,
     NanPolicy,
     Rng,
     Table,
@@ -221,6 +222,13 @@ def codec(
         A constant ``y``, missing or infinite values, different lengths, fewer than three complete
         rows, ``n_neighbors`` not below the number of rows, text in ``z`` or ``given``.
 
+    Warns
+    -----
+    RuntimeWarning
+        Y is a function of X in the sample; T is ``nan``.
+    UserWarning
+        Rows with missing values were left out (``nan_policy='omit'``).
+
     See Also
     --------
     lcodec : the randomized form for data with ties.
@@ -233,7 +241,7 @@ def codec(
     .. [2] Z. Lin, F. Han, "On boosting the power of Chatterjee's rank correlation", Biometrika 110(2),
        2023 (K neighbours), :doi:`10.1093/biomet/asac048`.
     .. [3] J. Ansari, S. Fuchs, "A simple extension of Azadkia & Chatterjee's rank correlation to
-       multi-response vectors", arXiv:2212.01621, 2022 (several responses).
+       multi-response vectors", arXiv:2212.01621, 2022, eqs. (6) and (10) (several responses).
 
     Examples
     --------
@@ -274,21 +282,42 @@ def lcodec(
 
     Parameters
     ----------
-    y, z, given, n_neighbors, nominal_y, nan_policy
-        As in :func:`codec`. Nominal columns and a nominal response get no noise; ties that remain
-        because of them are averaged.
+    y : array-like of shape (n,) or (n, q)
+        Response, as in :func:`codec`. A nominal response gets no noise.
+    z : array-like of shape (n,) or (n, p)
+        The variables whose influence is measured, as in :func:`codec`. Nominal columns get no noise; ties that
+        remain because of them are averaged.
+    given : array-like of shape (n,) or (n, r), optional
+        The conditioning variables X, treated as ``z`` is. Without them T(Y, Z) is returned.
     noise : float, default 1e-3
         Standard deviation of the Gaussian noise, as a share of each column's own standard deviation
         (of 1 for a constant column). Only columns with ties are changed.
     n_draws : int, default 1
         Draws of the noise whose coefficients are averaged.
+    n_neighbors : int, default 1
+        K neighbours instead of the nearest, as in :func:`codec`.
+    nominal_y : 'auto' or bool, default 'auto'
+        Whether the response has classes without order.
+    nan_policy : {'raise', 'omit'}, default 'raise'
+        Missing values are an error, or their rows are left out with a warning that says how many.
     rng : None, int, SeedSequence or Generator, default None
         Seed of the noise.
 
     Returns
     -------
     float
-        The mean of T over the draws.
+        The mean of T over the draws, at most 1. ``nan`` with a ``RuntimeWarning`` if Y is a function of X in the
+        sample.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :func:`codec`; ``noise`` is not a positive, finite number; ``n_draws`` is not an integer from 1 on.
+
+    Warns
+    -----
+    RuntimeWarning, UserWarning
+        As in :func:`codec`.
 
     Notes
     -----
@@ -385,5 +414,11 @@ def add_noise(table: Table, noise: float, generator: np.random.Generator) -> Tab
     for k, values in enumerate(table.columns):
         draw = generator.standard_normal(values.size)  # always drawn: a column's noise depends on its place only
         if not table.nominal[k] and np.unique(values).size < values.size:
-            columns[k] = values + noise * (spreads(values[None])[0] or 1.0) * draw
+            columns[k] = values + noise * (_spread(values) or 1.0) * draw
     return replace(table, columns=columns)
+
+
+def _spread(values: FloatArray) -> float:
+    """Standard deviation; a power of two, which rounds nothing, keeps the squares of any scale within range."""
+    power = int(np.frexp(np.abs(values).max())[1])
+    return float(np.ldexp(spreads(np.ldexp(values, -power)[None])[0], power))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from codec import _inference_kernels as kernels
 from codec._dependence import side_by_side
@@ -177,11 +178,22 @@ def permutation_moments(graph: Graph, response: RankedResponse) -> tuple[float, 
     apart = 0.0
     if n > 3:
         apart = (s1 * s1 - 4.0 * s3 + 2.0 * squares) / (triples * (n - 3.0)) - mean**2
-    w_same, strength = kernels.graph_moments(graph.start, graph.target, graph.weight)
+    w_same, strength = _weights_of_pairs(graph)
     w_total = float(graph.weight.sum())
     w_shared = strength - 2.0 * w_same
     w_apart = w_total**2 - w_same - w_shared
     return w_total * mean, w_same * same + w_shared * shared + w_apart * apart
+
+
+def _weights_of_pairs(graph: Graph) -> tuple[float, float]:
+    """Sum of squared weights of pairs, and of squared strengths of rows.
+
+    A pair {i, j} weighs the sum of its two directed edges; the strength of a row is the sum over its pairs, 1 of its
+    own edges and those that come in.
+    """
+    edges = csr_array((graph.weight, graph.target, graph.start), shape=(graph.n, graph.n))
+    strength = 1.0 + np.bincount(graph.target, graph.weight, minlength=graph.n)
+    return float(graph.weight @ graph.weight + edges.multiply(edges.T).sum()), float(strength @ strength)
 
 
 def _pair_sums(response: RankedResponse) -> tuple[FloatArray, float]:

@@ -46,7 +46,7 @@ RARE_ROWS = 200  # with another value than y's most frequent one; with fewer, T 
 # --------------------------------------------------------------------------- the result
 @dataclass(frozen=True, eq=False)
 class CodecTestResult:
-    """Result of :func:`codec_test`; unpacks as ``(statistic, pvalue)``.
+    """Result of :func:`codec_test`, :func:`fisher_z` or :func:`g_test`; unpacks as ``(statistic, pvalue)``.
 
     Attributes
     ----------
@@ -59,10 +59,12 @@ class CodecTestResult:
         The statistic of the resampled data; None for the asymptotic method.
     n_samples : int
         Complete rows.
-    kind : {'codec', 'omnibus'}
-        The statistic used.
+    kind : {'codec', 'omnibus', 'fisher-z', 'g'}
+        The statistic used; the last two are those of :func:`fisher_z` and :func:`g_test`.
     method : str
-        How copies of the data were made.
+        How copies of the data were made, or the limit: ``'permutation'``, ``'asymptotic'``, ``'stratified'``,
+        ``'freedman-lane'``, ``'category'``, ``'crt'`` or ``'crt-nearest'``, which :meth:`describe` explains; of
+        :func:`fisher_z` and :func:`g_test` also the name of their limit.
     exact : bool
         Whether the p-value is valid in finite samples (for a sampler: if it is the true one).
     n_resamples : int
@@ -70,11 +72,29 @@ class CodecTestResult:
     stopped : bool
         Whether a sequential test stopped before all copies were made.
     terms : dict of str to TermValue
-        The terms of the omnibus statistic, each with its own p-value (not corrected for their number).
+        The terms of the omnibus statistic by name, each a named tuple of ``score``, the standardized value, and
+        ``pvalue``, not corrected for their number. Empty for other statistics and for sequential tests.
     notes : tuple of str
         Warning signs seen in these data; also issued as warnings.
     n_omitted : int
         Rows left out for missing values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec import codec_test
+    >>> rng = np.random.default_rng(0)
+    >>> x, z = rng.standard_normal((2, 200))
+    >>> result = codec_test(z**2 + x, z, given=x, n_resamples=99, rng=0)
+    >>> result.pvalue, result.exact, result.null_distribution.shape
+    (0.01, False, (99,))
+    >>> list(result.terms)
+    ['covariance', 'copula', 'copula x given', 'codec']
+    >>> result.terms["copula"].pvalue
+    0.01
+    >>> print(result.describe())
+    Omnibus statistic (largest standardized term) = ..., p = 0.01, n = 200.
+    Null distribution: ...
     """
 
     statistic: float
@@ -90,14 +110,19 @@ class CodecTestResult:
     notes: tuple[str, ...] = field(default=(), repr=False)
     n_omitted: int = 0
     _tables: tuple[Table, Table, Table | None] | None = field(default=None, repr=False)
-    _n_neighbors: int = field(default=1, repr=False)
 
     def __iter__(self) -> Iterator[float]:
         yield self.statistic
         yield self.pvalue
 
     def describe(self) -> str:
-        """What was computed, and how far the p-value can be trusted, in sentences."""
+        """What was computed, and how far the p-value can be trusted, in sentences.
+
+        Returns
+        -------
+        str
+            Several lines.
+        """
         lines = [
             f"{_STATISTIC_WORDS[self.kind]} = {self.statistic:.4g}, p = {self.pvalue:.4g}, n = {self.n_samples}.",
             f"Null distribution: {self._method_words()}"
@@ -133,7 +158,41 @@ class CodecTestResult:
     def confidence_interval(
         self, confidence_level: float = 0.95, *, method: str = "auto", rng: Rng = None
     ) -> ConfidenceInterval:
-        """Confidence interval for the population coefficient; see :func:`codec_interval`."""
+        """Confidence interval for the population coefficient, from the rows of the test.
+
+        It is that of :func:`codec_interval`, with one nearest neighbour: :attr:`statistic` has ``n_neighbors`` of them
+        and may lie outside.
+
+        Parameters
+        ----------
+        confidence_level : float, default 0.95
+            Coverage wanted, in (0, 1).
+        method : {'auto', 'analytic', 'bootstrap'}, default 'auto'
+            As in :func:`codec_interval`.
+        rng : None, int, SeedSequence or Generator, default None
+            Draws the subsamples of the bootstrap.
+
+        Returns
+        -------
+        ConfidenceInterval
+            ``low`` and ``high``, within [-1, 1].
+
+        Raises
+        ------
+        ValueError
+            The statistic is not the codec statistic, and whatever :func:`codec_interval` refuses.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from codec import codec_test
+        >>> rng = np.random.default_rng(0)
+        >>> z = rng.standard_normal(500)
+        >>> result = codec_test(z**2 + 0.5 * rng.standard_normal(500), z, n_resamples=99, rng=0)
+        >>> low, high = result.confidence_interval()
+        >>> low < result.statistic < high
+        True
+        """
         if self.kind != "codec" or self._tables is None:
             raise ValueError(
                 "an interval belongs to the codec statistic, and this result holds a standardized maximum; "
@@ -209,7 +268,8 @@ def codec_test(
         P(Z | X). ``'auto'``: exact permutation where there is one, else local permutation; of z for the
         codec statistic where y has categories or few values and no column of z has.
     n_resamples : int, default 999 (codec) or 199 (omnibus)
-        Copies of the data; 199 of the codec statistic, too, where z is copied. The p-value cannot be less than ``1 / (n_resamples + 1)``.
+        Copies of the data; 199 of the codec statistic, too, where z is copied. The p-value cannot be less than
+        ``1 / (n_resamples + 1)``.
     n_neighbors : int, default sqrt(n), between 5 and 50
         Neighbours of the coefficient, or of the omnibus' residual CODEC. The default of the asymptotic
         method is 5, as more make the null distribution skew; that of the coefficient falls from 50 to 5
@@ -221,7 +281,10 @@ def codec_test(
     sequential : bool, default False
         Stop as soon as 10 copies reach the observed value (Besag & Clifford). Cheap when the hypothesis
         holds, and exactly as valid; the p-value is then coarser.
-    nominal_y, nan_policy : see :func:`codec.codec`
+    nominal_y : 'auto' or bool, default 'auto'
+        Whether y has classes without order, as in :func:`codec.codec`.
+    nan_policy : {'raise', 'omit'}, default 'raise'
+        Missing values are an error, or their rows are left out with a warning that says how many.
     rng : None, int, SeedSequence or Generator, default None
         The copies, the landmarks of the smoother, ties. The same seed gives the same bits for every
         number of threads.
@@ -320,7 +383,6 @@ def _result(data: Data, plan: Plan, found: Found, notes: tuple[str, ...]) -> Cod
         notes=notes,
         n_omitted=data.n_omitted,
         _tables=(data.y, data.z, data.given),
-        _n_neighbors=plan.n_neighbors,
     )
 
 
@@ -342,7 +404,6 @@ def _asymptotic(data: Data, plan: Plan, generator: np.random.Generator) -> Codec
         notes=_notes_on_ties(data),
         n_omitted=data.n_omitted,
         _tables=(data.y, data.z, None),
-        _n_neighbors=plan.n_neighbors,
     )
 
 

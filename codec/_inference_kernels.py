@@ -204,29 +204,6 @@ def graph_sums(start, target, weight, label, value, nominal):
     return sums
 
 
-@compiled
-def graph_moments(start, target, weight):
-    """Sum of squared pair weights and of squared strengths of the undirected graph.
-
-    A pair {i, j} weighs the sum of its two directed edges; the strength of a row is the
-    sum over its pairs.
-    """
-    n = start.size - 1
-    strength = np.ones(n)
-    squares = 0.0
-    for i in range(n):
-        for e in range(start[i], start[i + 1]):
-            strength[target[e]] += weight[e]
-        for e in range(start[i], start[i + 1]):
-            j = target[e]
-            squares += weight[e] * weight[e]
-            for back in range(start[j], start[j + 1]):
-                if target[back] == i:
-                    squares += weight[e] * weight[back]
-                    break
-    return squares, np.sum(strength * strength)
-
-
 # ------------------------------------------------------------------------ ranks and tables
 @compiled
 def average_ranks(rows, order):

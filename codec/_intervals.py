@@ -33,7 +33,24 @@ BOOTSTRAP_MAX_COLUMNS = 2  # beyond, the bias of nearest neighbours is as large 
 
 
 class ConfidenceInterval(NamedTuple):
-    """Lower and upper end."""
+    """Lower and upper end; unpacks as ``(low, high)``.
+
+    Attributes
+    ----------
+    low, high : float
+        The ends, within [-1, 1], on the scale of T.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec import codec_interval
+    >>> rng = np.random.default_rng(0)
+    >>> z = rng.standard_normal(500)
+    >>> interval = codec_interval(z + rng.standard_normal(500), z)
+    >>> low, high = interval
+    >>> interval.low == low, bool(low < high)
+    (True, True)
+    """
 
     low: float
     high: float
@@ -56,8 +73,10 @@ def codec_interval(
     ----------
     y : array-like of shape (n,)
         Response. The analytic interval needs values without ties.
-    z, given : array-like of shape (n,) or (n, p)
-        As in :func:`codec.codec`.
+    z : array-like of shape (n,) or (n, p)
+        The variables whose influence is measured, as in :func:`codec.codec`.
+    given : array-like of shape (n,) or (n, r), optional
+        The conditioning variables X. Without them the interval is for T(Y, Z).
     confidence_level : float, default 0.95
         Coverage wanted, in (0, 1).
     method : {'auto', 'analytic', 'bootstrap'}, default 'auto'
@@ -65,7 +84,10 @@ def codec_interval(
         the coefficient of the right neighbour (Chatterjee's). ``'bootstrap'``: m out of n rows without
         replacement, m = floor(n^(2/3)), for at most two columns of z and ``given`` together and at
         least 100 rows; below 400 it warns that it is too wide. ``'auto'`` takes the first that applies.
-    nominal_y, nan_policy : see :func:`codec.codec`
+    nominal_y : 'auto' or bool, default 'auto'
+        Whether the response has classes without order.
+    nan_policy : {'raise', 'omit'}, default 'raise'
+        Missing values are an error, or their rows are left out with a warning that says how many.
     rng : None, int, SeedSequence or Generator, default None
         Draws the subsamples.
 
@@ -79,14 +101,23 @@ def codec_interval(
     Raises
     ------
     ValueError
-        Several responses; y a function of ``given`` in the sample; for the bootstrap more than two columns of z
-        and ``given`` or fewer than 100 rows; for the analytic interval fewer than four rows, ties in y or
-        several columns. The
-        ordinary (n out of n) bootstrap is refused: it repeats rows, a repeated row is its own nearest neighbour, and it fails for this coefficient (Lin & Han 2024).
+        Several responses; a constant y; y a function of ``given`` in the sample; ``confidence_level`` not in (0, 1);
+        for the bootstrap more than two columns of z and ``given`` or fewer than 100 rows; for the analytic interval
+        fewer than four rows, ties in y or z, or several columns. The ordinary (n out of n) bootstrap is refused: it
+        repeats rows, a repeated row is its own nearest neighbour, and it fails for this coefficient [2]_.
+    TypeError
+        ``confidence_level`` is no number, z or ``given`` holds text.
+
+    Warns
+    -----
+    UserWarning
+        Fewer than 500 rows (analytic) or 400 rows (bootstrap), at which the interval covers less, or is wider, than it
+        should; rows with missing values were left out.
 
     References
     ----------
-    .. [1] Z. Lin, F. Han, "Limit theorems of Chatterjee's rank correlation", arXiv:2204.08031, 2022.
+    .. [1] Z. Lin, F. Han, "Limit theorems of Chatterjee's rank correlation", 2022,
+       :arxiv:`2204.08031`.
     .. [2] Z. Lin, F. Han, "On the failure of the bootstrap for Chatterjee's rank correlation",
        Biometrika 111(3), 2024, :doi:`10.1093/biomet/asae004`.
     .. [3] H. Dette, M. Kroll, "A simple bootstrap for Chatterjee's rank correlation", Biometrika, 2024,
@@ -118,7 +149,7 @@ def interval_of_tables(
     """The interval of checked data."""
     if not 0.0 < check_positive(confidence_level, "confidence_level") < 1.0:
         raise ValueError(f"confidence_level is {confidence_level!r}; it must be a number between 0 and 1.")
-    if method in {"n-out-of-n", "percentile", "BCa", "basic"}:
+    if method in ("n-out-of-n", "percentile", "BCa", "basic"):
         raise ValueError(
             f"method is {method!r}: resampling n of n rows repeats rows, a repeated row is its own nearest "
             "neighbour, and the bootstrap fails for this coefficient (Lin & Han 2024); use method='bootstrap' "

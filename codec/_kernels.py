@@ -32,6 +32,7 @@ from codec._jit import compiled
 
 BUCKETS = 128  # of a selection; 16 octaves
 LEAF = 32  # most rows in a leaf: four AVX-512 or eight AVX2 vectors of doubles
+LARGEST = np.finfo(np.float64).max  # of all distances but one: a row itself is at infinity
 
 
 # --------------------------------------------------------------------------- the accumulator

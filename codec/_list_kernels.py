@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from codec._jit import compiled
-from codec._kernels import LEAF
+from codec._kernels import LARGEST, LEAF
 from codec._simd import GROUP
 from codec._tree_kernels import MAX_DEPTH, box_distance, leaf_distances
 
@@ -182,6 +182,7 @@ def near_lists(rows, state, wanted, laid, scale, col_nominal, tree, lists, work)
                     covered = -1.0
                 elif m < wanted // 3 and m < n - 1:
                     radius = max(radius, 1e-300) * min(16.0, (wanted / max(m, 0.05 * wanted)) ** (2.0 / d))
+                    radius = min(radius, LARGEST)  # the row itself is at infinity
                 else:
                     break
             if radius > covered:

@@ -71,6 +71,18 @@ class CodecTestsResult:
         Whether every single p-value is valid in finite samples.
     notes : tuple of str
         Warning signs seen in these data.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec import codec_test_many
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 3))
+    >>> result = codec_test_many(Z[:, 1] ** 2 + 0.3 * rng.standard_normal(200), Z, n_resamples=199, rng=0)
+    >>> result.names, result.rejected.tolist()
+    (('Z0', 'Z1', 'Z2'), [False, True, False])
+    >>> result.to_frame().columns.tolist()
+    ['statistic', 'pvalue', 'adjusted', 'rejected']
     """
 
     names: tuple[str, ...]
@@ -91,7 +103,13 @@ class CodecTestsResult:
         return len(self.names)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a column of Z."""
+        """One row a column of Z, by its name.
+
+        Returns
+        -------
+        DataFrame of shape (p, 4)
+            Columns ``statistic``, ``pvalue``, ``adjusted`` and ``rejected``.
+        """
         columns = {name: getattr(self, name) for name in ("statistic", "pvalue", "adjusted", "rejected")}
         return pd.DataFrame(columns, index=pd.Index(self.names, name="z"))
 
@@ -122,23 +140,34 @@ def codec_test_many(
 
     Parameters
     ----------
-    y, given, statistic, n_neighbors, nominal_y, nan_policy : see :func:`codec_test`
+    y : array-like of shape (n,) or (n, q)
+        Response, as in :func:`codec_test`.
     Z : array-like of shape (n, p)
-        One hypothesis a column.
+        One hypothesis a column: numbers or pandas categories.
+    given : array-like of shape (n,) or (n, d), optional
+        The conditioning variables X, the same for every column.
+    statistic : {'auto', 'codec', 'omnibus'}, default 'auto'
+        As in :func:`codec_test`: omnibus with ``given``, else codec.
     method : {'auto', 'permutation', 'local-permutation'}, default 'auto'
         As in :func:`codec_test`; copies of z (``'crt'``) cannot be shared. For the codec statistic ``'auto'`` copies
         every column of Z anew, which takes long, where y has few values or categories and no column of Z has.
     n_resamples : int, optional
         Default: as in :func:`codec_test`, but at least enough for the smallest corrected p-value to be
         ``alpha / 2``.
+    n_neighbors : int, optional
+        Neighbours of the coefficient. Default: as in :func:`codec_test`.
     correction : {'holm', 'fdr_bh', 'fdr_by'}, default 'holm'
-        Holm controls the chance of any false rejection, Benjamini-Hochberg the expected share of false
-        ones among the rejected under independence or positive dependence, Benjamini-Yekutieli under
+        Holm [1]_ controls the chance of any false rejection, Benjamini-Hochberg [2]_ the expected share of false
+        ones among the rejected under independence or positive dependence, Benjamini-Yekutieli [3]_ under
         any dependence (all from statsmodels).
     alpha : float, default 0.05
-        Level of the decisions.
+        Level of the decisions, in (0, 1).
+    nominal_y : 'auto' or bool, default 'auto'
+        Whether y has classes without order, as in :func:`codec.codec`.
+    nan_policy : {'raise', 'omit'}, default 'raise'
+        Missing values are an error, or their rows are left out with a warning that says how many.
     n_jobs : int, optional
-        Threads over columns. The result is the same, bit for bit, for every number.
+        Threads over columns; one when absent. The result is the same, bit for bit, for every number.
     rng : None, int, SeedSequence or Generator, default None
         The first column gets the p-value that :func:`codec_test` gives it with the same seed and ``n_resamples``,
         where the two make copies of the same side (``result.method``). They may not for the codec statistic and
@@ -148,6 +177,28 @@ def codec_test_many(
     -------
     CodecTestsResult
         ``pvalue``, ``adjusted``, ``rejected``; ``.to_frame()``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A constant y or column of Z; ``method='asymptotic'`` or ``'crt'``; ``alpha`` is not a number in (0, 1);
+        ``n_jobs`` is 0; and whatever :func:`codec_test` refuses.
+
+    Warns
+    -----
+    UserWarning
+        ``n_resamples`` is so small that a column that stands alone can never be rejected; and as in
+        :func:`codec_test`.
+
+    References
+    ----------
+    .. [1] S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics
+       6(2), 65-70, 1979.
+    .. [2] Y. Benjamini, Y. Hochberg, "Controlling the false discovery rate: a practical and powerful approach to
+       multiple testing", Journal of the Royal Statistical Society B 57(1), 289-300, 1995,
+       :doi:`10.1111/j.2517-6161.1995.tb02031.x`.
+    .. [3] Y. Benjamini, D. Yekutieli, "The control of the false discovery rate in multiple testing under
+       dependency", Annals of Statistics 29(4), 1165-1188, 2001, :doi:`10.1214/aos/1013699998`.
 
     Examples
     --------
@@ -237,15 +288,33 @@ class PowerCurve:
     Attributes
     ----------
     n_samples : ndarray of shape (k,), int
-        Sizes, ascending.
+        Sizes in rows, ascending.
     power : ndarray of shape (k,)
         Share of the simulated data sets whose p-value was at most ``alpha``.
     low, high : ndarray of shape (k,)
-        Clopper-Pearson 95 % interval.
+        Ends of the 95 % interval of Clopper and Pearson [1]_.
     alpha : float
         Level.
     n_simulations : int
         Data sets per size.
+
+    References
+    ----------
+    .. [1] C. J. Clopper, E. S. Pearson, "The use of confidence or fiducial limits illustrated in the case of the
+       binomial", Biometrika 26(4), 404-413, 1934, :doi:`10.1093/biomet/26.4.404`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec import power_curve
+    >>> def model(n, rng):
+    ...     z = rng.standard_normal(n)
+    ...     return z**2 + rng.standard_normal(n), z
+    >>> curve = power_curve(model, [30, 60, 120], n_simulations=20, rng=0, n_resamples=99)
+    >>> curve.to_frame().shape
+    (3, 4)
+    >>> 30 < curve.required(0.8) <= 120
+    True
     """
 
     n_samples: IntArray
@@ -256,11 +325,37 @@ class PowerCurve:
     n_simulations: int
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a size."""
+        """One row a size.
+
+        Returns
+        -------
+        DataFrame of shape (k, 4)
+            Columns ``n_samples``, ``power``, ``low`` and ``high``.
+        """
         return pd.DataFrame({name: getattr(self, name) for name in ("n_samples", "power", "low", "high")})
 
     def required(self, power: float = 0.8) -> float:
-        """Rows at which the power is reached: a line through the monotone curve; nan beyond the sizes simulated."""
+        """Rows at which a power is reached: a line through the monotone curve.
+
+        Parameters
+        ----------
+        power : float, default 0.8
+            The power wanted, in (0, 1].
+
+        Returns
+        -------
+        float
+            Number of rows, not rounded; the smallest size if its power is enough, ``nan`` if that of no size is.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from codec import PowerCurve
+        >>> power, low, high = np.array([[0.5, 0.9], [0.4, 0.8], [0.6, 1.0]])
+        >>> curve = PowerCurve(np.array([100, 200]), power, low, high, alpha=0.05, n_simulations=100)
+        >>> round(curve.required(0.7)), curve.required(0.95)
+        (150, nan)
+        """
         from sklearn.isotonic import IsotonicRegression
 
         smooth = IsotonicRegression().fit_transform(self.n_samples, self.power)
@@ -293,13 +388,13 @@ def power_curve(
         from which n rows are drawn without replacement (repeated rows would be each other's nearest
         neighbours); then n is at most half of the rows, beyond which samples are too much alike.
     n_samples : int or sequence of int
-        Sizes, each at least 20.
+        Sizes in rows, each at least 20.
     alpha : float, default 0.05
-        Level of the test.
+        Level of the test, in (0, 1).
     n_simulations : int, default 100
         Data sets per size. The standard error of a power of .8 is .04 for 100, .013 for 1,000.
     n_jobs : int, optional
-        Processes over data sets; the result does not depend on it.
+        Processes over data sets; one when absent. The result does not depend on it.
     rng : None, int, SeedSequence or Generator, default None
         Seed.
     **options
@@ -314,7 +409,11 @@ def power_curve(
     Raises
     ------
     ValueError
-        y or z is constant in every data set, and whatever :func:`codec_test` refuses.
+        A size is below 20, or above half of the rows of data at hand; ``alpha`` is not in (0, 1); ``source`` returns
+        another number of rows than asked for; y or z is constant in every data set; and whatever :func:`codec_test`
+        refuses.
+    TypeError
+        ``source`` is neither a function nor a tuple of two or three parts; :func:`codec_test` has no such option.
 
     Examples
     --------
@@ -386,7 +485,7 @@ def _simulate(
     """The p-value of one data set; NaN, which rejects nothing, if y or z is constant in it."""
     rng = np.random.default_rng(seed)
     data = model(n, rng)
-    if len(data) not in {2, 3} or any(len(part) != n for part in data):
+    if not isinstance(data, (tuple, list)) or len(data) not in {2, 3} or any(len(part) != n for part in data):
         raise ValueError(f"source({n}, rng) must return (y, z) or (y, z, given), each with {n} rows.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the same sign in hundreds of data sets

@@ -10,11 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from codec._jit import compiled
-from codec._kernels import add_share, fixed_point, kth_smallest
+from codec._kernels import LARGEST, add_share, fixed_point, kth_smallest
 
 NEARBY = 4  # times K rows or more, near in the columns selected before, that a candidate's K nearest are sought in
 HALVINGS = 24  # of the interval in which a limit is looked for
-LARGEST = np.finfo(np.float64).max
 
 
 @compiled

@@ -37,17 +37,42 @@ def fisher_z(y: Any, z: Any, given: Any = None, *, nan_policy: NanPolicy = "rais
     Parameters
     ----------
     y, z : array-like of shape (n,)
-        Two numeric columns.
+        Two numeric columns, in any units.
     given : array-like of shape (n,) or (n, d), optional
-        Conditioning variables; categories are used as 0/1 columns.
+        Conditioning variables; categories are used as 0/1 columns. Without them the plain correlation is tested.
     nan_policy : {'raise', 'omit'}, default 'raise'
-        As in :func:`codec.codec`.
+        Missing values are an error, or their rows are left out with a warning that says how many.
 
     Returns
     -------
     CodecTestResult
-        ``statistic`` is ``sqrt(n - d - 3) artanh(r)`` with the partial correlation r; two-sided p-value. Where y or z
-        is a linear function of X, nothing is left to correlate: 0 and p = 1, with a note.
+        ``statistic`` is ``sqrt(n - d - 3) artanh(r)`` with the partial correlation r and the rank d of the conditioning
+        columns; two-sided p-value of the standard normal distribution. Where y or z is a linear function of X, nothing
+        is left to correlate: 0 and p = 1, with a note.
+
+    Raises
+    ------
+    ValueError
+        ``y`` or ``z`` is constant, has several columns or is nominal; fewer than d + 4 complete rows; missing or
+        infinite values; different lengths.
+    TypeError
+        ``z`` or ``given`` holds text.
+
+    Warns
+    -----
+    UserWarning
+        y or z is a linear function of X; rows with missing values were left out.
+
+    See Also
+    --------
+    codec_test : a test of any dependence.
+
+    References
+    ----------
+    .. [1] R. A. Fisher, "The distribution of the partial correlation coefficient", Metron 3, 329-332, 1924 (given
+       d variables it is distributed as a correlation of n - d rows).
+    .. [2] T. W. Anderson, "An Introduction to Multivariate Statistical Analysis", 3rd edition, Wiley, 2003, sections
+       4.2.3 (Fisher's z) and 4.3.2 (the partial correlation).
 
     Examples
     --------
@@ -55,8 +80,9 @@ def fisher_z(y: Any, z: Any, given: Any = None, *, nan_policy: NanPolicy = "rais
     >>> from codec import fisher_z
     >>> rng = np.random.default_rng(0)
     >>> x = rng.standard_normal(200)
-    >>> round(fisher_z(x + rng.standard_normal(200), x + rng.standard_normal(200), x).pvalue, 2) > 0.05
-    True
+    >>> y, z = x + rng.standard_normal((2, 200))
+    >>> fisher_z(y, z).pvalue < 0.001, fisher_z(y, z, x).pvalue > 0.05
+    (True, True)
     """
     data = read_data(y, z, given, "auto", nan_policy)
     for table in (data.y, data.z):
@@ -104,20 +130,24 @@ def g_test(
     nan_policy: NanPolicy = "raise",
     rng: Rng = None,
 ) -> CodecTestResult:
-    """G test (likelihood ratio) of independence within the strata of X, for discrete data.
+    r"""G test (likelihood ratio) of independence within the strata of X, for discrete data.
 
     Parameters
     ----------
-    y, z : array-like of shape (n,)
-        Categories or numbers with few values.
+    y, z : array-like of shape (n,) or (n, q)
+        Categories or numbers with few values; several columns are taken as one variable, whose classes are their
+        combinations.
     given : array-like of shape (n,) or (n, d), optional
         Discrete conditioning variables; rows with the same values form a stratum.
     method : {'permutation', 'asymptotic'}, default 'permutation'
         y permuted within strata, which is exact, or the chi-square limit, which rejects too often when
         cells are nearly empty (level .11-.14 instead of .05 on sparse networks).
     n_resamples : int, default 999
-        Permutations.
-    nan_policy, rng : see :func:`codec_test`
+        Permutations. Of no meaning for ``method='asymptotic'``.
+    nan_policy : {'raise', 'omit'}, default 'raise'
+        Missing values are an error, or their rows are left out with a warning that says how many.
+    rng : None, int, SeedSequence or Generator, default None
+        Seed of the permutations.
 
     Returns
     -------
@@ -125,14 +155,53 @@ def g_test(
         ``statistic`` is G, summed over strata. Where every row is alone in its stratum, nothing can be permuted:
         p = 1, with a note.
 
+    Raises
+    ------
+    ValueError
+        ``y`` or ``z`` is constant; ``method`` is unknown; ``n_resamples`` is below 1; missing or infinite values;
+        different lengths.
+    TypeError
+        ``n_resamples`` is no integer; ``z`` or ``given`` holds text (``y`` may, categories always may).
+
+    Warns
+    -----
+    UserWarning
+        Every row is alone in its stratum; expected counts are too small for the chi-square limit (more than 20 % of
+        the cells expect under 5 rows, or one under 1 [3]_); rows with missing values were left out.
+
+    See Also
+    --------
+    codec_test : a test of any dependence, also of numbers.
+
+    Notes
+    -----
+    With :math:`n_{abx}` the rows in which y, z and X have the values a, b and x, and :math:`n_{ax}`, :math:`n_{bx}`,
+    :math:`n_x` their sums,
+
+    .. math:: G = 2 \sum_x \sum_{a, b} n_{abx} \log \frac{n_{abx} \, n_x}{n_{ax} \, n_{bx}} .
+
+    A stratum with r values of y and c of z, as many as occur in it, adds (r - 1)(c - 1) degrees of freedom to the
+    chi-square limit.
+
+    References
+    ----------
+    .. [1] R. R. Sokal, F. J. Rohlf, "Biometry: the principles and practice of statistics in biological research", 3rd
+       edition, W. H. Freeman, 1995, chapter 17.
+    .. [2] I. Tsamardinos, L. E. Brown, C. F. Aliferis, "The max-min hill-climbing Bayesian network structure learning
+       algorithm", Machine Learning 65(1), 31-78, 2006, :doi:`10.1007/s10994-006-6889-7` (G within strata).
+    .. [3] W. G. Cochran, "Some methods for strengthening the common chi-square tests",
+       Biometrics 10(4), 417-451, 1954.
+
     Examples
     --------
     >>> import numpy as np
     >>> from codec import g_test
     >>> rng = np.random.default_rng(0)
     >>> x, z = rng.integers(0, 2, (2, 200))
-    >>> g_test(x ^ z, z, x, rng=0).pvalue
+    >>> g_test(x ^ z, z, x, rng=0).pvalue  # the exclusive or of both
     0.001
+    >>> g_test(x ^ z, z, rng=0).pvalue > 0.05  # of z alone it is independent
+    True
     """
     check_option(method, "method", ("asymptotic", "permutation"))
     copies = check_integer(n_resamples, "n_resamples", 1)
@@ -227,10 +296,20 @@ class CITest:
     Attributes
     ----------
     statistic_, p_value_, effect_size_ : float
-        Of the last test; the effect size is the statistic. pgmpy reads them.
+        Of the last call; the effect size is the statistic. pgmpy reads them. NaN before the first call.
+
+    Raises
+    ------
+    TypeError
+        ``data`` is no pandas DataFrame, :func:`codec_test` has no such option, or ``rng`` is among the options.
+    ValueError
+        ``statistic`` or ``method`` is unknown, or ``seed`` is negative.
 
     Notes
     -----
+    An instance is called as ``test(X, Y, Z=(), significance_level=0.05)`` with names of columns, Z a list of them, and
+    returns whether X and Y look independent given Z: p > ``significance_level``.
+
     The two variables are put in the order of the columns of ``data``, so that the answer is symmetric.
 
     Examples
@@ -257,7 +336,34 @@ class CITest:
         self.statistic_ = self.p_value_ = self.effect_size_ = float("nan")
 
     def test(self, first: Any, second: Any, given: Any = ()) -> CodecTestResult:
-        """The full result for two columns and any number of conditioning columns, by name; one needs no list."""
+        """The full result for two columns and any number of conditioning columns.
+
+        Parameters
+        ----------
+        first, second : label
+            Names of two columns of ``data``, in any order.
+        given : label or sequence of labels, default ()
+            Names of the conditioning columns; one needs no list.
+
+        Returns
+        -------
+        CodecTestResult
+            As of :func:`codec_test`; the attributes of the last call stay as they are.
+
+        Raises
+        ------
+        ValueError
+            A name is that of no column or of several, and whatever :func:`codec_test` refuses.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd
+        >>> from codec import CITest
+        >>> data = pd.DataFrame(np.random.default_rng(0).standard_normal((100, 3)), columns=["a", "b", "c"])
+        >>> result = CITest(data, n_resamples=99).test("a", "b", "c")
+        >>> result.n_samples, result.pvalue > 0.05
+        (100, True)
+        """
         given = [given] if pd.api.types.is_scalar(given) else list(given)
         columns = list(self.data.columns)
         for name in (first, second, *given):
@@ -311,16 +417,35 @@ def register_causal_learn(name: str = "codec", *, seed: int = 0, **options: Any)
     Parameters
     ----------
     name : str, default 'codec'
-        Name in causal-learn's registry.
+        Name in causal-learn's registry; a test that has this name is replaced.
     seed : int, default 0
-        Every test draws its copies with this seed.
+        Every test draws its copies with this seed: an answer depends on its variables only.
     **options
-        Passed to :func:`codec_test`.
+        Passed to :func:`codec_test`, as by :class:`CITest`.
 
     Raises
     ------
     ImportError
         causal-learn is not installed.
+    TypeError
+        :func:`codec_test` has no such option.
+    ValueError
+        ``statistic`` or ``method`` is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from causallearn.utils.cit import CIT
+    >>> from codec import register_causal_learn
+    >>> rng = np.random.default_rng(0)
+    >>> a = rng.standard_normal(200)
+    >>> data = np.column_stack([a, a**2 + rng.standard_normal(200), rng.standard_normal(200)])
+    >>> register_causal_learn("codec", n_resamples=99)
+    >>> test = CIT(data, "codec")
+    >>> test(0, 1) < 0.05, test(0, 2, [1]) < 0.05
+    (True, False)
+
+    ``pc(data, alpha=0.05, indep_test="codec")`` of ``causallearn.search.ConstraintBased.PC`` then learns a graph by it.
     """
     _check_options(options, "register_causal_learn")
     try:

@@ -47,7 +47,6 @@ from codec._validation import (
 
 StatisticName = Literal["auto", "codec", "omnibus"]
 MethodName = Literal["auto", "permutation", "asymptotic", "local-permutation", "crt"]
-Correction = Literal["holm", "fdr_bh", "fdr_by"]
 
 FIXED_RESAMPLES, RESAMPLES = 999, 199  # of a coefficient whose neighbours stay; otherwise
 MANY_EDGES = 500_000  # from 10,000 rows on, the default number of neighbours falls from 50 to 5
@@ -182,6 +181,8 @@ def make_plan(
     check_option(statistic, "statistic", get_args(StatisticName))
     check_option(method, "method", get_args(MethodName))
     check_flag(sequential, "sequential")
+    if sampler is not None and not callable(sampler):
+        raise TypeError(f"sampler is {sampler!r}; it must be a callable sampler(given, rng).")
     if sampler is not None and method != "crt":
         raise ValueError(f"a sampler is given, but method is {method!r}; samplers belong to method='crt'.")
     if sequential and method in {"crt", "asymptotic"}:

@@ -28,6 +28,7 @@ from codec._neighbors import lay_columns
 from codec._parallel import in_order
 from codec._validation import (
     MIN_ROWS,
+    SMALLEST_SQUARE,
     FloatArray,
     IntArray,
     NanPolicy,
@@ -46,6 +47,7 @@ from codec._validation import (
     columns_by_name,
     constant_columns,
     drop_incomplete,
+    list_of_columns,
     read_table,
 )
 
@@ -66,7 +68,7 @@ class SelectionPath:
     conditional : ndarray of shape (k,)
         T(y, feature | selected before): the increment, as the CVPR 2022 paper reports it.
     seconds : ndarray of shape (k,)
-        Wall-clock time of each step.
+        Wall-clock time of each step, in seconds.
     n_samples, n_features, n_omitted : int
         Complete rows used, columns offered, rows left out for missing values.
     include : tuple of str
@@ -75,6 +77,21 @@ class SelectionPath:
         ``'foci'`` or ``'lfoci'``.
     stopped : str
         One sentence: why the selection ended.
+
+    Examples
+    --------
+    :func:`foci` and :func:`lfoci` return one, and so does a selector with ``method='foci'`` as ``path_``.
+
+    >>> import numpy as np
+    >>> from codec import foci
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((300, 5))
+    >>> y = X[:, 1] * X[:, 3] + 0.1 * rng.standard_normal(300)
+    >>> path = foci(X, y, n_neighbors=5)
+    >>> path.names, path.cumulative.round(2).tolist()
+    (('x3', 'x1'), [0.06, 0.75])
+    >>> path.to_frame()["column"].tolist()
+    [3, 1]
     """
 
     order: IntArray
@@ -97,7 +114,13 @@ class SelectionPath:
         return len(self.order)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a step: feature, its column, cumulative and conditional T, seconds."""
+        """One row a step, numbered from 1.
+
+        Returns
+        -------
+        DataFrame of shape (k, 5)
+            Columns ``feature``, ``column``, ``cumulative``, ``conditional`` and ``seconds``.
+        """
         return pd.DataFrame(
             {
                 "feature": list(self.names),
@@ -147,10 +170,13 @@ def standardized(table: Table, standardize: Standardize) -> tuple[Table, FloatAr
     spread[constant_columns(table)] = 1.0  # all differences are zero
     with np.errstate(over="ignore", divide="ignore"):
         weights = 1.0 / spread**2
-    if not np.isfinite(weights).all():
-        name = table.names[int(np.argmax(~np.isfinite(weights)))]
-        raise ValueError(f"column {name!r} of {table.argument} varies too little to be scaled; multiply it first.")
-    return table, weights / weights.max()  # equal columns weigh exactly 1: their equal gaps tie
+        shares = weights / weights.max()  # equal columns weigh exactly 1: their equal gaps tie
+    extreme = ~np.isfinite(weights) | ~(shares > SMALLEST_SQUARE)
+    if extreme.any():
+        worst = int(np.argmax(extreme))
+        what = "little to be scaled; multiply" if spread[worst] < 1.0 else "much to be scaled; divide"
+        raise ValueError(f"column {table.names[worst]!r} of {table.argument} varies too {what} it first.")
+    return table, shares
 
 
 def _nominal_spread(codes: FloatArray) -> float:
@@ -287,11 +313,15 @@ def foci(
         integers; these are names as text: ``"2"``.
     n_neighbors : int, default 1
         K neighbours instead of the nearest: more power on noisy data, see :func:`codec`.
-    ties, nominal_y, nan_policy
-        As in :func:`codec`.
+    ties : {'average', 'random'}, default 'average'
+        Neighbours at the same distance, as in :func:`codec`.
+    nominal_y : 'auto' or bool, default 'auto'
+        Whether the response has classes without order.
+    nan_policy : {'raise', 'omit'}, default 'raise'
+        Missing values are an error, or their rows are left out with a warning that says how many.
     n_jobs : int, optional
-        Threads over the candidates, or any backend of :func:`joblib.parallel_config`. The result is
-        the same for every number and backend.
+        Threads over the candidates, or any backend of ``joblib.parallel_config``. Default: one thread, or what that
+        sets. The result is the same for every number and backend.
     rng : None, int, SeedSequence or Generator, default None
         Used by ``ties='random'`` and by ``chunks``.
     verbose : bool, default False
@@ -309,7 +339,9 @@ def foci(
     Raises
     ------
     ValueError, TypeError
-        As in :func:`codec`; a constant column has no scale, unless ``standardize=None``.
+        As in :func:`codec`; a constant column has no scale, unless ``standardize=None``; ``include`` names a column
+        that is not there, or one twice; ``max_features`` is not between 1 and p; ``chunks`` leaves too few rows in
+        a chunk, or y is constant in one.
 
     Notes
     -----
@@ -379,17 +411,44 @@ def lfoci(
 
     Parameters
     ----------
-    X, y, max_features, stop, standardize, include, n_neighbors, nominal_y, nan_policy, n_jobs, verbose, chunks
-        As in :func:`foci`.
+    X : array-like of shape (n, p)
+        Features, as in :func:`foci`.
+    y : array-like of shape (n,) or (n, q)
+        Response, as in :func:`codec`.
     noise : float, default 1e-3
         Standard deviation of the noise relative to each column's own, as in :func:`lcodec`.
+    max_features : int, optional
+        Most features to select (those of ``include`` not counted). Default: no limit.
+    stop : bool, default True
+        Stop when T no longer increases; False ranks up to ``max_features`` features.
+    standardize : {'scale', 'bounded', 'rank', None}, default 'scale'
+        Scale of the columns, as in :func:`foci`; after the noise.
+    include : iterable of str or int, optional
+        Features selected beforehand, by name or index, as in :func:`foci`.
+    n_neighbors : int, default 1
+        K neighbours instead of the nearest, as in :func:`codec`.
+    nominal_y : 'auto' or bool, default 'auto'
+        Whether the response has classes without order.
+    nan_policy : {'raise', 'omit'}, default 'raise'
+        Missing values are an error, or their rows are left out with a warning that says how many.
+    n_jobs : int, optional
+        Threads over the candidates, or any backend of ``joblib.parallel_config``, as in :func:`foci`.
     rng : None, int, SeedSequence or Generator, default None
         Seed of the noise and of ``chunks``.
+    verbose : bool, default False
+        Show progress on stderr.
+    chunks : int, optional
+        Select on that many random chunks of the rows first, as in :func:`foci`.
 
     Returns
     -------
     SelectionPath
         Order, names, cumulative and conditional T of every step.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :func:`foci`; ``noise`` is not a positive, finite number.
 
     References
     ----------
@@ -451,7 +510,7 @@ def select_features(
     (response, features), n_omitted = drop_incomplete([response, features], options.nan_policy)
     k = check_neighbors(options.n_neighbors, features.n_rows)
     names = features.names
-    include = columns_by_name(options.include, names, "include") if options.include is not None else []
+    include = columns_by_name(list_of_columns(options.include, "include"), names, "include")
     limit = len(names) - len(include)
     if options.max_features is not None:
         limit = min(limit, check_integer(options.max_features, "max_features", 1, len(names)))
@@ -463,6 +522,8 @@ def select_features(
         response = add_noise(response, options.noise, generator)
         features = add_noise(features, options.noise, generator)
     check_spread(features)
+    if len(response.names) > 1:  # then they are columns beside the features
+        check_spread(response)
     columns, weights = _standardized_columns(features, response, options.standardize)
     random, n_jobs = options.ties == "random", check_jobs(options.n_jobs)
     search = Search(response, columns, weights, names, include, candidates, limit, stop, k, random, options.find)

@@ -66,6 +66,23 @@ class StabilityResult:
     .. [2] R. D. Shah, R. J. Samworth, "Variable selection with error control: another look at stability
        selection", Journal of the Royal Statistical Society B 75(1), 55-80, 2013,
        :doi:`10.1111/j.1467-9868.2011.01034.x`.
+
+    Examples
+    --------
+    A selector fitted with ``stability=`` holds one as ``stability_``.
+
+    >>> import numpy as np
+    >>> from codec import MarkovBlanketSelector, fisher_z
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((100, 5))
+    >>> y = X[:, 1] + X[:, 3] + 0.5 * rng.standard_normal(100)
+    >>> options = {"n_subsamples": 6, "threshold": 0.9}
+    >>> selector = MarkovBlanketSelector(test=fisher_z, screen=False, stability=options, random_state=0)
+    >>> result = selector.fit(X, y).stability_
+    >>> sorted(result.selected), result.mean_selected, round(result.expected_false, 2)
+    ([1, 3], 2.0, 1.0)
+    >>> result.to_frame().columns.tolist()
+    ['frequency', 'selected']
     """
 
     frequencies: FloatArray
@@ -79,7 +96,7 @@ class StabilityResult:
 
     @property
     def support(self) -> BoolArray:
-        """Which features are stable; shape (p,)."""
+        """Which features are stable: ndarray of shape (p,), bool."""
         return self.frequencies >= self.threshold - 1e-12
 
     @property
@@ -89,18 +106,30 @@ class StabilityResult:
 
     @property
     def expected_false(self) -> float:
-        r""":math:`q^2 / ((2 \tau - 1) p)`: bound on the expected number of improbable features selected."""
+        r""":math:`q^2 / ((2 \tau - 1) p)`, at most p: bound on the expected number of improbable features selected.
+
+        Shah and Samworth (2013), Theorem 1; p does not count those of ``always_include``.
+        """
         p = self._n_open
         return min(worst_case_bound(self.mean_selected, p, self.threshold), float(p)) if p else 0.0
 
     @property
     def expected_false_unimodal(self) -> float:
-        """A smaller bound if the share of pairs that agree on a feature has a unimodal distribution; else NaN."""
+        """A smaller bound, if the share of pairs of halves that agree on a feature has a unimodal distribution.
+
+        Shah and Samworth (2013), Theorem 2; NaN where the theorem says nothing, as for a threshold near .5.
+        """
         p = self._n_open
         return unimodal_bound(self.mean_selected, p, self.threshold, self.n_subsamples // 2) if p else 0.0
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a feature, the most frequent first: frequency, selected."""
+        """One row a feature, by its name, the most frequent first.
+
+        Returns
+        -------
+        DataFrame of shape (p, 2)
+            Columns ``frequency`` and ``selected``.
+        """
         frame = pd.DataFrame({"frequency": self.frequencies, "selected": self.support}, index=self._labels())
         return frame.sort_values("frequency", ascending=False, kind="stable")
 
@@ -161,7 +190,7 @@ def stability_selection(
     rng : int, SeedSequence, Generator or None, default None
         Seed. Each subsample has a stream of its own, so the result is the same for any ``n_jobs``.
     n_jobs : int, optional
-        Threads over the subsamples, or any backend of :func:`joblib.parallel_config`.
+        Threads over the subsamples, or any backend of ``joblib.parallel_config``.
     verbose : bool, default False
         Show progress on stderr.
 

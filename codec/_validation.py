@@ -113,7 +113,9 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False, n_job
             names = tuple(f"{prefix}{k}" for k in range(array.shape[1]))
             return Table(columns, np.zeros(len(names), dtype=np.bool_), names, argument)
         labels = [f"{prefix}{k}" for k in range(array.shape[1])]
-        series = [pd.Series(array[:, k]) for k in range(array.shape[1])]
+        series = [
+            pd.Series(array[:, k], dtype=object if array.dtype == object else None) for k in range(array.shape[1])
+        ]
     pairs = [
         _read_column(s, f"column {label!r} of {argument}", text_is_nominal)
         for s, label in zip(series, labels, strict=True)
@@ -253,11 +255,17 @@ def _read_column(series: pd.Series[Any], what: str, text_is_nominal: bool) -> tu
 
 def _integers(series: pd.Series[Any], what: str) -> FloatArray:
     """Float64 values of integers; large ones are counted from the smallest: order and differences are all that counts."""
-    values = np.array(series.to_numpy(dtype=np.float64, na_value=np.nan))
     present = series.notna().to_numpy(dtype=np.bool_)
+    try:
+        values = np.array(series.to_numpy(dtype=np.float64, na_value=np.nan))
+    except OverflowError:  # larger than any floating-point number
+        values = np.where(present, np.inf, np.nan)
     if np.abs(values[present]).max(initial=0.0) >= EXACT_INTEGERS:
         whole = np.array([int(value) for value in series[present]], dtype=object)
-        values[present] = (whole - whole.min()).astype(np.float64)
+        try:
+            values[present] = (whole - whole.min()).astype(np.float64)
+        except OverflowError:
+            values[present] = 0.0
         if np.unique(values[present]).size < len(set(whole)):
             raise ValueError(
                 f"{what} holds integers from {whole.min()} to {whole.max()}, and floating-point numbers do not tell "
@@ -283,9 +291,9 @@ def _read_objects(series: pd.Series[Any], what: str, text_is_nominal: bool) -> t
         return _integers(series, what), False
     if all(issubclass(kind, (numbers.Real, np.bool_, Decimal)) for kind in kinds):
         values = np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
-        if Decimal in kinds and np.unique(values[series.notna()]).size < len(set(present)):
+        if np.unique(values[series.notna()]).size < len(set(present)):
             raise ValueError(
-                f"{what} holds decimals such as {sample!r}, and floating-point numbers do not tell all of them apart; "
+                f"{what} holds numbers such as {sample!r}, and floating-point numbers do not tell all of them apart; "
                 "pass their ranks, or fewer digits."
             )
         return values, False

@@ -511,7 +511,34 @@ def test_decimals_are_numbers(form):
 
 def test_decimals_that_floats_confuse_are_refused():
     close = [Decimal(1) + Decimal(k).scaleb(-25) for k in range(N)]
-    assert_refused(lambda: codec(Y, close), "z", "decimals", "ranks", kinds=ValueError)
+    assert_refused(lambda: codec(Y, close), "z", "numbers such as Decimal", "ranks", kinds=ValueError)
+
+
+def test_whole_numbers_of_any_size_are_told_apart_or_refused():
+    for start in (2**60, 10**400):
+        assert codec(Y, [start + k * k for k in range(N)]) == codec(Y, [k * k for k in range(N)])
+    mixed = np.array([*(2**60 + k for k in range(N - 1)), 0.5], dtype=object)  # a list would be rounded by numpy
+    assert_refused(lambda: codec(Y, mixed), "z", "ranks", kinds=ValueError)
+    assert_refused(lambda: codec(Y, [*range(N - 2), 0, 10**400]), "z", "ranks", kinds=ValueError)
+
+
+@pytest.mark.parametrize("standardize", [None, "scale", "bounded", "rank"])
+@pytest.mark.parametrize("size", [1e155, 1e-200])
+def test_several_responses_beyond_the_range_of_squares_are_refused(standardize, size):
+    responses = np.column_stack([Y, size * Z[:, 0]])
+    assert_refused(lambda: foci(Z, responses, standardize=standardize), "y1", kinds=ValueError)
+
+
+@pytest.mark.parametrize("standardize", ["scale", "bounded"])
+def test_columns_too_far_apart_to_be_weighed_are_refused(standardize):
+    both = np.column_stack([1e-90 * Z[:, 0], 1e90 * Z[:, 1]])
+    assert_refused(lambda: foci(both, Y, standardize=standardize), "x1", "divide", kinds=ValueError)
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e-200, 1e308])
+def test_noise_follows_a_response_of_any_scale(scale):
+    y, z = np.arange(N) % 4 / 4, np.arange(N) // 5  # a quarter: products with powers of ten differ by rounding alone
+    assert lcodec(scale * y, z, rng=0) == pytest.approx(lcodec(y, z, rng=0), abs=1e-12)
 
 
 def test_polars_integers_of_128_bits():

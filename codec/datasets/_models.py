@@ -84,7 +84,9 @@ def make_foci_model(
     Raises
     ------
     ValueError
-        If the model is unknown or p is too small for it.
+        If the model is unknown, n is below 1 or p is too small for the model.
+    TypeError
+        If n or p is no integer.
 
     References
     ----------
@@ -141,6 +143,13 @@ def make_bullseye(
     -------
     Simulation
         With ``dim``, ``groups`` holds the columns of each point, and the blanket all columns of four points.
+
+    Raises
+    ------
+    ValueError
+        If n or ``dim`` is below 1, or ``noise`` is negative or not finite.
+    TypeError
+        If n or ``dim`` is no integer, or ``noise`` no number.
 
     References
     ----------
@@ -216,7 +225,14 @@ def make_modular_sum(
     Returns
     -------
     Simulation
-        The blanket is the first ``n_terms`` columns.
+        The blanket is the first ``n_terms`` columns; empty for ``flip=1``.
+
+    Raises
+    ------
+    ValueError
+        If n or ``n_terms`` is below 1, p is below ``n_terms``, ``modulus`` is below 2 or ``flip`` is not in [0, 1].
+    TypeError
+        If n, p, ``n_terms`` or ``modulus`` is no integer, or ``flip`` no number.
 
     Examples
     --------
@@ -271,12 +287,19 @@ def make_post_nonlinear(
     Simulation
         Columns ``x, z1, z2, ...``. The blanket of y is Z under ``'null'``, and all columns otherwise.
 
+    Raises
+    ------
+    ValueError
+        If ``kind`` is unknown, n or ``dim`` is below 1, or ``noise`` is negative or not finite.
+    TypeError
+        If n or ``dim`` is no integer, or ``noise`` no number.
+
     Examples
     --------
     >>> from codec import codec_test
     >>> from codec.datasets import make_post_nonlinear
-    >>> X, y, _ = make_post_nonlinear("shared", n=300, dim=1, random_state=0)
-    >>> bool(codec_test(y, X[:, 0], given=X[:, 1:], rng=0).pvalue < 0.05)
+    >>> X, y, _ = make_post_nonlinear("shared", n=200, dim=1, random_state=0)
+    >>> codec_test(y, X[:, 0], given=X[:, 1:], n_resamples=99, rng=0).pvalue < 0.05
     True
     """
     if kind not in {"null", "shared", "squared"}:

@@ -73,6 +73,14 @@ def make_mlp_network(
     Simulation
         With ``network``; X is a frame when a feature is nominal.
 
+    Raises
+    ------
+    ValueError
+        If n is below 1 or ``n_nodes`` below 2, ``target`` is no node, ``products`` or ``nominal`` is not in [0, 1],
+        ``noise`` is not positive or ``mean_parents`` negative.
+    TypeError
+        If n or ``n_nodes`` is no integer, ``target`` neither a name nor an integer, or one of the others no number.
+
     Examples
     --------
     >>> from codec.datasets import make_mlp_network
@@ -137,7 +145,10 @@ def make_gaussian_network(
     Raises
     ------
     ValueError
-        If a node has another entry or a negative ``sd``, a parent is no node, or the graph has a cycle.
+        If there are no nodes, a node has another entry or a negative ``sd``, a parent or ``target`` is no node, the
+        graph has a cycle, or n is below 1.
+    TypeError
+        If a name is no string, or n no integer.
 
     Examples
     --------
@@ -190,7 +201,10 @@ def make_discrete_network(
     Raises
     ------
     ValueError
-        If a table has the wrong shape or does not sum to one, a parent is no node, or the graph has a cycle.
+        If there are no nodes, a table has the wrong shape, a negative entry or a sum other than one, a parent or
+        ``target`` is no node, the graph has a cycle, or n is below 1.
+    TypeError
+        If a name is no string, or n no integer.
 
     Examples
     --------

@@ -35,6 +35,17 @@ class Simulation:
         Columns that belong together; each column alone unless said otherwise.
     network : Network or None
         The graph the data come from, with the response among its nodes.
+
+    Examples
+    --------
+    >>> from codec.datasets import make_gaussian_network
+    >>> nodes = {"a": {}, "b": {"coef": {"a": 1.0}}, "c": {"coef": {"b": 1.0}}}
+    >>> data = make_gaussian_network(nodes, 50, target="c", random_state=0)
+    >>> X, y, blanket = data
+    >>> X.shape, blanket, data.names
+    ((50, 2), (1,), ('a', 'b'))
+    >>> data.to_frame().columns.tolist()
+    ['a', 'b', 'y']
     """
 
     X: Any
@@ -48,7 +59,18 @@ class Simulation:
         return iter((self.X, self.y, self.blanket))
 
     def to_frame(self) -> pd.DataFrame:
-        """Features and response, the response last and called ``y``; no feature may have that name."""
+        """Features and response, the response last and called ``y``.
+
+        Returns
+        -------
+        DataFrame of shape (n, p + 1)
+            The columns of X by name, and ``y``.
+
+        Raises
+        ------
+        ValueError
+            If a feature is called ``y``.
+        """
         if "y" in self.names:
             raise ValueError("a feature is called 'y', as the response would be; rename it, or join X and y yourself.")
         frame = self.X if isinstance(self.X, pd.DataFrame) else pd.DataFrame(self.X, columns=list(self.names))
@@ -65,6 +87,17 @@ class Network:
         One column a node; categories are unordered categoricals.
     parents : tuple of tuple of int
         The parents of every node.
+
+    Examples
+    --------
+    >>> from codec.datasets import make_gaussian_network
+    >>> nodes = {"a": {}, "b": {"coef": {"a": 1.0}}, "c": {"coef": {"b": 1.0}}}
+    >>> network = make_gaussian_network(nodes, 50, random_state=0).network
+    >>> network.parents, network.blankets
+    (((), (0,), (1,)), ((1,), (0, 2), (1,)))
+    >>> X, y, blanket = network.target("b")
+    >>> X.shape, blanket
+    ((50, 2), (0, 1))
     """
 
     data: pd.DataFrame
@@ -72,7 +105,7 @@ class Network:
 
     @property
     def blankets(self) -> tuple[tuple[int, ...], ...]:
-        """The Markov blanket of every node."""
+        """The Markov blanket of every node: tuple of tuples of int, as of :func:`markov_blankets`."""
         return markov_blankets(self.parents)
 
     def target(self, node: int | str) -> Simulation:
@@ -87,6 +120,13 @@ class Network:
         -------
         Simulation
             Columns of X keep the order of the nodes.
+
+        Raises
+        ------
+        ValueError
+            If there is no such node.
+        TypeError
+            If ``node`` is neither a name nor an integer.
         """
         names = [str(name) for name in self.data.columns]
         index = _index_of(node, names)
@@ -121,16 +161,22 @@ def markov_blankets(parents: Parents) -> tuple[tuple[int, ...], ...]:
     Parameters
     ----------
     parents : sequence of sequences of int
-        ``parents[v]`` are the parents of node v.
+        ``parents[v]`` are the parents of node v, indices from 0 on. That the graph has no cycle is not checked.
 
     Returns
     -------
     tuple of tuple of int
-        Ascending.
+        The blanket of each node, ascending.
+
+    Raises
+    ------
+    IndexError
+        If a parent is no node.
 
     References
     ----------
-    .. [1] J. Pearl, "Probabilistic Reasoning in Intelligent Systems", Morgan Kaufmann, 1988, section 3.3.
+    .. [1] J. Pearl, "Probabilistic Reasoning in Intelligent Systems",
+       Morgan Kaufmann, 1988, section 3.3.
 
     Examples
     --------

@@ -60,17 +60,23 @@ class BlanketPathDisplay:
     stop_ : matplotlib.lines.Line2D
         The line at the stopping point; absent when the search never stopped by a test.
 
+    Raises
+    ------
+    TypeError
+        If the path is that of ``method='foci'`` or ``'lfoci'``.
+
     Examples
     --------
-    >>> from codec._decisions import BlanketPath, Decision
+    >>> import numpy as np
+    >>> from codec import MarkovBlanketSelector, fisher_z
     >>> from codec.plotting import BlanketPathDisplay
-    >>> decisions = (
-    ...     Decision("entered", 0, (), 9.0, 0.01, 2, "largest of 2"),
-    ...     Decision("stopped", 1, (0,), 1.0, 0.4, 1, "no p-value below 0.05"),
-    ... )
-    >>> path = BlanketPath(decisions, (0,), ("age", "size"), "auto", 0.05, 100, 2, 3)
-    >>> BlanketPathDisplay.from_path(path).actions
-    ('entered', 'stopped')
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((100, 3))
+    >>> y = X[:, 1] + 0.5 * rng.standard_normal(100)
+    >>> selector = MarkovBlanketSelector(test=fisher_z, screen=False, random_state=0).fit(X, y)
+    >>> display = BlanketPathDisplay.from_estimator(selector)
+    >>> display.names[0], display.actions[:2]
+    ('x1', ('entered', 'stopped'))
     """
 
     ax_: Axes
@@ -101,6 +107,11 @@ class BlanketPathDisplay:
         -------
         display : BlanketPathDisplay
             The object itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
         """
         self.ax_ = new_axes(len(self.names)) if ax is None else ax
         self.figure_ = cast("Figure", self.ax_.figure)
@@ -152,7 +163,25 @@ class BlanketPathDisplay:
 
     @classmethod
     def from_path(cls, path: BlanketPath, *, ax: Axes | None = None) -> BlanketPathDisplay:
-        """Draw the decisions of a search, on ``ax`` or on a new figure."""
+        """Draw the decisions of a search.
+
+        Parameters
+        ----------
+        path : BlanketPath
+            ``path_`` of a fitted selector with the calibrated procedure.
+        ax : matplotlib.axes.Axes, optional
+            Axes to draw on; a new figure when absent.
+
+        Returns
+        -------
+        display : BlanketPathDisplay
+            What was drawn.
+
+        Raises
+        ------
+        TypeError
+            If the path is that of ``method='foci'`` or ``'lfoci'``.
+        """
         return cls(path).plot(ax)
 
     @classmethod
@@ -164,7 +193,7 @@ class BlanketPathDisplay:
         estimator : MarkovBlanketSelector
             Fitted with the calibrated procedure.
         ax : matplotlib.axes.Axes, optional
-            Axes to draw on.
+            Axes to draw on; a new figure when absent.
 
         Returns
         -------
@@ -210,12 +239,15 @@ class StabilityDisplay:
     Examples
     --------
     >>> import numpy as np
-    >>> from codec._stability import stability_selection
+    >>> from codec import MarkovBlanketSelector, fisher_z
     >>> from codec.plotting import StabilityDisplay
-    >>> X = np.random.default_rng(0).standard_normal((60, 5))
-    >>> result = stability_selection(lambda rows, rng: [np.argmax(np.abs(X[rows].T @ X[rows, 2]))], 60, 5, rng=0)
-    >>> StabilityDisplay.from_result(result).names
-    ('x2',)
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((100, 5))
+    >>> y = X[:, 1] + X[:, 3] + 0.5 * rng.standard_normal(100)
+    >>> selector = MarkovBlanketSelector(test=fisher_z, screen=False, stability={"n_subsamples": 6}, random_state=0)
+    >>> display = StabilityDisplay.from_estimator(selector.fit(X, y))
+    >>> sorted(display.names), display.frequencies.tolist()
+    (['x1', 'x3'], [1.0, 1.0])
     """
 
     ax_: Axes
@@ -240,6 +272,11 @@ class StabilityDisplay:
         -------
         display : StabilityDisplay
             The object itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
         """
         self.ax_ = axes = new_axes(0, height=1.6 + 0.24 * len(self.names)) if ax is None else ax
         self.figure_ = cast("Figure", axes.figure)
@@ -266,14 +303,43 @@ class StabilityDisplay:
 
     @classmethod
     def from_result(cls, result: StabilityResult, *, ax: Axes | None = None, **kwargs: Any) -> StabilityDisplay:
-        """Draw a result of stability selection; keywords go to the constructor."""
+        """Draw a result of stability selection.
+
+        Parameters
+        ----------
+        result : StabilityResult
+            ``stability_`` of a selector fitted with ``stability=``.
+        ax : matplotlib.axes.Axes, optional
+            Axes to draw on; a new figure when absent.
+        **kwargs : dict
+            Passed to the constructor: ``n_features``.
+
+        Returns
+        -------
+        display : StabilityDisplay
+            What was drawn.
+        """
         return cls(result, **kwargs).plot(ax)
 
     @classmethod
     def from_estimator(
         cls, estimator: MarkovBlanketSelector, *, ax: Axes | None = None, **kwargs: Any
     ) -> StabilityDisplay:
-        """Draw the frequencies of a selector fitted with ``stability=``; keywords go to the constructor.
+        """Draw the frequencies of a selector fitted with ``stability=``.
+
+        Parameters
+        ----------
+        estimator : MarkovBlanketSelector
+            Fitted with ``stability=``.
+        ax : matplotlib.axes.Axes, optional
+            Axes to draw on; a new figure when absent.
+        **kwargs : dict
+            Passed to the constructor: ``n_features``.
+
+        Returns
+        -------
+        display : StabilityDisplay
+            What was drawn.
 
         Raises
         ------
@@ -290,7 +356,7 @@ class StabilityDisplay:
 
 
 class BlanketGraphDisplay:
-    """The graph of all blankets.
+    r"""The graph of all blankets.
 
     Solid lines join variables that select each other, dotted ones (rule ``'or'``) those of which one selects
     the other. Arrows lead from parents to children where local parents were found. Distances on the page
@@ -312,10 +378,28 @@ class BlanketGraphDisplay:
     nodes_ : matplotlib.collections.PathCollection
         One mark a variable.
 
+    Notes
+    -----
+    The places minimize :math:`\sum_{i < j} d_{ij}^{-2} (\lVert x_i - x_j \rVert - d_{ij})^2`, the stress of [1]_, with
+    the path lengths :math:`d_{ij}`.
+
     References
     ----------
     .. [1] E. R. Gansner, Y. Koren, S. North, "Graph drawing by stress majorization", Graph Drawing 2004,
        LNCS 3383, 239-250, :doi:`10.1007/978-3-540-31843-9_25`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec import MarkovBlanketSelector, fisher_z, markov_blanket_graph
+    >>> from codec.plotting import BlanketGraphDisplay
+    >>> a, b, e = np.random.default_rng(0).standard_normal((3, 100))
+    >>> X = np.column_stack([a, b, a + b + 0.5 * e])
+    >>> selector = MarkovBlanketSelector(test=fisher_z, screen=False)
+    >>> graph = markov_blanket_graph(X, selector=selector, random_state=0)
+    >>> display = BlanketGraphDisplay.from_graph(graph)
+    >>> display.positions.shape, graph.n_edges
+    ((3, 2), 3)
     """
 
     ax_: Axes
@@ -337,6 +421,11 @@ class BlanketGraphDisplay:
         -------
         display : BlanketGraphDisplay
             The object itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
         """
         self.ax_ = axes = new_axes(0, height=5.6) if ax is None else ax
         self.figure_ = cast("Figure", axes.figure)
@@ -376,7 +465,20 @@ class BlanketGraphDisplay:
 
     @classmethod
     def from_graph(cls, graph: BlanketGraph, *, ax: Axes | None = None) -> BlanketGraphDisplay:
-        """Draw the result of :func:`codec.markov_blanket_graph`, on ``ax`` or on a new figure."""
+        """Draw the result of :func:`codec.markov_blanket_graph`.
+
+        Parameters
+        ----------
+        graph : BlanketGraph
+            The graph to show.
+        ax : matplotlib.axes.Axes, optional
+            Axes to draw on; a new figure when absent.
+
+        Returns
+        -------
+        display : BlanketGraphDisplay
+            What was drawn.
+        """
         return cls(graph).plot(ax)
 
     @classmethod
@@ -392,7 +494,7 @@ class BlanketGraphDisplay:
         X : array-like of shape (n, d)
             Variables.
         ax : matplotlib.axes.Axes, optional
-            Axes to draw on.
+            Axes to draw on; a new figure when absent.
         **kwargs : dict
             Passed to :func:`codec.markov_blanket_graph`.
 
@@ -400,6 +502,11 @@ class BlanketGraphDisplay:
         -------
         display : BlanketGraphDisplay
             What was drawn.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Whatever :func:`codec.markov_blanket_graph` refuses.
         """
         from codec._blanket_graph import markov_blanket_graph
 

@@ -50,6 +50,11 @@ class SelectionPathDisplay:
     stop_ : matplotlib.lines.Line2D
         The mark of the stopping point; absent when nothing was selected.
 
+    Raises
+    ------
+    TypeError
+        If the path is that of ``method='auto'``.
+
     Examples
     --------
     >>> from sklearn.datasets import load_diabetes
@@ -174,7 +179,7 @@ class SelectionPathDisplay:
         path : SelectionPath
             The selection to show.
         ax : matplotlib.axes.Axes, optional
-            Axes to draw on.
+            Axes to draw on; a new figure when absent.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -182,6 +187,11 @@ class SelectionPathDisplay:
         -------
         display : SelectionPathDisplay
             What was drawn.
+
+        Raises
+        ------
+        TypeError
+            If the path is that of ``method='auto'``.
         """
         return cls(path).plot(ax, **kwargs)
 
@@ -196,7 +206,7 @@ class SelectionPathDisplay:
         estimator : MarkovBlanketSelector
             Fitted with ``method='foci'`` or ``'lfoci'``.
         ax : matplotlib.axes.Axes, optional
-            Axes to draw on.
+            Axes to draw on; a new figure when absent.
         **kwargs : dict
             Passed to :meth:`plot`.
 

@@ -33,6 +33,11 @@ class NullDistributionDisplay:
     line_ : matplotlib.lines.Line2D
         The observed value.
 
+    Raises
+    ------
+    ValueError
+        If the result is that of the asymptotic method, which makes no copies.
+
     Examples
     --------
     >>> import numpy as np
@@ -66,6 +71,11 @@ class NullDistributionDisplay:
         -------
         display : NullDistributionDisplay
             The object itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
         """
         self.ax_ = new_axes(0) if ax is None else ax
         self.figure_ = cast("Figure", self.ax_.figure)
@@ -81,7 +91,27 @@ class NullDistributionDisplay:
 
     @classmethod
     def from_result(cls, result: CodecTestResult, *, ax: Axes | None = None, **kwargs: Any) -> NullDistributionDisplay:
-        """Draw the result of :func:`codec.codec_test`; keywords go to :meth:`plot`."""
+        """Draw the result of :func:`codec.codec_test`.
+
+        Parameters
+        ----------
+        result : CodecTestResult
+            The test to show.
+        ax : matplotlib.axes.Axes, optional
+            Axes to draw on; a new figure when absent.
+        **kwargs : dict
+            Passed to :meth:`plot`: ``bins``.
+
+        Returns
+        -------
+        display : NullDistributionDisplay
+            What was drawn.
+
+        Raises
+        ------
+        ValueError
+            If the result is that of the asymptotic method, which makes no copies.
+        """
         return cls(result).plot(ax, **kwargs)
 
 
@@ -94,18 +124,24 @@ class CalibrationDisplay:
     Parameters
     ----------
     pvalues : array-like of shape (k,)
-        One p-value a data set, all made under the null hypothesis.
+        One p-value a data set, all made under the null hypothesis and independent of each other.
 
     Attributes
     ----------
     pvalues : ndarray of shape (k,)
         Ascending.
     expected, low, high : ndarray of shape (k,)
-        Mean and 95 % limits of the ordered p-values of a valid test.
+        Mean and 95 % limits of the ordered p-values of a valid test: the j-th of k has the distribution
+        Beta(j, k + 1 - j).
     ax_ : matplotlib.axes.Axes
         The axes of the last :meth:`plot`.
     figure_ : matplotlib.figure.Figure
         The figure of the last :meth:`plot`.
+
+    Raises
+    ------
+    ValueError
+        If there are no p-values, or some are missing or not between 0 and 1.
 
     Examples
     --------
@@ -143,6 +179,11 @@ class CalibrationDisplay:
         -------
         display : CalibrationDisplay
             The object itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
         """
         self.ax_ = new_axes(0) if ax is None else ax
         self.figure_ = cast("Figure", self.ax_.figure)

@@ -52,6 +52,11 @@ class EvaluationDisplay:
     figure_ : matplotlib.figure.Figure
         The figure of the last :meth:`plot`.
 
+    Raises
+    ------
+    ValueError
+        If ``runs`` has no such column or no model called ``reference``.
+
     Examples
     --------
     >>> import pandas as pd
@@ -89,6 +94,13 @@ class EvaluationDisplay:
         -------
         display : EvaluationDisplay
             The object itself.
+
+        Raises
+        ------
+        ValueError
+            If ``axes`` does not hold one for every metric.
+        ImportError
+            If matplotlib is missing.
         """
         self.axes_ = np.ravel(np.asarray(self._new_axes() if axes is None else axes, dtype=object))
         if len(self.axes_) != len(self.metrics):
@@ -134,8 +146,8 @@ class AttackDisplay:
 
     Parameters
     ----------
-    scores : dict of str to (ndarray, ndarray)
-        By name, the scores of members and of non-members, larger for likely members.
+    scores : dict of str to (array-like, array-like)
+        By name, the scores of members, shape (m,), and of non-members, shape (k,), larger for likely members.
 
     Attributes
     ----------
@@ -148,8 +160,9 @@ class AttackDisplay:
 
     References
     ----------
-    .. [1] Carlini et al., "Membership Inference Attacks From First Principles", IEEE S&P 2022, plots ROC curves on
-       logarithmic axes.
+    .. [1] N. Carlini, S. Chien, M. Nasr, S. Song, A. Terzis, F. Tramer, "Membership inference attacks from first
+       principles", IEEE Symposium on Security and Privacy, 2022, 1897-1914, :doi:`10.1109/SP46214.2022.9833649` (ROC
+       curves on logarithmic axes).
 
     Examples
     --------
@@ -177,6 +190,11 @@ class AttackDisplay:
         -------
         display : AttackDisplay
             The object itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
         """
         self.ax_ = axes = new_axes(0, height=4.6) if ax is None else ax
         self.figure_ = cast("Figure", axes.figure)

@@ -194,7 +194,8 @@ class Certificate:
     kind : {'a posteriori', 'a priori', 'empirical'}
         Which bound is claimed; 'empirical': none.
     bound : float or None
-        Proved distance to the model retrained without the forgotten samples.
+        Proved Euclidean distance of the parameters w to those of the model retrained without the forgotten samples;
+        'a posteriori' it is ``||grad F_R(w)|| / weight_decay``, F_R the objective of the retained samples.
     n, m : int
         Training samples before, and how many are forgotten.
     proved, assumed, measured : tuple of str
@@ -202,13 +203,15 @@ class Certificate:
 
     Examples
     --------
-    >>> print(certify(1000, 1, weight_decay=0.1, gradient_norm=2e-7, constants=logistic_constants(1.0)))
-    Certificate (a posteriori): 1 of 1000 samples forgotten
-      proved    distance to the retrained model <= 2e-06 (||grad F_R|| / weight decay)
+    >>> import numpy as np
+    >>> from codec.unlearn.linear import RemovableRidge
+    >>> X = np.eye(3).repeat(8, axis=0)
+    >>> print(RemovableRidge(0.1).fit(X, X[:, 0]).forget(3).certificate)
+    Certificate (a posteriori): 1 of 24 samples forgotten
+      proved    distance to the retrained model <= ... ((||grad F_R|| + rounding) / weight decay)
       assumed   the loss is convex in the weights, so F_R is strongly convex with 0.1
-                logistic loss, every row has ||x|| <= 1
-      measured  ||grad F_R|| = 2e-07
-                known beforehand: one exact Newton step from the minimiser of F_S ends within 0.000193
+                squared loss, every row has ||x|| <= 1.414, ||y|| <= 1
+      measured  ||grad F_R|| = ...
     """
 
     kind: str
@@ -231,7 +234,7 @@ class Certificate:
         return "\n".join(lines)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per statement: its kind and the sentence."""
+        """One row per statement: ``kind`` ('proved', 'assumed' or 'measured') and the sentence, ``statement``."""
         rows = [(title, sentence) for title, sentences in self._parts() for sentence in sentences]
         return pd.DataFrame(rows, columns=["kind", "statement"])
 
@@ -266,7 +269,6 @@ def certify(
         Of the loss: the certificate then says what was known beforehand.
     assumed, measured : sequence of str
         Further sentences on what is taken for granted, and on what was measured.
-
     """
     bound = a_posteriori_bound(gradient_norm, weight_decay, rounding)
     over = " (||grad F_R|| / weight decay)" if rounding == 0.0 else " ((||grad F_R|| + rounding) / weight decay)"
@@ -551,12 +553,17 @@ def audited_epsilon(
     delta : float
         At least 0 and below 1.
     confidence_level : float, default 0.95
-        Of the bound.
+        Of the bound, in (0, 1).
 
     Returns
     -------
     float
         At least 0. An epsilon that is claimed but lies below it is refuted.
+
+    Raises
+    ------
+    ValueError
+        A count outside 0 to its total, no models, or a delta or ``confidence_level`` out of range.
 
     Notes
     -----
@@ -570,6 +577,7 @@ def audited_epsilon(
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import audited_epsilon
     >>> round(audited_epsilon(0, 100, 0, 100, delta=0.0), 3)
     3.281
     """

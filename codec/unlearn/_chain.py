@@ -369,6 +369,8 @@ def find_chain(problem: Problem, params: Mapping[str, Tensor]) -> list[Stage]:
         replayed = inputs
         for stage in watch.stages:
             replayed = stage.run(replayed)
+    if replayed.dtype != outputs.dtype:
+        raise NoChainError(f"the model gives {outputs.dtype}, its layers {replayed.dtype}")
     if not torch.allclose(replayed, outputs, rtol=1e-4, atol=1e-5 * float(outputs.abs().max())):
         raise NoChainError("the calls that were seen do not give the model's output")
     layers = [stage for stage in watch.stages if isinstance(stage, Layer)]

@@ -24,7 +24,7 @@ class Deletion:
     Attributes
     ----------
     id : int
-        Number of the request.
+        Number of the request, from 1; 0 of baselines.
     forgotten : tuple of int
         Training samples of this request.
     method, selector : str
@@ -61,6 +61,22 @@ class Deletion:
         None: nothing is proved, the result is empirical.
     parameters : dict of str to Tensor or None
         The trainable parameters afterwards, of methods that keep no model of their own.
+
+    Notes
+    -----
+    Losses are means over samples of the loss alone, without weight decay. What was not computed is NaN.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Unlearner
+    >>> X, y = torch.eye(3).repeat(8, 1), torch.arange(24) % 3
+    >>> unlearner = Unlearner(torch.nn.Linear(3, 3), "cross_entropy", (X, y), weight_decay=0.1, selector="all")
+    >>> deletion = unlearner.forget([3, 7])
+    >>> deletion.id, deletion.forgotten, deletion.method, deletion.accepted
+    (1, (3, 7), 'difference, ggn', True)
+    >>> deletion.forget_loss[1] > deletion.forget_loss[0], deletion.certificate
+    (True, None)
     """
 
     id: int
@@ -110,7 +126,7 @@ class Deletion:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a unit that this request chose, in order."""
+        """One row a unit that this request chose, in order: ``unit``, ``label``, ``score``."""
         scores = self.scores or (NAN,) * len(self.units)
         return pd.DataFrame({"unit": self.units, "label": self.labels, "score": scores})
 

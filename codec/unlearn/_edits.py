@@ -39,9 +39,8 @@ def fisher_forgetting(
 
     Parameters
     ----------
-    problem : Problem
-    ids : int, sequence of int, mask or Subset
-        Samples to forget.
+    problem, ids
+        As in :func:`retrain`, with the same errors.
     alpha : float, default 1e-6
         Variance of the noise at Fisher information 1, as in the authors' code.
     power : float, default 0.5
@@ -50,7 +49,7 @@ def fisher_forgetting(
         the last layer and of norms by 10, of which the paper says nothing; this does not.
     most : float, default 1000
         Largest 1 / F.
-    random_state : None, int or Generator
+    random_state : None, int, SeedSequence or Generator, default None
         Of the noise.
 
     Returns
@@ -62,6 +61,15 @@ def fisher_forgetting(
     .. [1] Golatkar, Achille, Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020, section 4.1:
        ``S(w) = w + (lambda sigma_h^2)^(1/4) F^(-1/4) n``, F the diagonal Fisher information of the retained
        samples with expected labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> X, y = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+    >>> problem = Problem(torch.nn.Linear(3, 3), "cross_entropy", (X, y), weight_decay=0.1)
+    >>> baselines.fisher_forgetting(problem, [1], alpha=0.0, random_state=0).distance
+    0.0
     """
     generator = torch.Generator().manual_seed(seed_for(problem, random_state))
 
@@ -84,9 +92,8 @@ def selective_synaptic_dampening(
 
     Parameters
     ----------
-    problem : Problem
-    ids : int, sequence of int, mask or Subset
-        Samples to forget.
+    problem, ids
+        As in :func:`retrain`, with the same errors.
     alpha : float, default 10
         A parameter is chosen when it matters alpha times as much to the forgotten samples.
     dampening : float, default 1
@@ -99,7 +106,20 @@ def selective_synaptic_dampening(
     References
     ----------
     .. [1] Foster, Schoepf, Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic
-       Dampening", AAAI 2024, equations 5 and 6. Importances are mean squares of sample gradients.
+       Dampening", AAAI 2024, equations 5 and 6: ``w_i <- min(lambda I_S,i / I_U,i, 1) w_i`` where
+       ``I_U,i > alpha I_S,i``. Importances I are mean squares of sample gradients, over the forgotten samples U and
+       over all samples S.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> X, y = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+    >>> problem = Problem(torch.nn.Linear(3, 3), "cross_entropy", (X, y), weight_decay=0.1)
+    >>> deletion = baselines.selective_synaptic_dampening(problem, [1], alpha=1.0, dampening=0.5)
+    >>> after, before = deletion.parameters["weight"], problem.parameters()["weight"]
+    >>> bool((after.abs() <= before.abs()).all()), deletion.distance > 0
+    (True, True)
     """
 
     def run(forget: Tensor, retain: Tensor) -> State:
@@ -126,22 +146,64 @@ def newton(
     tol: float = 1e-3,
     max_iter: int = 200,
 ) -> Deletion:
-    """One Newton step on all parameters.
+    """One Newton step on all parameters, ``w <- w - (H_R + mu I)^-1 g``.
 
     Parameters
     ----------
-    problem : Problem
-    ids : int, sequence of int, mask or Subset
-        Samples to forget.
+    problem, ids
+        As in :func:`retrain`, with the same errors.
     damping : float, default 0
-        mu; networks need it (some six times the weight decay).
+        mu, at least 0; networks need it (some six times the weight decay).
     gradient : {'difference', 'retain'}, default 'difference'
-        ``grad F_R - grad F_S``, which forgets and does not go on training; or ``grad F_R``, the textbook's. They
+        g: ``grad F_R - grad F_S``, which forgets and does not go on training; or ``grad F_R``, the textbook's. They
         are the same at an optimum.
-    curvature : str, default 'ggn'
-        As in `Curvature`.
-    tol, max_iter
-        Of conjugate gradients.
+    curvature : {'ggn', 'hessian', 'fisher', 'empirical_fisher', 'kfac', 'secant'}, default 'ggn'
+        H_R, of the retained samples: generalised Gauss-Newton; exact Hessian; Fisher information with expected labels;
+        the same with observed labels, for comparison; Kronecker factors; Hessian by central differences.
+    tol : float, default 1e-3
+        Of conjugate gradients, relative to the norm of g.
+    max_iter : int, default 200
+        Most steps of conjugate gradients.
+
+    Returns
+    -------
+    Deletion
+
+    Raises
+    ------
+    ValueError
+        ``damping`` below 0, or an unknown ``gradient`` or ``curvature``.
+
+    References
+    ----------
+    .. [1] Sekhari, Acharya, Kamath, Suresh, "Remember What You Want to Forget", NeurIPS 2021, algorithm 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> X, y = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+    >>> problem = Problem(torch.nn.Linear(3, 3), "cross_entropy", (X, y), weight_decay=0.1)
+    >>> before, after = baselines.newton(problem, [1], damping=0.1).forget_loss
+    >>> after > before
+    True
+    """
+    return _step_on(problem, ids, "newton", "all", None, damping, gradient, curvature, tol, max_iter)
+
+
+def kfac(problem: Problem, ids: Request, *, damping: float = 0.0, gradient: str = "difference") -> Deletion:
+    """One Newton step with Kronecker-factored curvature, ``H_R ~ A (x) G`` layer by layer [1]_.
+
+    Linear layers and ungrouped convolutions are changed; what has no factors (norms, embeddings) stays as it is.
+
+    Parameters
+    ----------
+    problem, ids
+        As in :func:`retrain`, with the same errors.
+    damping : float, default 0
+        mu, as in :func:`newton`.
+    gradient : {'difference', 'retain'}, default 'difference'
+        As in :func:`newton`.
 
     Returns
     -------
@@ -149,19 +211,18 @@ def newton(
 
     References
     ----------
-    .. [1] Sekhari, Acharya, Kamath, Suresh, "Remember What You Want to Forget", NeurIPS 2021, algorithm 1.
-    """
-    return _step_on(problem, ids, "newton", "all", None, damping, gradient, curvature, tol, max_iter)
+    .. [1] Martens, Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", ICML 2015:
+       A the second moment of a layer's inputs, G of the gradients of its outputs.
 
-
-def kfac(problem: Problem, ids: Request, *, damping: float = 0.0, gradient: str = "difference") -> Deletion:
-    """One Newton step with Kronecker-factored curvature; damping as in `newton`.
-
-    Linear layers and ungrouped convolutions are changed; what has no factors (norms, embeddings) stays as it is.
-
-    References
-    ----------
-    .. [1] Martens, Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", ICML 2015.
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> X, y = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+    >>> problem = Problem(torch.nn.Linear(3, 3), "cross_entropy", (X, y), weight_decay=0.1)
+    >>> before, after = baselines.kfac(problem, [1], damping=0.1).forget_loss
+    >>> after > before
+    True
     """
     return _step_on(problem, ids, "kfac", "all", None, damping, gradient, "kfac", 1e-3, 200)
 
@@ -177,7 +238,34 @@ def random_units(
     gradient: str = "difference",
     curvature: str = "ggn",
 ) -> Deletion:
-    """The Newton step on units drawn at random; other arguments as in `newton`."""
+    """The Newton step on units drawn at random.
+
+    Parameters
+    ----------
+    problem, ids
+        As in :func:`retrain`, with the same errors.
+    n_units : int
+        Units to change, from 1 to all (else ValueError).
+    units : Units, optional
+        Cut of the model. Default: that of :func:`codec.unlearn.find_units`.
+    random_state : None, int, SeedSequence or Generator, default None
+        Of the draw, without replacement.
+    damping, gradient, curvature
+        As in :func:`newton`, with the same errors.
+
+    Returns
+    -------
+    Deletion
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> X, y = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+    >>> problem = Problem(torch.nn.Linear(3, 3), "cross_entropy", (X, y), weight_decay=0.1)
+    >>> len(baselines.random_units(problem, [1], n_units=2, damping=0.1, random_state=0).units)
+    2
+    """
     check_problem(problem)
     problem.team.check_seed(random_state)
     every = units or find_units(problem.model)
@@ -201,7 +289,32 @@ def gradient_norm_units(
 ) -> Deletion:
     """The Newton step on the units with the largest gradients of the forgotten samples' loss.
 
-    Other arguments as in `newton`.
+    Parameters
+    ----------
+    problem, ids
+        As in :func:`retrain`, with the same errors.
+    n_units : int
+        Units to change, from 1 to all (else ValueError): those with the largest ``||grad mean_U loss||`` on their
+        parameters.
+    units : Units, optional
+        Cut of the model. Default: that of :func:`codec.unlearn.find_units`.
+    damping, gradient, curvature
+        As in :func:`newton`, with the same errors.
+
+    Returns
+    -------
+    Deletion
+        ``units`` are in order of their numbers, ``scores`` the norms.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> X, y = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+    >>> problem = Problem(torch.nn.Linear(3, 3), "cross_entropy", (X, y), weight_decay=0.1)
+    >>> deletion = baselines.gradient_norm_units(problem, [1], n_units=2, damping=0.1)
+    >>> len(deletion.units), 1 in deletion.units
+    (2, True)
     """
     check_problem(problem)
     every = units or find_units(problem.model)
@@ -234,13 +347,14 @@ def paper_step(
 
     Parameters
     ----------
-    problem : Problem
-    ids : int, sequence of int, mask or Subset
-        Samples to forget, in order.
-    units, selected : Units and LongTensor, optional
+    problem, ids
+        As in :func:`retrain`, with the same errors; ids in the order in which they are forgotten.
+    units : Units, optional
+        Cut of the model. Default: that of :func:`codec.unlearn.find_units`, without what cannot be cut.
+    selected : LongTensor of shape (k,), optional
         Change these units alone. Default: all parameters.
     damping : float, default 0.01
-        Its ``l2_reg``.
+        Its ``l2_reg``, positive.
     earlier : dict of str to Tensor, optional
         Parameters one epoch before the end of training, for y and s. Default: the end point of one step of
         gradient descent on the training loss with rate 0.001, as its code has for a sample.
@@ -249,10 +363,25 @@ def paper_step(
     -------
     Deletion
 
+    Raises
+    ------
+    ValueError
+        ``damping`` is not positive, or ``earlier`` is where the model is.
+
     References
     ----------
     .. [1] Mehta, Pal, Singh, Ravi, "Deep Unlearning via Randomized Conditionally Independent Hessians", CVPR
-       2022, equation 5, as released.
+       2022, equation 5, as released: ``w <- w + 1 / (n - 1) (n / (n - 1) y y^T / ||s||_1 + damping I)^-1 grad loss``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> X, y = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+    >>> problem = Problem(torch.nn.Linear(3, 3), "cross_entropy", (X, y), weight_decay=0.1)
+    >>> before, after = baselines.paper_step(problem, [1], damping=1.0).forget_loss
+    >>> after > before
+    True
     """
     check_problem(problem)
     check_positive(damping, "damping")
@@ -322,6 +451,7 @@ def _step_on(
     return record_baseline(problem, ids, method, run, report=report)
 
 
+@torch.inference_mode(False)  # training needs derivatives, wherever the call comes from
 def record_baseline(
     problem: Problem,
     ids: Request,

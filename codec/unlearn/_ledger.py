@@ -32,7 +32,17 @@ FORMAT = 1
 
 
 class LedgerError(RuntimeError):
-    """The ledger on disk is damaged, or belongs to another model or process."""
+    """The ledger on disk is damaged, or belongs to another model or process.
+
+    Examples
+    --------
+    >>> from codec.unlearn import Ledger, LedgerError
+    >>> try:
+    ...     Ledger.open("no-such-folder", read_only=True)
+    ... except LedgerError:
+    ...     print("no ledger there")
+    no ledger there
+    """
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ class Ledger:
     Examples
     --------
     >>> import tempfile, torch
+    >>> from codec.unlearn import Ledger
     >>> folder = tempfile.TemporaryDirectory()
     >>> before = {"weight": torch.zeros(3, 2)}
     >>> after = {"weight": torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]])}
@@ -253,6 +264,8 @@ class Ledger:
         ------
         ValueError
             If JSON cannot hold the entry, or it undoes what is not standing. Nothing is written.
+        LedgerError
+            If the ledger is closed, or was opened to be read.
         """
         if self._descriptor < 0:
             raise LedgerError("this ledger is closed; open it again with Ledger.open(folder).")
@@ -292,7 +305,7 @@ class Ledger:
         return [json.loads(json.dumps(line.entry)) for line in self._lines[1:]]
 
     def standing(self) -> list[tuple[int, dict[str, Any]]]:
-        """Index and content of the entries that undo nothing and were not undone."""
+        """Index, from 0, and content of the entries that undo nothing and were not undone, in order."""
         entries = self.entries()
         undone = {entry["undoes"] for entry in entries if "undoes" in entry}
         return [(k, entry) for k, entry in enumerate(entries) if k not in undone and "undoes" not in entry]
@@ -349,8 +362,9 @@ def fingerprint(parameters: Mapping[str, Tensor]) -> str:
 
 def _bits(tensor: Tensor) -> Tensor:
     """Bytes of a tensor, one row per index of dimension 0."""
-    plain = tensor.detach().cpu().contiguous()
-    return plain.reshape(-1).view(torch.uint8).reshape(plain.shape[0] if plain.ndim else 1, -1)
+    plain = (tensor.to_dense() if tensor.layout != torch.strided else tensor).detach().cpu().contiguous()
+    n_rows = plain.shape[0] if plain.ndim else 1
+    return plain.reshape(-1).view(torch.uint8).reshape(n_rows, plain.nbytes // max(n_rows, 1))
 
 
 def _changed(after: Mapping[str, Tensor], before: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

@@ -290,22 +290,28 @@ def tokens_of(inputs: Any) -> Tensor:
     found = [leaf for leaf in _but_mask(inputs) if _holds_integers(leaf)]
     if not found:
         raise ValueError("this perturbation needs tokens, but no input is an integer tensor; pass perturb='gaussian'.")
-    return found[0]
+    return max(found, key=Tensor.dim)  # the first of them; lengths of sequences have one axis, the tokens two
 
 
 def mask_of(inputs: Any, padding: int | None) -> Tensor | None:
-    """1 where a position holds a token, 0 where it is padding; None when nothing tells."""
-    if isinstance(inputs, Mapping) and MASK in inputs:
-        mask: Tensor = inputs[MASK]
+    """1 where a position holds a token, 0 where it is padding; None when nothing tells.
+
+    A mask of other axes, such as one of pairs of positions, does not tell.
+    """
+    mask = _given_mask(inputs)
+    tokens = tokens_of(inputs) if any(map(_holds_integers, _but_mask(inputs))) else None
+    if mask is not None and (tokens is None or mask.shape == tokens.shape):
         return mask
-    if padding is None or not any(map(_holds_integers, tree_flatten(inputs)[0])):
-        return None
-    return tokens_of(inputs) != padding
+    return None if padding is None or tokens is None else tokens != padding
+
+
+def _given_mask(inputs: Any) -> Tensor | None:
+    return inputs.get(MASK) if isinstance(inputs, Mapping) else None
 
 
 def _but_mask(inputs: Any) -> list[Tensor]:
     """The tensors of the inputs without the mask."""
-    mask = mask_of(inputs, None)
+    mask = _given_mask(inputs)
     return [leaf for leaf in tree_flatten(inputs)[0] if leaf is not mask]
 
 

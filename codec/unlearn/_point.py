@@ -35,17 +35,8 @@ class Point:
         self.problem, self.point, self.n, self.kind = problem, point, len(ids), kind
         self._products = Products(problem, point)
         self._ids = ids
-        self.losses = problem.sample_losses(point)
-        self._check_losses()
+        self.losses = problem.checked_losses(point)
         self.gradient = self.mean_gradient(ids)
-
-    def _check_losses(self) -> None:
-        wrong = (~torch.isfinite(self.losses)).nonzero().flatten().tolist()
-        if wrong:
-            raise ValueError(
-                f"loss is not finite for training samples {wrong[:5]}{' and others' * (len(wrong) > 5)}; no step can "
-                "be taken from there. Check their inputs and targets."
-            )
 
     def mean_gradient(self, ids: Sequence[int] | Tensor) -> Parameters:
         """Mean of ``grad f`` over samples, regulariser included."""

@@ -13,18 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import Dataset, default_collate
 
 from codec._validation import check_amount, check_integer
+from codec.unlearn._data import content_of, copied, described, read_data, spread, to_device
 from codec.unlearn._distributed import Group, Team, plain_copy, whole_copy
 
-CACHE_BYTES = 2**31  # a data set whose samples fit is read once and kept
 PASS_BYTES = {"cpu": 2**28, "cuda": 2**33}  # intermediate results of a pass
 FLOATS = (torch.float32, torch.float64)
 CHECKED = 64  # most samples of the checks, spread over the data
@@ -68,10 +66,10 @@ class Problem:
         ``loss(output, target)``: one value a sample, or their mean (then a sample's own loss is that of
         a batch of one). A torch loss module is used with ``reduction='none'``; one of 'sum' is refused.
     data : Dataset, (inputs, targets), or dict of tensors
-        Training samples; arrays, pandas objects and lists of numbers are read as tensors. A dict (or a Dataset of dicts)
-        gives the model its entries as keywords, all but ``target_key``.
+        Training samples, n along the first axis of every tensor; arrays, pandas objects and lists of numbers are read
+        as tensors. A dict (or a Dataset of dicts) gives the model its entries as keywords, all but ``target_key``.
     weight_decay : float
-        lambda of the objective; for SGD, torch's ``weight_decay``.
+        lambda of the objective, at least 0; for SGD, torch's ``weight_decay``.
     output : callable, optional
         Makes the tensor that the loss takes of what the model returns. Default: the tensor itself, or the
         ``logits`` of a Hugging Face output.
@@ -115,8 +113,18 @@ class Problem:
         ``reduction='sum'``).
     TypeError
         Data that hold no numbers, or a loss that is the class of one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem
+    >>> X, y = torch.eye(3), torch.arange(3)
+    >>> problem = Problem(torch.nn.Linear(3, 3), "cross_entropy", (X, y), weight_decay=0.01)
+    >>> problem.n, problem.names, problem.sample_losses(problem.parameters()).shape
+    (3, ('weight', 'bias'), torch.Size([3]))
     """
 
+    @torch.inference_mode(False)  # derivatives are needed, wherever the call comes from
     def __init__(
         self,
         model: nn.Module,
@@ -140,14 +148,12 @@ class Problem:
         self.names, self.tied = _trainable(self.model)
         self.device = _device(self.model, device)
         self.model.to(self.device)
+        self._nesting = _without_nesting(self.model)
         self._output = output or _tensor_of
         self._loss = _loss_function(loss)
-        smoothed = getattr(loss, "label_smoothing", 0.0) > 0.0
-        self.likelihood = (
-            loss == "cross_entropy" or loss in LIKELIHOOD_FUNCTIONS or (isinstance(loss, LIKELIHOODS) and not smoothed)
-        )
-        self.classes_second = isinstance(loss, CLASSES_SECOND) or loss in {"cross_entropy", *CLASSES_SECOND_FUNCTIONS}
-        self._data = _read(data, target_key, self.device)
+        self.likelihood = _is_likelihood(loss)
+        self.classes_second = isinstance(loss, CLASSES_SECOND) or _is_one_of(loss, CLASSES_SECOND_FUNCTIONS)
+        self._data = read_data(data, target_key, self.device)
         self._writes = False
         self.n = len(self._data)
         self.team.check_same(self.parameters(), self.n)
@@ -161,6 +167,8 @@ class Problem:
     def model_with(self, params: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the model with these trainable parameters."""
         model = plain_copy(self.model)
+        for name in self._nesting:
+            setattr(model.get_submodule(name), "use_nested_tensor", True)  # noqa: B010 - unknown to Module
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name in params:
@@ -173,33 +181,33 @@ class Problem:
         return {**frozen, **dict(self.model.named_buffers())}
 
     def fetch(self, ids: Sequence[int] | Tensor) -> tuple[Any, Any]:
-        """Inputs and targets of the samples, stacked, on the device."""
+        """Inputs and targets of the samples, stacked along the first axis, on the device."""
         inputs, targets = self._data.take(torch.as_tensor(ids, dtype=torch.long))
-        return _to(inputs, self.device), _to(targets, self.device)
+        return to_device(inputs, self.device), to_device(targets, self.device)
 
     def fingerprint(self) -> str:
-        """Of samples spread over the data, by which the same data in the same order are known again."""
+        """16 hex digits of samples spread over the data, by which the same data in the same order are known again."""
         found = hashlib.sha256()
         for leaf in tree_leaves(self._data.take(self._spread(CHECKED))):
             found.update(content_of(leaf))
         return found.hexdigest()[:16]
 
     def batches(self, ids: Sequence[int] | Tensor | None = None, size: int | None = None) -> Iterator[Batch]:
-        """The samples (default: all) in order, ``size`` at a time."""
+        """The samples (default: all) in order, ``size`` at a time (default: ``batch_size``)."""
         chosen = torch.arange(self.n) if ids is None else torch.as_tensor(ids, dtype=torch.long)
         for part in torch.split(chosen, size or self.batch_size):
             if len(part):
                 yield Batch(part, *self.fetch(part))
 
     def share(self, ids: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Those of the samples (default: all) that are this process's part of a sum."""
+        """Ids of the samples (default: all) that are this process's part of a sum, int64."""
         chosen = torch.arange(self.n) if ids is None else torch.as_tensor(ids, dtype=torch.long)
         return chosen[self.team.share(len(chosen))]
 
     def outputs(self, params: Mapping[str, Tensor], inputs: Any) -> Tensor:
-        """What the loss takes, of the model with these trainable parameters."""
+        """What the loss takes, of the model with these trainable parameters, (b, ...)."""
         if self._writes:
-            inputs = _copied(inputs)
+            inputs = copied(inputs)
         args, kwargs = ((), inputs) if isinstance(inputs, dict) else (_as_args(inputs), {})
         return self._output(functional_call(self.model, {**self.buffers(), **params}, args, kwargs))
 
@@ -208,12 +216,51 @@ class Problem:
         return self._loss(outputs, targets)
 
     def sample_losses(self, params: Mapping[str, Tensor], ids: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Losses of the samples (default: all) at these parameters."""
+        """Losses of the samples (default: all n) at these parameters, (n,) or (len(ids),), without weight decay."""
+        return self._over_samples(params, ids)
+
+    def checked_losses(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Losses of all samples; refused where one is not finite, or a batch's loss is not the mean of its samples'.
+
+        Few ignored targets, or a rare class with a weight of its own, are not seen on a few samples.
+        """
+        wrong: list[str] = []
+
+        def check(outputs: Tensor, targets: Any, losses: Tensor) -> None:
+            if not wrong:
+                wrong.extend(self._no_mean(outputs, targets, losses))
+
+        with self._explained():
+            losses = self._over_samples(params, None, check)
+        infinite = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        if infinite:
+            raise ValueError(
+                f"loss is not finite for training samples {infinite[:5]}{' and others' * (len(infinite) > 5)}; no step "
+                "can be taken from there. Check their inputs and targets."
+            )
+        anywhere = losses.new_tensor([float(len(wrong))])
+        self.team.add([anywhere])
+        if anywhere > 0.0:
+            raise ValueError(wrong[0] if wrong else "loss is not the mean of one loss a sample in another process.")
+        return losses
+
+    def _over_samples(
+        self,
+        params: Mapping[str, Tensor],
+        ids: Sequence[int] | Tensor | None,
+        look: Callable[[Tensor, Any, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Losses of samples; ``look`` is called with outputs, targets and losses of every batch."""
         n = self.n if ids is None else len(ids)
         whole, mine = next(iter(params.values())).new_zeros(n), self.team.share(n)
+        found = [whole[:0]]
         with torch.no_grad():
-            found = [self.losses(self.outputs(params, b.inputs), b.targets) for b in self.batches(self.share(ids))]
-        whole[mine] = torch.cat([whole[:0], *found])
+            for batch in self.batches(self.share(ids)):
+                outputs = self.outputs(params, batch.inputs)
+                found.append(self.losses(outputs, batch.targets))
+                if look is not None:
+                    look(outputs, batch.targets, found[-1])
+        whole[mine] = torch.cat(found)
         self.team.add([whole])
         return whole
 
@@ -225,7 +272,7 @@ class Problem:
         return spread(self.n, most)
 
     def check(self) -> None:
-        """Refuse what no derivative can be taken of, and what is no mean of one loss a sample."""
+        """Refuse what no derivative can be taken of, and what is no mean of one loss a sample, with a ValueError."""
         params = self.parameters()
         with torch.no_grad(), self._explained():
             self._writes = self._writes_into_inputs(params)
@@ -241,10 +288,10 @@ class Problem:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, IndexError) as error:
-            inputs, targets = (_described(tree) for tree in self.fetch(self._spread(CHECKED)))
+            inputs, targets = (described(tree) for tree in self.fetch(self._spread(CHECKED)))
             weights = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in self.parameters().values()}))
             raise ValueError(
-                f"train_data does not fit the model or the loss, which fails on the first samples: {error}\n"
+                f"train_data does not fit the model or the loss, which fails on some samples: {error}\n"
                 f"Inputs are {inputs}; targets are {targets}; the model's parameters are {weights}. Bring the inputs to "
                 "the type of the parameters, and the targets to what the loss takes: for 'cross_entropy' classes as "
                 "int64, from 0 to one less than the model's outputs; for 'mse' numbers of the shape and type of the "
@@ -253,14 +300,14 @@ class Problem:
 
     def _writes_into_inputs(self, params: Parameters) -> bool:
         """Whether a call of the model changes its inputs in place; then every call gets a copy."""
-        inputs = _copied(self.fetch(torch.arange(min(self.n, 8)))[0])
+        inputs = copied(self.fetch(torch.arange(min(self.n, 8)))[0])
         leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
         before = [leaf._version for leaf in leaves]
         self.outputs(params, inputs)
         return before != [leaf._version for leaf in leaves]
 
     def check_repeatable(self, params: Mapping[str, Tensor]) -> None:
-        """Refuse a model that gives a first batch two outputs."""
+        """Refuse a model that gives a first batch two outputs, with a ValueError."""
         ids = torch.arange(min(self.n, 8))
         with torch.no_grad():
             first, second = (self.outputs(params, self.fetch(ids)[0]) for _ in range(2))
@@ -290,25 +337,31 @@ class Problem:
             self._check_loss(outputs, targets, half if by_sample else 0)
 
     def _check_loss(self, outputs: Tensor, targets: Any, half: int) -> None:
-        losses, whole, rounding = self.losses(outputs, targets), self._loss.whole(outputs, targets), _rounding(outputs)
-        shapes = f"outputs have shape {tuple(outputs.shape)}, targets {[tuple(t.shape) for t in tree_leaves(targets)]}"
+        losses, rounding = self.losses(outputs, targets), _rounding(outputs)
+        self.likelihood &= self._loss.one_value
         if half and losses.shape == (len(outputs),):
             fewer = self.losses(outputs[:half], tree_map(lambda leaf: leaf[:half], targets))
             if not _agree(losses[:half], fewer, CLOSE, rounding):
                 raise ValueError(
-                    f"loss of a sample changes with the other samples in its batch; {shapes}. Where the two should be the "
+                    f"loss of a sample changes with the other samples in its batch; {_shapes(outputs, targets)}. Where the two should be the "
                     "same, bring them to one shape: targets[:, None], or output=lambda o: o.squeeze(-1)."
                 )
-        mean, size = losses.mean(), losses.abs().mean()
-        close = whole.dim() or (mean - whole).abs() <= CLOSE * size + rounding
-        if not close and torch.isfinite(whole):  # also where the mean is not
-            raise ValueError(
-                f"loss is {float(whole):.4g} for {len(losses)} samples together, but its mean over them one by one is "
-                f"{float(mean):.4g}; what was trained on must be the mean of one loss a sample. Class weights, ignored or "
-                f"masked positions, reduction='sum' and shapes that broadcast do this ({shapes}). Pass a callable that "
-                "gives one value a sample, scaled so that their mean is what was trained on; for class weights w: lambda "
-                "o, t: cross_entropy(o, t, weight=w, reduction='none') * n / w[y].sum(), y all n targets."
-            )
+        for wrong in self._no_mean(outputs, targets, losses):
+            raise ValueError(wrong)
+
+    def _no_mean(self, outputs: Tensor, targets: Any, losses: Tensor) -> list[str]:
+        """What to say where the loss of a batch is not the mean of its samples'; else nothing."""
+        whole, mean, size = self._loss.whole(outputs, targets), losses.mean(), losses.abs().mean()
+        close = whole.dim() or (mean - whole).abs() <= CLOSE * size + _rounding(outputs)
+        if close or not torch.isfinite(whole):  # not close where the mean is not finite
+            return []
+        return [
+            f"loss is {float(whole):.4g} for {len(losses)} samples together, but its mean over them one by one is "
+            f"{float(mean):.4g}; what was trained on must be the mean of one loss a sample. Class weights, ignored or "
+            f"masked positions, reduction='sum' and shapes that broadcast do this ({_shapes(outputs, targets)}). Pass a "
+            "callable that gives one value a sample, scaled so that their mean is what was trained on; for class weights "
+            "w: lambda o, t: cross_entropy(o, t, weight=w, reduction='none') * n / w[y].sum(), y all n targets."
+        ]
 
     def _check_losses(self, params: Parameters) -> None:
         ids = torch.arange(min(self.n, 8))
@@ -321,24 +374,6 @@ class Problem:
             )
         if not torch.isfinite(losses).all():
             raise ValueError("loss is not finite on the first samples; check the model's parameters and the targets.")
-
-
-def spread(n: int, most: int) -> Tensor:
-    """Ids of so many of n samples, from the first to the last."""
-    return torch.linspace(0, n - 1, min(n, most), dtype=torch.float64).round().long()
-
-
-def content_of(leaf: Any) -> bytes:
-    """Type, shape and values of a tensor or an array; what anything else says of itself."""
-    if isinstance(leaf, Tensor):
-        values = (torch.view_as_real(leaf) if leaf.is_complex() else leaf).detach().cpu().contiguous()
-        about = f"{values.dtype} {tuple(values.shape)}".encode()
-        return about + values.flatten().view(torch.uint8).numpy().tobytes()
-    if not (hasattr(leaf, "__array__") or hasattr(leaf, "__array_interface__")):
-        return repr(leaf).encode()
-    array = np.asarray(leaf)
-    about = f"{array.dtype} {array.shape}".encode()
-    return about + (repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
 
 
 def pass_bytes(device: torch.device) -> int:
@@ -389,11 +424,40 @@ def _tensor_of(output: Any) -> Tensor:
     raise TypeError(f"model returned {type(output).__name__}; pass output= to pick the tensor that the loss takes.")
 
 
+def _without_nesting(model: nn.Module) -> list[str]:
+    """Switch off the nested tensors that encoders make of padded samples, but not where derivatives are taken.
+
+    They have zeros at padded positions: pooled over all of them, the model would be another one in passes without
+    derivatives than in training. Names of the encoders; modules that were saved by an older torch do not say.
+    """
+    names = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoder) and getattr(module, "use_nested_tensor", False):
+            module.use_nested_tensor = False
+            names.append(name)
+    return names
+
+
 def _as_args(inputs: Any) -> tuple[Any, ...]:
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
 # --------------------------------------------------------------------------- the loss
+def _is_likelihood(loss: Loss) -> bool:
+    """Whether this is one of torch's negative log-likelihoods as it is."""
+    changed = (
+        getattr(loss, "label_smoothing", 0.0) > 0.0
+        or getattr(loss, "weight", None) is not None
+        or getattr(loss, "pos_weight", None) is not None
+    )
+    return _is_one_of(loss, LIKELIHOOD_FUNCTIONS) or (isinstance(loss, LIKELIHOODS) and not changed)
+
+
+def _is_one_of(loss: Loss, functions: Sequence[Any]) -> bool:
+    """Whether this is the cross entropy by name, or one of the functions; a loss need not be hashable."""
+    return (isinstance(loss, str) and loss == "cross_entropy") or any(loss is function for function in functions)
+
+
 def _loss_function(loss: Loss) -> _PerSample:
     """A loss of one value a sample."""
     if isinstance(loss, type):
@@ -416,6 +480,7 @@ class _PerSample:
 
     def __init__(self, loss: Callable[[Any, Any], Tensor], whole: Callable[[Any, Any], Tensor]) -> None:
         self.loss, self.whole = loss, whole
+        self.one_value = True  # whether no positions were averaged
 
     def __call__(self, outputs: Tensor, targets: Any) -> Tensor:
         value = self.loss(outputs, targets)
@@ -423,6 +488,7 @@ class _PerSample:
             raise TypeError(f"loss returned {type(value).__name__}; it must return a tensor.")
         if value.dim() == 0:
             return vmap(lambda o, t: self.loss(o[None], tree_map(lambda x: x[None], t)))(outputs, targets)
+        self.one_value &= value.numel() == len(value)
         return value.flatten(1).mean(1) if value.dim() > 1 else value
 
 
@@ -435,135 +501,10 @@ def _agree(one: Tensor, other: Tensor, share: float, rounding: float = 0.0) -> b
     return bool(gap <= share * size + rounding)
 
 
+def _shapes(outputs: Tensor, targets: Any) -> str:
+    return f"outputs have shape {tuple(outputs.shape)}, targets {[tuple(t.shape) for t in tree_leaves(targets)]}"
+
+
 def _rounding(outputs: Tensor) -> float:
     """What rounding of the outputs may change in a loss."""
     return 8.0 * torch.finfo(outputs.dtype).eps * float(outputs.nan_to_num(posinf=0.0, neginf=0.0).abs().max())
-
-
-# --------------------------------------------------------------------------- the data
-class _Tensors:
-    """Samples that lie in memory, batch first."""
-
-    def __init__(self, inputs: Any, targets: Any, device: torch.device) -> None:
-        self.inputs, self.targets = as_tensors(inputs), as_tensors(targets)
-        lengths = {len(leaf) for leaf in tree_leaves((self.inputs, self.targets))}
-        if len(lengths) != 1:
-            raise ValueError(f"train_data has entries of {sorted(lengths)} samples; all must have the same number.")
-        self.n = lengths.pop()
-        if self.n == 0:
-            raise ValueError("train_data is empty.")
-        elsewhere = {leaf.device for leaf in tree_leaves((self.inputs, self.targets))} - {device, torch.device("cpu")}
-        if elsewhere:
-            raise ValueError(
-                f"train_data lies on {sorted(map(str, elsewhere))}, the model on {device}: bring both to one device, or "
-                "keep the data on the CPU."
-            )
-        if sum(leaf.nbytes for leaf in tree_leaves((self.inputs, self.targets))) <= CACHE_BYTES:
-            self.inputs, self.targets = _to(self.inputs, device), _to(self.targets, device)
-
-    def __len__(self) -> int:
-        return self.n
-
-    def take(self, ids: Tensor) -> tuple[Any, Any]:
-        first = int(ids[0]) if len(ids) else 0
-        if bool((ids == torch.arange(first, first + len(ids))).all()):  # rows in a row need no copy
-            inputs, targets = tree_map(lambda leaf: leaf[first : first + len(ids)], (self.inputs, self.targets))
-        else:
-            inputs, targets = tree_map(lambda leaf: leaf[ids.to(leaf.device)], (self.inputs, self.targets))
-        return inputs, targets
-
-
-class _Samples:
-    """Samples that a Dataset hands out one by one."""
-
-    def __init__(self, data: Dataset[Any], target_key: str) -> None:
-        self.data = data
-        self.target_key = target_key
-
-    def __len__(self) -> int:
-        return len(self.data)  # type: ignore[arg-type]
-
-    def take(self, ids: Tensor) -> tuple[Any, Any]:
-        return _split(default_collate([_row(self.data[i]) for i in ids.tolist()]), self.target_key)
-
-
-def as_tensors(data: Any) -> Any:
-    """Tensors of arrays, pandas objects and lists of numbers; a list or tuple of arrays is several of them."""
-    if isinstance(data, Mapping):
-        return {key: as_tensors(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)) and not is_column(data):
-        return tree_map(as_tensors, data, is_leaf=is_column)
-    try:
-        return torch.as_tensor(np.array(data.to_numpy()) if hasattr(data, "to_numpy") else data)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"train_data holds what is no number, or rows of several lengths: {error} Encode text and categories as "
-            "numbers first."
-        ) from None
-
-
-def is_column(data: Any) -> bool:
-    """Whether this is a list or tuple of numbers, or of lists of them: one array, and not several."""
-    return isinstance(data, (list, tuple)) and not any(getattr(leaf, "ndim", 0) for leaf in tree_leaves(data))
-
-
-def _row(sample: Any) -> Any:
-    """A sample whose entries by name are no lists, which torch would take apart into one tensor a position."""
-    if not isinstance(sample, Mapping):
-        return sample
-    return {key: torch.as_tensor(value) if isinstance(value, list) else value for key, value in sample.items()}
-
-
-def _read(data: Any, target_key: str, device: torch.device) -> _Tensors | _Samples:
-    if isinstance(data, (tuple, list)) and len(data) == 2:
-        return _Tensors(data[0], data[1], device)
-    if isinstance(data, Mapping):
-        return _Tensors(*_split(data, target_key), device)
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        raise TypeError(
-            f"train_data must be a Dataset with a length, a pair (inputs, targets) or a dict of tensors, got "
-            f"{type(data).__name__}. Ids of samples have no meaning in a DataLoader: pass its dataset."
-        )
-    if len(data) == 0:
-        raise ValueError("train_data is empty.")
-    samples = _Samples(data, target_key)
-    one = sum(leaf.nbytes for leaf in tree_leaves(samples.take(torch.tensor([0]))) if isinstance(leaf, Tensor))
-    if one * len(samples) > CACHE_BYTES:
-        return samples
-    first, again = samples.take(torch.arange(min(8, len(data)))), samples.take(torch.arange(min(8, len(data))))
-    if not all(torch.equal(a, b) for a, b in zip(tree_leaves(first), tree_leaves(again), strict=True)):
-        raise ValueError("train_data gives another sample at every reading; switch off its random augmentation.")
-    return _Tensors(*samples.take(torch.arange(len(data))), device)
-
-
-def _split(batch: Any, target_key: str) -> tuple[Any, Any]:
-    """Inputs and targets of a collated batch."""
-    if isinstance(batch, Mapping):
-        if target_key not in batch:
-            raise ValueError(f"train_data has no entry {target_key!r}, only {sorted(batch)}; pass target_key=.")
-        return {key: value for key, value in batch.items() if key != target_key}, batch[target_key]
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0], batch[1]
-    raise ValueError("train_data must give (input, target) pairs or dicts.")
-
-
-def _described(tree: Any) -> str:
-    """Types, shapes and ranges of tensors."""
-    return ", ".join(_described_one(leaf) for leaf in tree_leaves(tree))
-
-
-def _described_one(leaf: Any) -> str:
-    if not isinstance(leaf, Tensor):
-        return type(leaf).__name__
-    told = f"{str(leaf.dtype).removeprefix('torch.')} of shape {tuple(leaf.shape)}"
-    if not leaf.numel() or leaf.is_complex():
-        return told
-    return f"{told} from {leaf.min().item():.4g} to {leaf.max().item():.4g}"
-
-
-def _copied(tree: Any) -> Any:
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
-
-
-def _to(tree: Any, device: torch.device) -> Any:
-    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)

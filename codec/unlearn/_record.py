@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 from codec.unlearn._perturb import Custom, Perturbation, choose_perturbation, mask_of, padding_of
@@ -201,34 +202,20 @@ def _run_block(
 # --------------------------------------------------------------------------- passes
 @contextmanager
 def _undisturbed(problem: Problem) -> Iterator[None]:
-    """Evaluation mode within; modes, buffers and torch's random state as before on every way out.
-
-    Encoders make no nested tensors of padded samples within, which have no axes to read: torch's fast path, switched
-    off where it does so alone. It changes the rounding of every attention.
-    """
-    encoders = [m for m in problem.model.modules() if isinstance(m, nn.TransformerEncoder) and _nests(m)]
+    """Evaluation mode within; modes, buffers and torch's random state as before on every way out."""
     modes = [(module, module.training) for module in problem.model.modules()]
     buffers = {name: buffer.clone() for name, buffer in problem.model.named_buffers()}
     devices = [problem.device] if problem.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
             problem.model.eval()
-            for encoder in encoders:
-                encoder.use_nested_tensor = False
             yield
         finally:
-            for encoder in encoders:
-                encoder.use_nested_tensor = True
             for module, mode in modes:
                 module.training = mode
             for name, buffer in problem.model.named_buffers():
                 if not torch.equal(buffer, buffers[name]):
                     buffer.copy_(buffers[name])
-
-
-def _nests(encoder: nn.TransformerEncoder) -> bool:
-    """Whether it makes nested tensors; modules that were saved by an older torch do not say."""
-    return bool(getattr(encoder, "use_nested_tensor", False))
 
 
 def _probe(
@@ -242,7 +229,9 @@ def _probe(
 
 def _without_values(call: Call) -> Call:
     args, kwargs, output = tree_map(
-        lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (call.args, call.kwargs, call.output)
+        lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf,
+        (call.args, call.kwargs, call.output),
+        is_leaf=lambda leaf: isinstance(leaf, PackedSequence),  # whose lengths torch wants on the CPU
     )
     return call._replace(args=args, kwargs=kwargs, output=output)
 

@@ -193,7 +193,7 @@ class RemovableLinear(BaseEstimator):
         bound = self.certificate_.bound
         if bound is None:
             return "no bound is proved"
-        far = bound > self._fitted["tolerance"]
+        far = not bound <= self._fitted["tolerance"]
         return f"the distance to the retrained model is proved to be at most {bound:.3g}" if far else ""
 
     # ------------------------------------------------------------------ release

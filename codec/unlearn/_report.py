@@ -48,6 +48,18 @@ class Report:
         Heading of the page.
     standing : tuple of int, optional
         Numbers of the requests that were not taken back. Default: all that were accepted.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Unlearner
+    >>> X, y = torch.eye(3).repeat(8, 1), torch.arange(24) % 3
+    >>> unlearner = Unlearner(torch.nn.Linear(3, 3), "cross_entropy", (X, y), weight_decay=0.1, selector="all")
+    >>> deletion = unlearner.forget([3, 7])
+    >>> unlearner.rollback()
+    >>> unlearner.report().to_frame()[["id", "n_forgotten", "accepted", "stands"]]
+       id  n_forgotten  accepted  stands
+    0   1            2      True   False
     """
 
     deletions: tuple[Deletion, ...]
@@ -55,7 +67,7 @@ class Report:
     standing: tuple[int, ...] | None = None
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a request; column ``stands``: accepted and not taken back since."""
+        """One row a request, the columns of :meth:`Deletion.summary`; ``stands``: accepted and not taken back since."""
         empty = Deletion(0, (), "", "", accepted=False, reason="").summary()
         frame = pd.DataFrame([d.summary() for d in self.deletions], columns=list(empty))
         frame.insert(list(frame).index("accepted") + 1, "stands", [self._stands(d) for d in self.deletions])
@@ -72,11 +84,16 @@ class Report:
         Parameters
         ----------
         axes : array of three matplotlib Axes, optional
-            Where to draw.
+            Where to draw. Default: a new figure.
 
         Returns
         -------
         ndarray of three matplotlib Axes
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
         """
         from matplotlib import pyplot as plt
 

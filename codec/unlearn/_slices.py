@@ -131,7 +131,7 @@ class Slices:
         for block, (_, owners) in self._on({"": flat}):
             piece = flat[block.start : block.stop].reshape(block.shape)
             piece = block.part.fold(piece) if block.rows is None else piece
-            rows = piece.movedim(block.part.dim, 0).reshape(len(owners), -1)
+            rows = piece.movedim(block.part.dim, 0).reshape(len(owners), piece.numel() // max(len(owners), 1))
             sums = sums.index_add(0, owners, rows.sum(1))
         return sums[:-1]
 

@@ -44,6 +44,10 @@ class Steps:
         self.losses = SampleLosses(problem)
         self._prepared: Point | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is prepared can be made again, and holds functions that no copy can."""
+        return vars(self) | {"_prepared": None}
+
     @property
     def budget_is_spent(self) -> bool:
         """Whether more was forgotten since the anchor than one step should do."""
@@ -140,7 +144,13 @@ class Steps:
 
     def _guarded(self, params: Mapping[str, Tensor]) -> float:
         """The caller's score of a model with these parameters."""
-        return float(self.options.guard(self.problem.model_with(params))) if self.options.guard is not None else NAN
+        if self.options.guard is None:
+            return NAN
+        score: Any = self.options.guard(self.problem.model_with(params))
+        try:
+            return float(score)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"guard returned {score!r}; it must return a number, the score of the model.") from None
 
     def measure(
         self, prepared: Point, ids: Sequence[int], weights: Parameters, ranking: Ranking, gone: Sequence[int]

@@ -31,19 +31,33 @@ class Recipe:
 
     Attributes
     ----------
-    epochs : int
-    lr : float
-        Learning rate at the start.
-    batch_size : int or None
-        None: all samples in every step.
-    optimizer : {'sgd', 'adam'} or callable
-        A callable makes a torch optimiser of a list of parameters; it carries its own weight decay.
-    momentum : float
+    epochs : int, default 10
+        Times through the data, 0 or more.
+    lr : float, default 0.01
+        Learning rate at the start, positive.
+    batch_size : int or None, default 256
+        Samples in a step; None: all samples in every step.
+    optimizer : {'sgd', 'adam'} or callable, default 'sgd'
+        A callable makes a torch optimiser of a list of parameters; it carries its own learning rate and weight decay.
+    momentum : float, default 0.9
         Of SGD.
-    schedule : {'constant', 'cosine'} or tuple of int
-        The learning rate over time; a tuple names the epochs after which it is divided by ten.
-    weight_decay : float or None
+    schedule : {'constant', 'cosine'} or tuple of int, default 'constant'
+        The learning rate over time: ``lr (1 + cos(pi t / epochs)) / 2`` at epoch t for 'cosine'; a tuple names the
+        epochs after which it is divided by ten.
+    weight_decay : float or None, default None
         None: that of the problem.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A field out of range or of another type.
+
+    Examples
+    --------
+    >>> from codec.unlearn.baselines import Recipe
+    >>> recipe = Recipe(epochs=10, lr=0.1, schedule=(5, 8))
+    >>> recipe.factor(4.0), recipe.factor(5.0)
+    (1.0, 0.1)
     """
 
     epochs: int = 10

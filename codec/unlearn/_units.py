@@ -46,6 +46,16 @@ class UnsupportedModuleError(ValueError):
     ----------
     modules : dict of str to str
         Name of each such module, with the reason.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import UnsupportedModuleError, find_units
+    >>> try:
+    ...     find_units(torch.nn.Embedding(3, 2, max_norm=1.0))
+    ... except UnsupportedModuleError as error:
+    ...     len(error.modules)
+    1
     """
 
     def __init__(self, modules: Mapping[str, str]) -> None:
@@ -65,14 +75,33 @@ class UnsupportedModuleError(ValueError):
 
 @dataclass(frozen=True)
 class Units:
-    """Every unit of a model, numbered layer by layer.
+    """Every unit of a model, numbered from 0, layer by layer. Made by :func:`find_units`.
 
     Attributes
     ----------
     layers : tuple of UnitLayer
-        In the order of the model's modules.
+        In the order of the model's modules; each has ``name``, ``kind``, ``n_units`` and ``parts``, what its units own.
     shapes : dict of str to torch.Size
         Every distinct trainable parameter of the model, covered or not, in the model's order.
+
+    Raises
+    ------
+    ValueError
+        Two units own the same scalar, or a layer names rows or parameters that the model does not have.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import find_units
+    >>> units = find_units(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)))
+    >>> units
+    Units(n_units=6, layers=2, uncovered=0)
+    >>> units.to_frame()[["layer", "kind", "n_units", "n_parameters"]]
+      layer    kind  n_units  n_parameters
+    0     0  Linear        4            16
+    1     2  Linear        2            10
+    >>> units.keep(lambda layer: layer.name == "2").uncovered
+    ('0.weight', '0.bias')
     """
 
     layers: tuple[UnitLayer, ...]
@@ -83,7 +112,7 @@ class Units:
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """First unit of each layer, and the number of units last."""
+        """First unit of each layer, and the number of units last: one more than there are layers."""
         sizes = [layer.n_units for layer in self.layers]
         return tuple(sum(sizes[:i]) for i in range(len(sizes) + 1))
 
@@ -104,22 +133,22 @@ class Units:
         return tuple(name for name in self.shapes if name not in set(self.covered))
 
     def layer_index(self, units: Tensor | Sequence[int]) -> Tensor:
-        """Number of each unit's layer."""
+        """Number of each unit's layer, from 0: int64, as many as ``units``. ValueError: no such unit."""
         found = torch.as_tensor(units, dtype=torch.long)
         if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < self.n_units:
             raise ValueError(f"units must lie in 0..{self.n_units - 1}, got {found.min()}..{found.max()}.")
         return torch.bucketize(found, torch.tensor(self.offsets[1:]), right=True)
 
     def layer_of(self, unit: int) -> UnitLayer:
-        """Layer of one unit."""
+        """Layer of one unit, a UnitLayer. ValueError: no such unit."""
         return self.layers[int(self.layer_index([unit]))]
 
     def label(self, unit: int) -> str:
-        """Name of one unit, ``layer[index]``."""
+        """Name of one unit, ``layer[index]``. ValueError: no such unit."""
         return self.labels([unit])[0]
 
     def labels(self, units: Tensor | Sequence[int]) -> tuple[str, ...]:
-        """Names of units."""
+        """Names of units, one each. ValueError: no such unit."""
         self.layer_index(units)  # refuses what is out of range
         return tuple(self.all_labels[unit] for unit in torch.as_tensor(units).tolist())
 
@@ -129,7 +158,7 @@ class Units:
         return tuple(f"{layer.name or '(model)'}[{i}]" for layer in self.layers for i in range(layer.n_units))
 
     def sizes(self) -> Tensor:
-        """Scalars that each unit owns, (n_units,)."""
+        """Number of scalars that each unit owns, int64 of shape (n_units,)."""
         return torch.cat([torch.zeros(0, dtype=torch.long), *map(self._layer_sizes, self.layers)])
 
     def _layer_sizes(self, layer: UnitLayer) -> Tensor:
@@ -140,11 +169,11 @@ class Units:
         return sizes
 
     def keep(self, wanted: Callable[[UnitLayer], bool]) -> Units:
-        """The units of some layers alone; what the others owned is then uncovered."""
+        """The units of the layers for which ``wanted(layer)`` is true; what the others owned is then uncovered."""
         return replace(self, layers=tuple(layer for layer in self.layers if wanted(layer)))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a layer."""
+        """One row a layer: ``layer``, ``kind``, ``n_units``, ``n_parameters``, ``parameters``, ``recorded``."""
         scalars = [int(self._layer_sizes(layer).sum()) for layer in self.layers]
         return pd.DataFrame(
             {
@@ -176,8 +205,9 @@ def find_units(
     unsupported : {'raise', 'skip'}, default 'raise'
         What to do with modules that cannot be cut: name all of them, or leave their parameters alone.
     extra : mapping of module type to rule, optional
-        ``rule(name, module)`` gives the layers of such a module, made with `unit_layer`. A rule goes before
-        the built-in ones and holds for subclasses.
+        ``rule(name, module)`` gives the layers of such a module, made with ``unit_layer(name, kind, n_units, rows,
+        reader)`` of `codec.unlearn._units`; ``rows`` names the parameters of the module, with the axis of their units.
+        A rule goes before the built-in ones and holds for subclasses.
 
     Returns
     -------
@@ -187,12 +217,15 @@ def find_units(
     ------
     UnsupportedModuleError
         Some modules cannot be cut, and ``unsupported='raise'``.
+    TypeError
+        ``model`` is no torch module.
     ValueError
-        A rule gives a scalar to two units, or names what is no parameter.
+        ``unsupported`` is neither of its values, or a rule gives a scalar to two units, or names what is no parameter.
 
     Examples
     --------
     >>> import torch
+    >>> from codec.unlearn import find_units
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     >>> units = find_units(model)
     >>> units.n_units, units.label(5), units.sizes().tolist()

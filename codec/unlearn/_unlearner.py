@@ -43,12 +43,25 @@ class Unlearner:
     units : 'auto' or Units, default 'auto'
         Cut of this very model into units, see :func:`codec.unlearn.find_units`. Parameters of no unit are never changed.
     selector : str or callable, default 'lfoci'
-        Who chooses the units: 'lfoci', 'lfoci-pooled' (as the paper has it), 'first-pick', 'gradient_norm',
-        'kfac_greedy', 'greedy_decrement', 'random', 'all', or a callable.
+        Who chooses the units. 'lfoci': forward selection of the loss on the activations of each layer, among the units
+        that a screen lets through. 'lfoci-pooled': as the paper has it, all units in one pool, one neighbour, an early
+        stop. 'first-pick': its first unit. 'gradient_norm': the largest gradients. 'kfac_greedy': joint choice by the
+        decrement on the K-FAC model, then exchanges by the exact one. 'greedy_decrement': joint choice by the exact
+        decrement. 'random'. 'all'. A callable ``selector(evidence, max_units)`` returns the numbers of the units, a
+        sequence of distinct integers, at least one; ``evidence.units`` are the :class:`codec.unlearn.Units` and
+        ``evidence.gradient_norms``, of shape (n_units,), the norms of each unit's part of the step's right-hand side.
     scope : {'layer', 'all'}, default 'layer'
         One pool of candidates for each layer, or one for all; of 'lfoci' alone.
     perturb : str or callable, default 'auto'
-        How the inputs are perturbed while activations are recorded.
+        How inputs are perturbed while activations are recorded, which 'lfoci', 'lfoci-pooled' and 'first-pick' need.
+        'gaussian': normal noise of 0.1 standard deviations of the data, by channel or flat feature. 'occlusion': a
+        window of a quarter of each side shows the data's mean, for floats of shape (samples, channels, ...). 'tokens':
+        15 % of the tokens, at least one, are replaced by others of the data. 'embedding': normal noise of 0.1 standard
+        deviations of the table on the tokens' embeddings. 'resample': 30 % of the features, at least one, are drawn
+        from their marginals. 'auto': 'tokens' for integers that an embedding reads ('resample' where they are
+        categories), 'gaussian' for floats with a channel axis, else 'resample'. A callable ``perturb(inputs, n,
+        generator)`` gets n rows that repeat the samples and a ``torch.Generator`` on their device, and returns inputs
+        of the same structure with n rows.
     n_perturbations : int, default 300
         Perturbed copies in all.
     max_units : int, optional
@@ -59,7 +72,8 @@ class Unlearner:
     n_neighbors : int, default 10
         K of 'lfoci'.
     curvature : {'ggn', 'hessian', 'fisher', 'empirical_fisher', 'kfac', 'secant'}, default 'ggn'
-        Curvature of the retained samples.
+        Curvature of the retained samples: generalised Gauss-Newton; exact Hessian; Fisher information with expected
+        labels; the same with observed labels, for comparison; Kronecker factors; Hessian by central differences.
     solver : {'auto', 'cg', 'cholesky'}, default 'auto'
         How the step's linear system is solved. 'auto': Cholesky for up to 128 parameters, else conjugate gradients
         over all retained samples, with a K-FAC preconditioner where the model is a chain of layers. 'cholesky' takes
@@ -69,8 +83,13 @@ class Unlearner:
         that where the forgotten samples were not learnt, at least 1e-4; doubled until the retained objective rises by at
         most half and the guard holds. Newton steps (``update='gradient'``, ``convex=True``) take none.
     update : str, default 'difference'
-        What is solved for, see :func:`codec.unlearn._update.deletion_step`. Most take one step from the anchor
-        for everything forgotten since; 'gradient' and 'chained' step on from where the model is.
+        Right-hand side b of the step ``(H_R + mu I)^-1 b``. 'difference': ``grad F_S - grad F_R``. 'gradient':
+        ``-grad F_R``, for convex models. 'chained': the difference gradient at the present parameters. 'sekhari':
+        ``m / (n - m)`` times the mean of grad f over the m forgotten samples, which takes ``grad F_S = 0`` for granted.
+        'certified_removal': another name of it, the update of Guo et al. (ICML 2020). 'gradient_ascent': the same b,
+        divided by ``weight_decay + mu``, no curvature. 'paper_step': the same b with the rank-one secant of the paper's
+        released code, for comparison only. 'gradient' and 'chained' step on from where the model is; the others take
+        one step from the anchor for everything forgotten since.
     n_steps : int, default 1
         Newton steps of ``update='gradient'`` where ``convex=True``.
     convex : bool, default False
@@ -80,8 +99,8 @@ class Unlearner:
     guard : callable(model) -> float, optional
         Validation score, higher is better, on data of its own. A request that lowers it by more than
         ``guard_drop``, from what it was just before, is refused; many requests together may lower it by more. With
-        ``damping='auto'`` larger dampings are tried first. They hold for everything forgotten since the anchor, so
-        that earlier deletions may be taken back in part: `Deletion.reason` says so.
+        ``damping='auto'`` larger dampings are tried first. A larger damping applies to everything forgotten since the
+        anchor, so it can partly undo earlier deletions: `Deletion.reason` says so.
     guard_drop : float, default 0.02
         Most that one request may lower the score.
     captured : bool, default True
@@ -112,8 +131,23 @@ class Unlearner:
     pending : tuple of tuple of int
         Requests handed in and not yet done.
 
+    Raises
+    ------
+    ValueError
+        An option that is unknown or out of range, options that exclude each other, what
+        :class:`codec.unlearn.Problem` refuses, units of another model, ``convex=True`` without weight decay or with
+        running statistics, a group without ``random_state``, or a ledger that holds requests already.
+    TypeError
+        An argument of the wrong type, or data that hold no numbers.
+    UnsupportedModuleError
+        Modules that cannot be cut into units, with ``units='auto'``.
+    LedgerError
+        The ledger is damaged, in use, or belongs to another model.
+
     Notes
     -----
+    S are the n training samples, R those that are retained; ``f(w, z) = loss + weight_decay / 2 ||w||^2``, F is the
+    mean of f, and H its curvature.
     With the difference gradient [1]_ the model moves by ``-(H_R + mu I)^-1 [grad F_R - grad F_S]``, which is
     nothing when nothing is forgotten, and the same to ``tolerance`` whatever the order of the requests. Where a whole
     class goes that step stops too early, and further ones follow on the model linearised at the same point, with the
@@ -125,7 +159,7 @@ class Unlearner:
     ----------
     .. [1] R. Mehta, S. Pal, V. Singh, S. N. Ravi, "Deep Unlearning via Randomized Conditionally Independent
        Hessians", CVPR 2022, :arxiv:`2204.07655`. The paper's step uses the gradient of the forgotten sample
-       alone; see the theory page for what was changed and why.
+       alone (equation 5); see :doc:`/unlearning` for what was changed and why.
 
     Examples
     --------
@@ -140,6 +174,7 @@ class Unlearner:
     (True, (3, 7))
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: nn.Module,
@@ -246,14 +281,15 @@ class Unlearner:
         return self.report().to_frame()
 
     def report(self, title: str = "Deletions") -> Report:
-        """Tables and plots of all requests; ``.to_html(path)`` writes a page."""
+        """:class:`Report` of all requests under a title; ``.to_html(path)`` writes a page."""
         return Report(self.deletions, title, tuple(self._history.standing))
 
     # ------------------------------------------------------------------------ requests
     def submit(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> tuple[int, ...]:
         """Hand in a request that :meth:`run` will do; with a ledger it is on disk when this returns.
 
-        The parameters are those of :meth:`forget`. Returns the ids that wait.
+        Parameters and errors are those of :meth:`forget`; samples that wait count as forgotten. Returns the ids of this
+        request, a tuple of int, empty where ``repeated='ignore'`` leaves none.
         """
         waiting = [i for request in self._history.pending for i in request]
         fresh = self._read(ids, target, repeated, [*self.forgotten, *waiting])
@@ -265,7 +301,8 @@ class Unlearner:
         """Do the waiting requests in the order in which they came; ``verbose=True`` shows progress.
 
         Samples that :meth:`forget` took in the meantime are left out, and a request of such samples alone is withdrawn.
-        One that fails goes on waiting; take it back with :meth:`withdraw`.
+        One that fails goes on waiting; take it back with :meth:`withdraw`. Returns a tuple, one :class:`Deletion` for
+        each request that was done.
         """
         waiting, done = len(self._history.pending), []
         with show_progress("Unlearner", verbose, f"{waiting} requests") as advance:
@@ -279,13 +316,17 @@ class Unlearner:
         return tuple(done)
 
     def withdraw(self, place: int) -> tuple[int, ...]:
-        """Take back a request that waits: the one at this place in :attr:`pending`. Returns its ids."""
+        """Take back the request at this place in :attr:`pending`; returns its ids.
+
+        Places are numbered from 0. IndexError: no request waits there.
+        """
         place, waiting = check_integer(place, "place", -(2**63)), self.pending
         if not 0 <= place < len(waiting):
             raise IndexError(f"place is {place}; {len(waiting)} requests wait, numbered from 0.")
         self._history.withdraw(place)
         return waiting[place]
 
+    @torch.inference_mode(False)
     def forget(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> Deletion:
         """Delete samples: one call, one request, done at once, before those that wait.
 
@@ -370,6 +411,7 @@ class Unlearner:
         return deletion
 
     # ------------------------------------------------------------------------ undo
+    @torch.inference_mode(False)
     def rollback(self, id: int | None = None) -> None:  # noqa: A002 - as in `Deletion.id`
         """Take back a request: its samples count as training samples again.
 
@@ -429,10 +471,14 @@ class Unlearner:
 
     # ------------------------------------------------------------------------ disk
     def save(self, folder: str | Path) -> None:
-        """Write the history and the weights into a new ledger that :meth:`resume` reads."""
+        """Write the history and the weights into a new ledger that :meth:`resume` reads.
+
+        ValueError: the folder holds requests already. LedgerError: it is in use, or belongs to another model.
+        """
         self._history.save(folder)
 
     @classmethod
+    @torch.inference_mode(False)
     def resume(cls, folder: str | Path, model: nn.Module, loss: Loss, train_data: Any, **options: Any) -> Self:
         """Continue from a folder: the same weights, bit for bit, and every request that was handed in.
 
@@ -471,16 +517,18 @@ class Unlearner:
         self._history.close()
 
     # ------------------------------------------------------------------------ release
+    @torch.inference_mode(False)
     def release(self, epsilon: float, delta: float, *, bound: float, random_state: Rng = None) -> nn.Module:
         """A copy with noise on all trainable parameters, (epsilon, delta)-indistinguishable from a retrained one.
 
         Parameters
         ----------
         epsilon, delta : float
-            The guarantee of this copy; several copies add up, see :attr:`accountant`.
+            The guarantee of this copy, with delta in (0, 1); several copies add up, see :attr:`accountant`.
         bound : float
-            Distance to the retrained model that you fixed beforehand; the noise is made for it. The release is
-            refused unless the certificate meets it.
+            Distance to the retrained model that you fixed beforehand; the noise is made for it: normal with standard
+            deviation ``bound * s``, s from the analytic Gaussian mechanism [1]_. The release is refused unless the
+            certificate meets it.
         random_state : None, int, SeedSequence or Generator, default None
             Seed of the noise. Keep it secret. Every release draws its own from it: the same noise on two copies would
             cancel in their difference.
@@ -494,6 +542,12 @@ class Unlearner:
         ------
         ValueError
             No bound holds for this model, or it is above ``bound``.
+
+        References
+        ----------
+        .. [1] B. Balle, Y.-X. Wang, "Improving the Gaussian mechanism for differential privacy: analytical calibration
+           and optimal denoising", ICML 2018, :arxiv:`1805.06530`, theorem 8: ``delta = Phi(1/(2 s) - epsilon s) -
+           e^epsilon Phi(-1/(2 s) - epsilon s)``.
         """
         if not self.options.convex:
             raise ValueError(
@@ -503,7 +557,7 @@ class Unlearner:
         bound = check_positive(bound, "bound")
         self.problem.team.check_seed(random_state)
         certificate = self._steps.certificate(self._history.weights, self.forgotten)
-        if certificate.bound is None or certificate.bound > bound:
+        if certificate.bound is None or not certificate.bound <= bound:  # NaN is no bound
             raise ValueError(
                 f"no release: the certificate's bound is {certificate.bound:.3g}, above the {bound:.3g} that the noise "
                 "would be made for; take another Newton step (n_steps), or retrain."

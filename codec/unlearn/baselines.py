@@ -2,7 +2,8 @@
 
 Every function takes a `Problem` and the ids to forget, works on a copy and returns a `Deletion` whose
 ``parameters`` are the trainable parameters afterwards (with the buffers that training moved). Defaults are
-those of the paper or of its authors' code; the papers tune them for each model, and so must who compares.
+those of the paper or of its authors' code; the papers tune them for each model, and so must who compares. In
+equations R are the retained samples and U the forgotten ones.
 
 None of these proves anything. `retrain` is the reference that every other method is to be held against.
 """
@@ -93,13 +94,14 @@ def retrain(
     Parameters
     ----------
     problem : Problem
-    ids : int, sequence of int, mask or Subset
-        Samples to forget.
-    recipe : Recipe
+        Trained model, loss and training data; not changed.
+    ids : int, sequence or set of int, boolean mask of shape (n,), Tensor or Subset
+        Samples to forget, numbered from 0.
+    recipe : Recipe, default Recipe(epochs=40, lr=0.05, batch_size=250, schedule='cosine')
         How the model was trained; the default is a small network's.
     initial : dict of str to Tensor, optional
         ``state_dict`` of the untrained model. Default: every module's ``reset_parameters``, seeded.
-    random_state : None, int or Generator
+    random_state : None, int, SeedSequence or Generator, default None
         Of the beginning, the order of the samples and dropout. With one seed, trainings with and without
         some samples begin alike and see the others in the same order.
     verbose : bool, default False
@@ -108,6 +110,19 @@ def retrain(
     Returns
     -------
     Deletion
+
+    Raises
+    ------
+    ValueError, IndexError, TypeError
+        No ids, unknown ids, repeated ids, or all; modules that cannot be reset; another type of problem or recipe.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> problem = Problem(torch.nn.Linear(2, 2), "cross_entropy", (torch.eye(2), torch.arange(2)), weight_decay=0.01)
+    >>> baselines.retrain(problem, [1], random_state=0).retain_loss[1] < 0.3
+    True
     """
     seed = seed_for(problem, random_state)
 
@@ -131,10 +146,29 @@ def fine_tune(
 ) -> Deletion:
     """Go on training on the retained samples alone, in the hope that the others fade.
 
+    Parameters
+    ----------
+    problem, ids, random_state, verbose
+        As in :func:`retrain`, with the same errors.
+    recipe : Recipe, default Recipe(epochs=10, lr=0.01)
+
+    Returns
+    -------
+    Deletion
+
     References
     ----------
-    .. [1] Golatkar, Achille, Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020, section 5. Defaults
-       as in the code of Fan et al., ICLR 2024.
+    .. [1] Golatkar, Achille, Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020, section 5:
+       ``w <- w - eta grad mean_R loss``. Defaults as in the code of Fan et al., ICLR 2024.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> problem = Problem(torch.nn.Linear(2, 2), "cross_entropy", (torch.eye(2), torch.arange(2)), weight_decay=0.01)
+    >>> before, after = baselines.fine_tune(problem, [1], random_state=0).retain_loss
+    >>> after < before
+    True
     """
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
@@ -155,10 +189,29 @@ def gradient_ascent(
 ) -> Deletion:
     """Climb the loss of the forgotten samples.
 
+    Parameters
+    ----------
+    problem, ids, random_state, verbose
+        As in :func:`retrain`, with the same errors.
+    recipe : Recipe, default Recipe(epochs=5, lr=0.0001)
+
+    Returns
+    -------
+    Deletion
+
     References
     ----------
-    .. [1] Thudi et al., "Unrolling SGD", EuroS&P 2022; Graves et al., AAAI 2021. Defaults as in the code of
-       Fan et al., ICLR 2024.
+    .. [1] Thudi et al., "Unrolling SGD", EuroS&P 2022; Graves et al., AAAI 2021: ``w <- w + eta grad mean_U loss``.
+       Defaults as in the code of Fan et al., ICLR 2024.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> problem = Problem(torch.nn.Linear(2, 2), "cross_entropy", (torch.eye(2), torch.arange(2)), weight_decay=0.01)
+    >>> before, after = baselines.gradient_ascent(problem, [1], random_state=0).forget_loss
+    >>> after > before
+    True
     """
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
@@ -181,12 +234,31 @@ def neg_grad_plus(
 ) -> Deletion:
     """Descend on the retained and climb on the forgotten samples in one step.
 
-    ``beta`` weighs the retained ones; the paper has 0.95 for small sets and 0.9999 for large.
+    Parameters
+    ----------
+    problem, ids, random_state, verbose
+        As in :func:`retrain`, with the same errors.
+    recipe : Recipe, default Recipe(epochs=10, lr=0.01, batch_size=128)
+    beta : float, default 0.95
+        Weight of the retained samples, in 0..1; the paper has 0.95 for small sets and 0.9999 for large.
+
+    Returns
+    -------
+    Deletion
 
     References
     ----------
     .. [1] Kurmanji, Triantafillou, Hayes, Triantafillou, "Towards Unbounded Machine Unlearning", NeurIPS
        2023, section 4: ``L(w) = beta mean_R loss - (1 - beta) mean_U loss``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> problem = Problem(torch.nn.Linear(2, 2), "cross_entropy", (torch.eye(2), torch.arange(2)), weight_decay=0.01)
+    >>> before, after = baselines.neg_grad_plus(problem, [1], beta=0.5, random_state=0).forget_loss
+    >>> after > before
+    True
     """
     _check_share("beta", beta)
 
@@ -210,10 +282,29 @@ def random_labels(
 ) -> Deletion:
     """Train on all samples, the forgotten ones with wrong labels drawn once at random.
 
+    Parameters
+    ----------
+    problem, ids, random_state, verbose
+        As in :func:`retrain`, with the same errors; targets must be integer class labels (else ValueError).
+    recipe : Recipe, default Recipe(epochs=3, lr=0.0001, batch_size=128, optimizer='adam', weight_decay=0.0)
+
+    Returns
+    -------
+    Deletion
+
     References
     ----------
-    .. [1] Graves, Nagisetty, Ganesh, "Amnesiac Machine Learning", AAAI 2021, "Unlearning". Defaults as in the
-       code of Foster, Schoepf, Brintrup, AAAI 2024.
+    .. [1] Graves, Nagisetty, Ganesh, "Amnesiac Machine Learning", AAAI 2021, "Unlearning": the mean of ``loss(x, y)``
+       over R and of ``loss(x, y')`` over U, y' != y. Defaults as in the code of Foster, Schoepf, Brintrup, AAAI 2024.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> problem = Problem(torch.nn.Linear(2, 2), "cross_entropy", (torch.eye(2), torch.arange(2)), weight_decay=0.01)
+    >>> before, after = baselines.random_labels(problem, [1], random_state=0).forget_loss
+    >>> after > before
+    True
     """
     seed = seed_for(problem, random_state)
 
@@ -239,10 +330,11 @@ def salun(
 
     Parameters
     ----------
-    problem, ids, recipe, random_state, verbose
-        As in `fine_tune`.
+    problem, ids, random_state, verbose
+        As in :func:`retrain`, with the same errors; targets must be integer class labels (else ValueError).
+    recipe : Recipe, default Recipe(epochs=10, lr=0.1)
     threshold : float, default 0.5
-        Share of the parameters that stay as they are: those with the smallest ``|gradient|``, of equal ones the first.
+        Share of the parameters that stay as they are, in 0..1: the smallest ``|gradient|``, of equal ones the first.
     alpha : float, default 1
         Weight of the retained samples' loss.
 
@@ -252,7 +344,16 @@ def salun(
 
     References
     ----------
-    .. [1] Fan, Liu, Zhang, Wong, Wei, Liu, "SalUn", ICLR 2024, equations 3 to 5.
+    .. [1] Fan, Liu, Zhang, Wong, Wei, Liu, "SalUn", ICLR 2024, equations 3 to 5: ``L = mean_U loss(x, y') + alpha
+       mean_R loss(x, y)``, y' != y, on the parameters with ``|grad mean_U loss| >= gamma``, gamma a quantile.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> problem = Problem(torch.nn.Linear(2, 2), "cross_entropy", (torch.eye(2), torch.arange(2)), weight_decay=0.01)
+    >>> baselines.salun(problem, [1], threshold=1.0, random_state=0).distance
+    0.0
     """
     _check_share("threshold", threshold)
     seed = seed_for(problem, random_state)
@@ -290,15 +391,17 @@ def scrub(
 
     Parameters
     ----------
-    problem, ids, recipe, random_state, verbose
-        As in `fine_tune`.
+    problem, ids, random_state, verbose
+        As in :func:`retrain`, with the same errors; outputs must be of two classes or more (else ValueError).
+    recipe : Recipe, default Recipe(epochs=10, lr=0.0005, batch_size=32, optimizer='adam', schedule=(5, 8, 9))
     alpha, gamma : float, defaults 0.5 and 1
         Weights of the distance to the teacher and of the loss, on the retained samples.
     max_epochs : int, default 3
         In so many first epochs, a pass that climbs the distance on the forgotten samples comes first.
     temperature : float, default 2
-        Of the softmax inside the distance.
+        Of the softmax inside the distance, positive.
     forget_batch_size : int, default 64
+        Samples in a batch of those passes.
 
     Returns
     -------
@@ -306,8 +409,18 @@ def scrub(
 
     References
     ----------
-    .. [1] Kurmanji et al., "Towards Unbounded Machine Unlearning", NeurIPS 2023, equation 3 and algorithm 1;
+    .. [1] Kurmanji et al., "Towards Unbounded Machine Unlearning", NeurIPS 2023, equation 3 and algorithm 1:
+       ``min alpha mean_R d + gamma mean_R loss - mean_U d``, ``d = T^2 KL(teacher || student)``, T the temperature;
        defaults as in the authors' code for small sets.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> problem = Problem(torch.nn.Linear(2, 2), "cross_entropy", (torch.eye(2), torch.arange(2)), weight_decay=0.01)
+    >>> before, after = baselines.scrub(problem, [1], max_epochs=0, random_state=0).retain_loss
+    >>> after < before
+    True
     """
     check_positive(temperature, "temperature")
 
@@ -340,12 +453,13 @@ def bad_teacher(
 
     Parameters
     ----------
-    problem, ids, recipe, random_state, verbose
-        As in `fine_tune`.
+    problem, ids, random_state, verbose
+        As in :func:`retrain`, with the same errors; outputs must be of two classes or more (else ValueError).
+    recipe : Recipe, default Recipe(epochs=1, lr=0.0001, optimizer='adam', weight_decay=0.0)
     retain_share : float, default 0.3
-        Share of the retained samples that is shown.
+        Share of the retained samples that is shown, in 0..1.
     temperature : float, default 1
-        Of the softmax.
+        Of the softmax, positive.
     initial : dict of str to Tensor, optional
         ``state_dict`` of the untrained teacher. Default: every module's ``reset_parameters``.
 
@@ -356,7 +470,15 @@ def bad_teacher(
     References
     ----------
     .. [1] Chundawat, Tarun, Mandal, Kankanhalli, "Can Bad Teaching Induce Forgetting?", AAAI 2023, equation 1:
-       ``L = (1 - l_u) KL(competent || student) + l_u KL(incompetent || student)``.
+       ``L = (1 - l_u) KL(competent || student) + l_u KL(incompetent || student)``, l_u 1 on U and 0 on R.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem, baselines
+    >>> problem = Problem(torch.nn.Linear(2, 2), "cross_entropy", (torch.eye(2), torch.arange(2)), weight_decay=0.01)
+    >>> baselines.bad_teacher(problem, [1], random_state=0).distance > 0
+    True
     """
     _check_share("retain_share", retain_share)
     check_positive(temperature, "temperature")

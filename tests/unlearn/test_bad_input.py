@@ -254,3 +254,11 @@ def test_a_request_that_is_interrupted_changes_nothing_and_can_be_repeated(stop,
     calm = Unlearner(net(), "cross_entropy", data(), guard=lambda _: 1.0, **options)
     calm.forget([3])
     assert all(torch.equal(calm.parameters[key], value) for key, value in ours.parameters.items())
+
+
+@pytest.mark.parametrize("score", [None, "high", torch.zeros(2)])
+def test_a_score_that_is_no_number_is_refused(score):
+    unlearner = Unlearner(net(), "cross_entropy", data(), weight_decay=0.1, guard=lambda _: score, selector="all")
+    with pytest.raises(TypeError, match=r"guard returned .*; it must return a number"):
+        unlearner.forget([1])
+    assert not unlearner.forgotten

@@ -6,8 +6,11 @@ import math
 import mpmath
 import numpy as np
 import pytest
+import torch
 from scipy import integrate, stats
+from torch import nn
 
+from codec.unlearn import Unlearner
 from codec.unlearn._certificate import (
     Accountant,
     a_posteriori_bound,
@@ -289,3 +292,18 @@ def test_audit_stays_below_the_truth_and_finds_a_broken_mechanism():
         ]
         above = np.mean(np.array(bounds) > 1.0)
         assert above > 0.9 if refuted else above <= 0.05
+
+
+def test_a_bound_that_is_no_number_releases_nothing():
+    """The square root of a squared error has no derivative where nothing is missed."""
+    model = nn.Linear(2, 2).double()
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    x, y = torch.randn(9, 2, dtype=torch.float64), torch.ones(9, 2, dtype=torch.float64)
+    y[3] = 0.0
+    unlearner = Unlearner(
+        model, lambda o, t: ((o - t) ** 2).sum(1).sqrt(), (x, y), weight_decay=0.1, convex=True, selector="all"
+    )
+    with pytest.raises(ValueError, match="no release: the certificate's bound is nan"):
+        unlearner.release(1.0, 1e-5, bound=1e-6)
+    assert not unlearner.accountant.releases

@@ -292,3 +292,10 @@ def test_parameters_that_do_not_fit(tmp_path):
         for wrong in ({"v": torch.zeros(3, 2)}, {"w": torch.zeros(2, 2)}, {"w": torch.zeros(3, 2).double()}):
             with pytest.raises(LedgerError, match="entry 0 changes 'w', which these parameters do not have"):
                 ledger.replay(wrong)
+
+
+@pytest.mark.parametrize("buffer", [torch.zeros(0, 3), torch.zeros(0), torch.eye(3).to_sparse()])
+def test_buffers_that_are_empty_or_sparse_can_be_told_apart(buffer):
+    assert fingerprint({"b": buffer}) == fingerprint({"b": buffer.clone()})
+    assert fingerprint({"b": buffer}) != fingerprint({"b": torch.zeros(1, 3)})
+    assert fingerprint({"b": torch.eye(3).to_sparse()}) != fingerprint({"b": (2.0 * torch.eye(3)).to_sparse()})

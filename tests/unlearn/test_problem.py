@@ -1,6 +1,7 @@
 """The door: what comes in as a model, data and a loss, and what is refused."""
 
 import copy
+import pickle
 from collections import UserDict
 
 import numpy as np
@@ -10,10 +11,16 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from codec.unlearn._problem import Problem, content_of
+from codec.unlearn import Unlearner, baselines
+from codec.unlearn._chain import NoChainError, find_chain
+from codec.unlearn._data import content_of, spread
+from codec.unlearn._problem import Problem
 
 X = torch.arange(24.0).reshape(8, 3) / 10
 Y = torch.tensor([0, 1, 0, 1, 1, 0, 1, 0])
+
+
+MODEL = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
 
 
 def net():
@@ -90,6 +97,129 @@ def test_a_loss_that_is_no_mean_over_samples_is_refused(loss):
 )  # fmt: skip
 def test_smoothed_labels_have_no_likelihood(loss, expected):
     assert problem(loss=loss).likelihood is expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "expected"),
+    [
+        (nn.BCEWithLogitsLoss(), (1,), True),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.tensor(10.0)), (1,), False),
+        (nn.BCEWithLogitsLoss(), (3,), False),  # a mean over three of them
+        (nn.CrossEntropyLoss(weight=torch.ones(2)), (), False),
+    ],
+)
+def test_weighted_losses_and_means_of_several_have_no_likelihood(loss, targets, expected):
+    y = (torch.arange(8 * max(1, *targets, 1)) % 2).reshape(8, *targets)
+    model = nn.Linear(3, *targets or (2,))
+    assert problem(model, loss, (X, y.float() if targets else y)).likelihood is expected
+
+
+class Weighted(nn.Module):
+    """A loss of the user's, without a hash."""
+
+    __hash__ = None
+
+    def forward(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def test_a_loss_needs_no_hash():
+    ours = problem(loss=Weighted())
+    torch.testing.assert_close(
+        ours.sample_losses(ours.parameters()), problem(ours.model).sample_losses(ours.parameters())
+    )
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 20.0])), nn.CrossEntropyLoss()])
+def test_what_few_samples_do_not_show_is_refused_before_a_step(loss):
+    """The rare class, or the target that is ignored, is none of the samples that are looked at first."""
+    x, y = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(1000, dtype=torch.long)
+    y[[5, 700]] = -100 if loss.weight is None else 1
+    assert not {5, 700} & set(spread(1000, 64).tolist())
+    unlearner = Unlearner(nn.Linear(3, 2), loss, (x, y), weight_decay=0.1, selector="all")
+    with pytest.raises(ValueError, match="must be the mean of one loss a sample"):
+        unlearner.forget([3])
+    assert not unlearner.forgotten
+
+
+class Pooled(nn.Module):
+    """An encoder whose positions are all pooled, padding among them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 4, padding_idx=0)
+        layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True, dropout=0.0)
+        self.encoder, self.out = nn.TransformerEncoder(layer, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.encoder(self.embed(x), src_key_padding_mask=x == 0).mean(1))
+
+
+def test_an_encoder_is_the_same_model_with_and_without_derivatives():
+    x = torch.randint(1, 20, (8, 5), generator=torch.Generator().manual_seed(0))
+    x[::2, 3:] = 0
+    ours = problem(Pooled(), data=(x, Y))
+    trained = nn.functional.cross_entropy(ours.model(x), Y, reduction="none")  # as training saw it
+    torch.testing.assert_close(ours.sample_losses(ours.parameters()), trained.detach())
+
+
+def test_inference_mode_around_a_call_changes_nothing():
+    with torch.inference_mode():
+        inside = Unlearner(MODEL, "cross_entropy", (X.clone(), Y), weight_decay=0.1, random_state=0)
+        inside.forget([1])
+    outside = Unlearner(MODEL, "cross_entropy", (X, Y), weight_decay=0.1, random_state=0)
+    outside.forget([1])
+    for unlearner in (inside, outside):
+        unlearner.forget([2])
+    assert all(torch.equal(inside.parameters[k], v) for k, v in outside.parameters.items())
+    with torch.inference_mode():
+        fine = baselines.fine_tune(problem(MODEL), [1], random_state=0)
+    again = baselines.fine_tune(problem(MODEL), [1], random_state=0)
+    assert all(torch.equal(fine.parameters[k], v) for k, v in again.parameters.items())
+
+
+def test_an_unlearner_can_be_pickled_after_a_request():
+    unlearner = Unlearner(MODEL, "cross_entropy", (X, Y), weight_decay=0.1, random_state=0)
+    unlearner.forget([1])
+    other = pickle.loads(pickle.dumps(unlearner))
+    for one in (unlearner, other):
+        one.forget([2])
+    assert all(torch.equal(other.parameters[k], v) for k, v in unlearner.parameters.items())
+
+
+class Mixed(nn.Module):
+    """Half the precision within."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.linear(x)
+
+
+def test_a_model_of_mixed_precision_is_no_chain():
+    ours = problem(Mixed())
+    with pytest.raises(NoChainError, match=r"gives torch\.bfloat16, its layers torch\.float32"):
+        find_chain(ours, ours.parameters())
+
+
+def test_samples_of_several_lengths_are_refused_in_words():
+    class Ragged(Pairs):
+        def __getitem__(self, i):
+            return X[i, : 1 + i % 2], Y[i]
+
+    with pytest.raises(ValueError, match=r"train_data gives samples that cannot be stacked.*pad"):
+        problem(data=Ragged())
+
+
+def test_a_label_that_is_none_is_refused_in_words():
+    x, y = torch.randn(1000, 3), torch.arange(1000) % 2
+    y[501] = 7
+    unlearner = Unlearner(MODEL, "cross_entropy", (x, y), weight_decay=0.1, selector="all")
+    with pytest.raises(ValueError, match="train_data does not fit the model or the loss"):
+        unlearner.forget([1])
 
 
 def test_class_weights_as_the_error_says_are_the_weighted_mean():
@@ -206,7 +336,7 @@ def losses_of(model, ids):
 
 
 def test_a_large_dataset_is_read_sample_by_sample(monkeypatch):
-    monkeypatch.setattr("codec.unlearn._problem.CACHE_BYTES", 10)
+    monkeypatch.setattr("codec.unlearn._data.CACHE_BYTES", 10)
     model = net()
     ours = problem(model, data=Pairs(), batch_size=3)
     assert [len(b.ids) for b in ours.batches()] == [3, 3, 2]

@@ -279,10 +279,10 @@ class Encoder(nn.Module):
 @pytest.mark.parametrize("failure", [None, KeyboardInterrupt])
 @pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage:UserWarning")
 def test_encoders_of_padded_samples_are_recorded_and_left_as_they_were(failure):
-    problem = plain(Encoder(), 5)
-    x = problem.fetch(range(24))[0]
+    model = Encoder()
+    x = plain(model, 5).fetch(range(24))[0]
     x[::2, 3:] = 0
-    problem = Problem(problem.model, "cross_entropy", (x, torch.arange(24) % 2), weight_decay=0.1)
+    problem = Problem(model, "cross_entropy", (x, torch.arange(24) % 2), weight_decay=0.1)
 
     if failure:
         with pytest.raises(failure):
@@ -292,8 +292,41 @@ def test_encoders_of_padded_samples_are_recorded_and_left_as_they_were(failure):
         inputs, targets = problem.fetch([2, 5])
         expected = nn.functional.cross_entropy(problem.model.eval()(inputs), targets, reduction="none").detach()
         torch.testing.assert_close(found.losses, expected)
-    assert problem.model.encoder.use_nested_tensor
+    assert model.encoder.use_nested_tensor
+    assert problem.model_with(problem.parameters()).encoder.use_nested_tensor
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Packed(nn.Module):
+    """Recurrent units that read packed sequences."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.embed, self.read, self.out = nn.Embedding(20, 4), kind(4, 3, batch_first=True), nn.Linear(3, 2)
+
+    def forward(self, x):
+        lengths = (x > 0).sum(1).clamp(min=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(self.embed(x), lengths, batch_first=True, enforce_sorted=False)
+        state = self.read(packed)[1]
+        return self.out((state[0] if isinstance(state, tuple) else state)[-1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_units_of_packed_sequences_are_their_last_states(kind):
+    model = Packed(kind)
+    x = torch.randint(1, 20, (12, 5), generator=torch.Generator().manual_seed(0))
+    x[::2, 3:] = 0
+    problem = Problem(model, "cross_entropy", (x, torch.arange(12) % 2), weight_decay=0.1)
+    units = find_units(problem.model)
+    found = run(problem, [2, 5], perturb=same, n_perturbations=2)
+    with torch.no_grad():
+        packed = nn.utils.rnn.pack_padded_sequence(
+            model.embed(x[[2, 5]]), torch.tensor([3, 5]), batch_first=True, enforce_sorted=False
+        )
+        state = model.read(packed)[1]
+    expected = (state[0] if isinstance(state, tuple) else state)[-1]
+    places = [i for i, label in enumerate(units.all_labels) if label.startswith("read")]
+    torch.testing.assert_close(found.activations[:, places], expected)
 
 
 class Unread(nn.Module):

@@ -41,9 +41,9 @@ def lira(observed: ArrayLike, members: ArrayLike | None, nonmembers: ArrayLike, 
     observed : array-like of shape (n_samples,) or (n_observed, n_samples)
         Logit-scaled confidences of the models under attack, see :func:`logit_confidence`.
     members : array-like of shape (n_models, n_samples) or None
-        Those of shadow models trained on the samples; None: the offline attack.
+        Those of shadow models trained on the samples, 2 or more; None: the offline attack.
     nonmembers : array-like of shape (n_models, n_samples)
-        Those of shadow models that never saw them.
+        Those of shadow models that never saw them, 2 or more.
     variance : {'auto', 'sample', 'pooled'}, default 'auto'
         A variance for every sample, or the mean of these for all, which few models need; 'auto': one for all with
         fewer than 64 models in a bank.
@@ -51,7 +51,13 @@ def lira(observed: ArrayLike, members: ArrayLike | None, nonmembers: ArrayLike, 
     Returns
     -------
     ndarray of the shape of ``observed``
-        Larger for likely members; offline: in [0, 1].
+        In nats, larger for likely members; offline: in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        A bank of another shape or with too few models, values that are not finite, different samples, or an
+        unknown ``variance``.
 
     References
     ----------
@@ -60,6 +66,7 @@ def lira(observed: ArrayLike, members: ArrayLike | None, nonmembers: ArrayLike, 
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import lira
     >>> lira([1.0], [[0.0], [2.0]], [[-2.0], [0.0]]).round(6).tolist()
     [2.0]
     """
@@ -86,12 +93,17 @@ def u_lira(observed: ArrayLike, unlearned: ArrayLike, retrained: ArrayLike, *, v
     observed, variance
         As in :func:`lira`.
     unlearned, retrained : array-like of shape (n_models, n_samples)
-        Logit-scaled confidences of the shadow models.
+        Logit-scaled confidences of the shadow models, 2 or more of each.
 
     Returns
     -------
     ndarray of the shape of ``observed``
         In [0, 1]; 1/2 where unlearned and retrained models cannot be told apart.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`lira`.
 
     References
     ----------
@@ -100,6 +112,7 @@ def u_lira(observed: ArrayLike, unlearned: ArrayLike, retrained: ArrayLike, *, v
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import u_lira
     >>> u_lira([0.0], [[0.0], [2.0]], [[-2.0], [0.0]]).tolist()
     [0.5]
     """
@@ -154,19 +167,40 @@ def epsilon_of_banks(
     """Audited epsilon of two banks by one attack on whole models.
 
     The attack adds up the log likelihood ratios of U-LiRA over the samples. The first half of each bank fits it and
-    sets its threshold; the other half counts its errors, so that the trials are independent.
+    sets its threshold; the other half counts its errors, so that the trials are independent. With the exact upper
+    limits of its error rates ``epsilon = log max((1 - delta - FPR) / FNR, (1 - delta - FNR) / FPR)`` [1]_.
 
     Parameters
     ----------
     unlearned, retrained : array-like of shape (n_models, n_samples)
         Logit-scaled confidences, 6 models or more of each.
     delta : float, default 1e-5
+        At least 0 and below 1.
     confidence_level : float, default 0.95
+        Of the bound, in (0, 1).
 
     Returns
     -------
     float
         Lower bound, see :func:`audited_epsilon`. 64 + 64 models that are never confused prove 2.1, 512 + 512 prove 4.2.
+
+    Raises
+    ------
+    ValueError
+        A bank of another shape or with too few models, values that are not finite, banks of different samples,
+        or a delta or ``confidence_level`` out of range.
+
+    References
+    ----------
+    .. [1] M. Jagielski, J. Ullman, A. Oprea, "Auditing differentially private machine learning", NeurIPS 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec.unlearn.evaluate import epsilon_of_banks
+    >>> retrained = np.random.default_rng(0).normal(size=(64, 3))
+    >>> epsilon_of_banks(retrained + 9.0, retrained) > 2.0, epsilon_of_banks(retrained, retrained)
+    (True, 0.0)
     """
     first, second = _bank(unlearned, "unlearned", 6), _bank(retrained, "retrained", 6)
     _same_samples(first, second)
@@ -199,7 +233,22 @@ def _threshold(positives: Array, negatives: Array, *, delta: float) -> float:
 
 # --------------------------------------------------------------------------- the competition's score
 class ForgettingQuality(NamedTuple):
-    """``score`` in [0, 1], 1 for models like retrained ones; ``epsilons``: one a sample."""
+    """Result of :func:`forgetting_quality`.
+
+    Attributes
+    ----------
+    score : float
+        F, in [0, 1]; 1 for models like retrained ones.
+    epsilons : ndarray of shape (n_samples,)
+        Epsilon of every forgotten sample, in [0, 50].
+
+    Examples
+    --------
+    >>> from codec.unlearn.evaluate import forgetting_quality
+    >>> score, epsilons = forgetting_quality([[0.0], [1.0], [2.0]], [[0.0], [1.0], [2.0]])
+    >>> score, epsilons.shape
+    (1.0, (1,))
+    """
 
     score: float
     epsilons: Array
@@ -219,11 +268,17 @@ def forgetting_quality(unlearned: ArrayLike, retrained: ArrayLike, *, delta: flo
     unlearned, retrained : array-like of shape (n_models, n_samples)
         Logit-scaled confidences; as many models of each, at least 3. The competition has 512.
     delta : float, default 1e-5
+        Of (epsilon, delta).
 
     Returns
     -------
     ForgettingQuality
         ``score`` and ``epsilons``.
+
+    Raises
+    ------
+    ValueError
+        Banks of different shapes or with fewer than 3 models, or values that are not finite.
 
     References
     ----------
@@ -232,6 +287,7 @@ def forgetting_quality(unlearned: ArrayLike, retrained: ArrayLike, *, delta: flo
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import forgetting_quality
     >>> same = [[0.0], [1.0], [2.0]]
     >>> forgetting_quality(same, same).score
     1.0
@@ -255,11 +311,17 @@ def competition_score(
     quality : float
         F of :func:`forgetting_quality`.
     retain_accuracy, test_accuracy : tuple of (float, float)
-        Mean accuracy of the unlearned and of the retrained models.
+        Mean accuracy of the unlearned and of the retrained models, RA_U and RA_R, TA_U and TA_R.
 
     Returns
     -------
     float
+        0 or more; 1 for models like retrained ones.
+
+    Raises
+    ------
+    ZeroDivisionError
+        The retrained models have an accuracy of 0.
 
     References
     ----------
@@ -267,6 +329,7 @@ def competition_score(
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import competition_score
     >>> competition_score(0.5, (0.9, 0.9), (0.4, 0.8))
     0.25
     """
@@ -330,10 +393,17 @@ def klom(unlearned: ArrayLike, retrained: ArrayLike) -> Array:
     Parameters
     ----------
     unlearned, retrained : array-like of shape (n_models, n_samples)
+        Logit-scaled confidences, 2 models or more of each; their numbers may differ.
 
     Returns
     -------
     ndarray of shape (n_samples,)
+        0 or more; 0 where the histograms are the same.
+
+    Raises
+    ------
+    ValueError
+        A bank of another shape or with too few models, values that are not finite, or banks of different samples.
 
     References
     ----------
@@ -342,6 +412,7 @@ def klom(unlearned: ArrayLike, retrained: ArrayLike) -> Array:
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import klom
     >>> klom([[0.0], [1.0]], [[0.0], [1.0]]).tolist()
     [0.0]
     """

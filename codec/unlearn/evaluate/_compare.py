@@ -53,8 +53,8 @@ def evaluate(
     ----------
     models : dict of str to model or list of models
         A model is a torch module, an :class:`~codec.unlearn.Unlearner`, or the :class:`~codec.unlearn.Deletion` of a
-        baseline, whose parameters are put on a copy of the original. A list has one entry a seed; deletions in a
-        list as long as that of the originals are put on one each. ``'original'`` is needed, and ``'retrained'``
+        baseline, whose parameters are put on a copy of the original. A list has one entry a seed; if there are as
+        many deletions as originals, each is put on its own original. ``'original'`` is needed, and ``'retrained'``
         unless ``train`` is given.
     retain, forget, test : Dataset, (inputs, targets), or dict of tensors
         Training samples that stay, training samples that are forgotten, and samples that no model has seen.
@@ -76,7 +76,7 @@ def evaluate(
         Result of :func:`shadow_models` for the same forgotten samples: every model is attacked with them.
     output, target_key, device, batch_size
         As in :class:`~codec.unlearn.Problem`.
-    random_state : None, int or Generator, default 0
+    random_state : None, int, SeedSequence or Generator, default 0
         Of ZRF's random model and of relearning.
 
     Returns
@@ -88,20 +88,22 @@ def evaluate(
     Raises
     ------
     ValueError, TypeError
-        No original or no retrained model, a deletion without parameters, data that cannot be read, or a model whose
-        output changes from one call to the next.
+        No original or no retrained model, or both ``train`` and retrained models; seeds that come twice; a deletion
+        without parameters; data that cannot be read; a model whose output changes from one call to the next; an
+        original or retrained model that has diverged; ``shadows`` of another number of forgotten samples.
 
     Notes
     -----
     Columns; a retrained model is compared with the other retrained ones, which is the noise floor:
 
     ``{retain,forget,test}_{accuracy,loss}``
-        Mean over the samples.
+        Mean over the samples; losses in the units of ``loss``, without weight decay.
     ``gap``
         Mean of the absolute differences to the retrained models in retain, forget and test accuracy and in the
         AUC of ``mia_loss``, the average gap of Fan et al. (ICLR 2024).
     ``{test,forget}_disagreement``, ``js_divergence``, ``activation_distance``, ``parameter_distance``
-        Distance to a retrained model, mean over them; the third and fourth on the forgotten samples.
+        Distance to a retrained model, mean over them; ``js_divergence`` (nats) and ``activation_distance`` on the
+        forgotten samples.
     ``zrf``
         See :func:`zrf`.
     ``mia_{loss,confidence,entropy,modified_entropy}_{auc,tpr}``

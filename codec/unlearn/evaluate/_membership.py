@@ -17,15 +17,35 @@ FPR = 0.01
 
 
 def confidence(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Probability of the label, ``F(x)_y``, one value a sample; members have large ones.
+    """Probability of the label, ``F(x)_y``, one value a sample; members have large ones [1]_.
+
+    F is the softmax of the logits.
+
+    Parameters
+    ----------
+    logits : array-like of shape (n_samples, n_classes)
+        Finite, or minus infinity for a class that is masked; two classes or more.
+    labels : array-like of shape (n_samples,)
+        Integers in 0..n_classes - 1.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        Logits of another shape, NaN or plus infinity among them, or labels that are no numbers of classes.
 
     References
     ----------
     .. [1] Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning Models", USENIX Security
-       2021.
+       2021, :arxiv:`2003.10595`.
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import confidence
     >>> confidence([[0.0, 0.0]], [1]).tolist()
     [0.5]
     """
@@ -34,12 +54,35 @@ def confidence(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Entropy of the prediction in nats, ``-sum_i F(x)_i log F(x)_i``; members have small ones.
+    """Entropy of the prediction in nats, ``-sum_i F(x)_i log F(x)_i``; members have small ones [1]_.
 
-    ``labels`` are not used; they make the call the same for every score.
+    F is the softmax of the logits. ``labels`` are not used; they make the call the same for every score.
+
+    Parameters
+    ----------
+    logits : array-like of shape (n_samples, n_classes)
+        Finite, or minus infinity for a class that is masked; two classes or more.
+    labels : array-like of shape (n_samples,)
+        Integers in 0..n_classes - 1.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        In [0, log(n_classes)].
+
+    Raises
+    ------
+    ValueError
+        Logits of another shape, NaN or plus infinity among them, or labels that are no numbers of classes.
+
+    References
+    ----------
+    .. [1] Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning Models", USENIX Security
+       2021, :arxiv:`2003.10595`.
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import entropy
     >>> entropy([[0.0, 0.0]], [1]).round(6).tolist()
     [0.693147]
     """
@@ -57,11 +100,19 @@ def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     Parameters
     ----------
     logits : array-like of shape (n_samples, n_classes)
+        Finite, or minus infinity for a class that is masked; two classes or more.
     labels : array-like of shape (n_samples,)
+        Integers in 0..n_classes - 1.
 
     Returns
     -------
     ndarray of shape (n_samples,)
+        0 or more.
+
+    Raises
+    ------
+    ValueError
+        Logits of another shape, NaN or plus infinity among them, or labels that are no numbers of classes.
 
     References
     ----------
@@ -70,6 +121,7 @@ def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import modified_entropy
     >>> modified_entropy([[0.0, 0.0]], [1]).round(6).tolist()
     [0.693147]
     """
@@ -101,10 +153,16 @@ def auc(members: ArrayLike, nonmembers: ArrayLike) -> float:
     Returns
     -------
     float
-        1/2: the attack learns nothing. Below 1/2: members look *less* like members than others do.
+        In [0, 1]. 1/2: the attack learns nothing. Below 1/2: members look *less* like members than others do.
+
+    Raises
+    ------
+    ValueError
+        No scores, another shape, or NaN among them.
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import auc
     >>> auc([3.0, 1.0], [2.0, 1.0])
     0.625
     """
@@ -124,9 +182,16 @@ def roc(members: ArrayLike, nonmembers: ArrayLike) -> tuple[Array, Array]:
     Returns
     -------
     fpr, tpr : ndarray of shape (n_thresholds,)
+        In [0, 1], one more than there are distinct scores: a threshold above all of them comes first.
+
+    Raises
+    ------
+    ValueError
+        No scores, another shape, or NaN among them.
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import roc
     >>> fpr, tpr = roc([3.0, 1.0], [2.0, 1.0])
     >>> fpr.tolist(), tpr.tolist()
     ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0])
@@ -146,20 +211,27 @@ def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float = FPR, *, t
     members, nonmembers : array-like of shape (n,)
         Scores, larger for likely members.
     fpr : float, default 0.01
-        With fewer than ``1 / fpr`` non-members no false positive at all is allowed.
+        In 0..1. With fewer than ``1 / fpr`` non-members no false positive at all is allowed.
     two_sided : bool, default True
         The attacker may also call the *smallest* scores members; the better side counts.
 
     Returns
     -------
     float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        No scores, another shape, NaN among them, or ``fpr`` out of range.
 
     References
     ----------
-    .. [1] Carlini et al., "Membership Inference Attacks From First Principles", IEEE S&P 2022.
+    .. [1] Carlini et al., "Membership Inference Attacks From First Principles", IEEE S&P 2022, :arxiv:`2112.03570`.
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import tpr_at_fpr
     >>> tpr_at_fpr([3.0, 1.0], [2.0, 1.0]), tpr_at_fpr([0.0, 0.0], [2.0, 1.0])
     (0.5, 1.0)
     """

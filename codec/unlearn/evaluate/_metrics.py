@@ -17,8 +17,28 @@ Labels = NDArray[np.int64]
 def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
     """Share of the samples whose largest logit is that of their label.
 
+    ``1 / n sum_i [argmax_k z_ik = y_i]``, z the logits; of equal logits the first class counts.
+
+    Parameters
+    ----------
+    logits : array-like of shape (n_samples, n_classes)
+        Finite, or minus infinity for a class that is masked; two classes or more.
+    labels : array-like of shape (n_samples,)
+        Integers in 0..n_classes - 1.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        Logits of another shape, NaN or plus infinity among them, or labels that are no numbers of classes.
+
     Examples
     --------
+    >>> from codec.unlearn.evaluate import accuracy
     >>> accuracy([[2.0, 1.0], [0.0, 3.0]], [0, 0])
     0.5
     """
@@ -29,8 +49,26 @@ def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
 def disagreement(logits: ArrayLike, other: ArrayLike) -> float:
     """Share of the samples that two models put into different classes.
 
+    ``1 / n sum_i [argmax_k z_ik != argmax_k z'_ik]``, z and z' the logits of the two models.
+
+    Parameters
+    ----------
+    logits, other : array-like of shape (n_samples, n_classes)
+        Outputs of the two models on the same samples; two classes or more.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ or are no such matrices, or NaN or plus infinity among the values.
+
     Examples
     --------
+    >>> from codec.unlearn.evaluate import disagreement
     >>> disagreement([[2.0, 1.0], [0.0, 3.0]], [[2.0, 0.0], [1.0, 0.0]])
     0.5
     """
@@ -47,11 +85,17 @@ def js_divergence(logits: ArrayLike, other: ArrayLike) -> float:
     Parameters
     ----------
     logits, other : array-like of shape (n_samples, n_classes)
-        Outputs of the two models on the same samples.
+        Outputs of the two models on the same samples; two classes or more.
 
     Returns
     -------
     float
+        In [0, log 2].
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ or are no such matrices, or NaN or plus infinity among the values.
 
     References
     ----------
@@ -60,6 +104,7 @@ def js_divergence(logits: ArrayLike, other: ArrayLike) -> float:
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import js_divergence
     >>> round(js_divergence([[0.0, 1000.0]], [[1000.0, 0.0]]), 6)
     0.693147
     """
@@ -72,7 +117,22 @@ def activation_distance(logits: ArrayLike, other: ArrayLike) -> float:
     """Mean Euclidean distance of the predicted distributions.
 
     ``1 / n sum_i || p(x_i) - q(x_i) ||_2``, on the forgotten samples between the unlearned and the retrained model
-    [1]_. Golatkar et al. (2021) take the sum of absolute differences instead.
+    [1]_, p and q the softmax of their logits. Golatkar et al. (2021) take the sum of absolute differences instead.
+
+    Parameters
+    ----------
+    logits, other : array-like of shape (n_samples, n_classes)
+        Outputs of the two models on the same samples; two classes or more.
+
+    Returns
+    -------
+    float
+        In [0, sqrt(2)].
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ or are no such matrices, or NaN or plus infinity among the values.
 
     References
     ----------
@@ -80,6 +140,7 @@ def activation_distance(logits: ArrayLike, other: ArrayLike) -> float:
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import activation_distance
     >>> round(activation_distance([[0.0, 1000.0]], [[1000.0, 0.0]]), 6)
     1.414214
     """
@@ -97,11 +158,17 @@ def zrf(logits: ArrayLike, untrained: ArrayLike) -> float:
     Parameters
     ----------
     logits, untrained : array-like of shape (n_samples, n_classes)
-        Outputs on the forgotten samples.
+        Outputs on the forgotten samples; two classes or more.
 
     Returns
     -------
     float
+        In [1 - log 2, 1], JS in nats.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ or are no such matrices, or NaN or plus infinity among the values.
 
     References
     ----------
@@ -109,6 +176,7 @@ def zrf(logits: ArrayLike, untrained: ArrayLike) -> float:
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import zrf
     >>> zrf([[0.0, 0.0]], [[1.0, 1.0]])
     1.0
     """
@@ -125,11 +193,19 @@ def logit_confidence(logits: ArrayLike, labels: ArrayLike) -> Array:
     Parameters
     ----------
     logits : array-like of shape (n_samples, n_classes)
+        Finite, or minus infinity for a class that is masked; two classes or more.
     labels : array-like of shape (n_samples,)
+        Integers in 0..n_classes - 1.
 
     Returns
     -------
     ndarray of shape (n_samples,)
+        In nats, 0 where the label has probability 1/2.
+
+    Raises
+    ------
+    ValueError
+        Logits of another shape, NaN or plus infinity among them, or labels that are no numbers of classes.
 
     References
     ----------
@@ -140,6 +216,7 @@ def logit_confidence(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Examples
     --------
+    >>> from codec.unlearn.evaluate import logit_confidence
     >>> logit_confidence([[3.0, 1.0]], [0]).tolist()
     [2.0]
     """

@@ -103,9 +103,29 @@ def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
 
 
 def parameter_distance(model: nn.Module, other: nn.Module) -> float:
-    """Euclidean distance of the parameters, frozen ones among them; NaN for models of different form.
+    """Euclidean distance of the parameters, frozen ones among them, in double precision.
 
-    Two networks trained alike from different seeds lie far apart, so this is no goal for networks.
+    ``sqrt(sum_k (w_k - v_k)^2)`` over all scalars of the parameters w and v, found by name; buffers do not count. Two
+    networks trained alike from different seeds lie far apart, so this is no goal for networks.
+
+    Parameters
+    ----------
+    model, other : nn.Module
+        Models whose parameters have the same names and shapes.
+
+    Returns
+    -------
+    float
+        0 or more; NaN for models of different form.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn.evaluate import parameter_distance
+    >>> zeros, ones = (torch.nn.Linear(4, 1, bias=False) for _ in range(2))
+    >>> _ = torch.nn.init.zeros_(zeros.weight), torch.nn.init.ones_(ones.weight)
+    >>> parameter_distance(zeros, ones)
+    2.0
     """
     first, second = ({name: p.detach() for name, p in m.named_parameters()} for m in (model, other))
     if {name: p.shape for name, p in first.items()} != {name: p.shape for name, p in second.items()}:

@@ -27,20 +27,36 @@ def relearn_epochs(
         The model, and the forgotten samples as its data. A copy is trained.
     goal : float
         Mean loss of the original model on the forgotten samples.
-    recipe : Recipe
+    recipe : Recipe, default Recipe(epochs=100, lr=0.01)
         How to train; its epochs are the most that are tried. Without a weight decay of its own it has the problem's.
     margin : float, default 0.05
-    random_state : None, int or Generator
+        Share of the goal that the loss may stay above it.
+    random_state : None, int, SeedSequence or Generator, default None
         Of the order of the samples and of dropout.
 
     Returns
     -------
     float
+        Whole epochs, 0 or more, or infinity.
+
+    Raises
+    ------
+    TypeError
+        ``problem`` is no Problem, or ``recipe`` no Recipe.
 
     References
     ----------
     .. [1] Golatkar, Achille, Soatto, "Eternal Sunshine of the Spotless Net", CVPR 2020.
     .. [2] Golatkar, Achille, Ravichandran, Polito, Soatto, "Mixed-Privacy Forgetting in Deep Networks", CVPR 2021.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn import Problem
+    >>> from codec.unlearn.evaluate import relearn_epochs
+    >>> problem = Problem(torch.nn.Linear(2, 2), "cross_entropy", (torch.eye(2), torch.arange(2)), weight_decay=0.0)
+    >>> relearn_epochs(problem, 9.0), 0 < relearn_epochs(problem, 0.3) < float("inf")
+    (0.0, True)
     """
     check_problem(problem)
     work, everyone = working_copy(problem), torch.arange(problem.n)

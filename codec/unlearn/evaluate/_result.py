@@ -33,6 +33,20 @@ class Evaluation:
         For each model the scores of its membership attacks: by attack, forgotten samples and those never seen.
     notes : tuple of str
         What could not be computed, and what the table cannot show.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from codec.unlearn.evaluate import evaluate, split
+    >>> _ = torch.manual_seed(0)
+    >>> X, y = torch.randn(30, 2), torch.arange(30) % 2
+    >>> models = [torch.nn.Linear(2, 2) for _ in range(4)]
+    >>> parts = split((X[:20], y[:20]), [3, 7])
+    >>> result = evaluate({"original": models[0], "retrained": models[1:]}, **parts, test=(X[20:], y[20:]))
+    >>> result.names, result.runs.shape[0], list(result.gaps().index)
+    (('original', 'retrained'), 4, ['original'])
+    >>> result.to_frame(intervals=True)["forget_accuracy"].columns.to_list()
+    ['mean', 'low', 'high']
     """
 
     runs: pd.DataFrame
@@ -54,10 +68,17 @@ class Evaluation:
             there is one model only. Distances of the retrained models are those to each other, so their rows are not
             independent: their standard errors are the jackknife's, which needs three models.
         confidence_level : float, default 0.95
+            Of the interval, in (0, 1).
 
         Returns
         -------
         DataFrame
+            Index: the names; columns: the metrics, or pairs of a metric and a bound.
+
+        Raises
+        ------
+        ValueError
+            ``confidence_level`` is out of range.
         """
         groups = self.runs.groupby(level="name", sort=False)
         means = groups.mean()
@@ -72,11 +93,21 @@ class Evaluation:
 
         That of a distance is wider than it need be: both means lean on the same retrained models.
 
+        Parameters
+        ----------
+        confidence_level : float, default 0.95
+            Of the interval, in (0, 1).
+
         Returns
         -------
         DataFrame
             One row a name other than the retrained, columns (metric, 'mean' | 'low' | 'high'). NaN bounds where a
             side has one model only. A gap whose interval holds 0 is not shown to be one.
+
+        Raises
+        ------
+        ValueError
+            ``confidence_level`` is out of range.
         """
         means, variances = self.to_frame(), self._errors().pow(2)
         counts = self.runs.groupby(level="name", sort=False).count()

@@ -26,8 +26,9 @@ from torch.utils.data import Subset
 
 from codec._forward import show_progress
 from codec._validation import as_generator, check_integer, check_jobs
+from codec.unlearn._data import content_of, spread
 from codec.unlearn._distributed import plain_copy, uncompiled
-from codec.unlearn._problem import CHECKED, Loss, content_of, spread
+from codec.unlearn._problem import CHECKED, Loss
 from codec.unlearn._training import seeded
 from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
 from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Parts, Train, as_model
@@ -94,14 +95,14 @@ def shadow_models(
         Methods that forget the samples; each gets a copy of every model trained on all data.
     data : Dataset, (inputs, targets), or dict of tensors
         All training samples.
-    forget : int, sequence of int, mask or Subset
-        Samples to forget, numbered as in ``data``.
+    forget : int, sequence or set of int, boolean mask of shape (n_samples,), Tensor or Subset
+        Samples to forget, numbered from 0 as in ``data``.
     test : Dataset, (inputs, targets), or dict of tensors
         Samples that no model has seen.
     loss : {'cross_entropy', 'mse'} or callable, default 'cross_entropy'
         As in :class:`~codec.unlearn.Problem`.
     n_models : int, default 64
-        Models of each group.
+        Models of each group, at least 8.
     cache : path, optional
         Folder where the outputs of every model are kept as they come. A second call takes what is there, also with
         more models or another method. Other data, samples to forget or seeds are refused (of a Dataset 64 samples
@@ -123,9 +124,9 @@ def shadow_models(
 
     Raises
     ------
-    ValueError, TypeError
-        No method, fewer than 8 models, a name that is taken, targets that are no class labels, or a cache of other
-        data, seeds or samples.
+    ValueError, IndexError, TypeError
+        No method, fewer than 8 models, a name that is taken, targets that are no class labels, samples to forget that
+        are unknown, repeated, none or all, a model that has diverged, or a cache of other data, seeds or samples.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Subset
 
-from codec.unlearn._problem import is_column
+from codec.unlearn._data import is_column
 from codec.unlearn._requests import others, read_ids
 
 
@@ -22,8 +22,8 @@ def split(data: Any, ids: Any) -> dict[str, Any]:
     ----------
     data : Dataset, (inputs, targets), or dict of tensors
         Training samples.
-    ids : int, sequence or set of int, mask or Subset
-        Samples to forget; a Subset must be one of the object ``data``.
+    ids : int, sequence or set of int, boolean mask of shape (n_samples,), Tensor or Subset
+        Samples to forget, numbered from 0; a Subset must be one of the object ``data``.
 
     Returns
     -------
@@ -38,6 +38,7 @@ def split(data: Any, ids: Any) -> dict[str, Any]:
     Examples
     --------
     >>> import torch
+    >>> from codec.unlearn.evaluate import split
     >>> parts = split((torch.arange(4.0), torch.tensor([0, 1, 0, 1])), [1])
     >>> parts["retain"][0].tolist(), parts["forget"][1].tolist()
     ([0.0, 2.0, 3.0], [1])

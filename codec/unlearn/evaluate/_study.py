@@ -33,8 +33,17 @@ class Bank:
     Attributes
     ----------
     forget, test : ndarray of shape (n_models, n_samples)
-        Logit-scaled confidence in the label, see :func:`logit_confidence`.
+        Logit-scaled confidence in the label, in nats, see :func:`logit_confidence`; the two have their own n_samples.
     retain_accuracy, forget_accuracy, test_accuracy : ndarray of shape (n_models,)
+        Share of the samples that each model classifies as labelled, in [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec.unlearn.evaluate import Bank
+    >>> bank = Bank(np.zeros((8, 2)), np.zeros((8, 5)), np.ones(8), np.ones(8), np.ones(8))
+    >>> bank.half(True).forget.shape
+    (4, 2)
     """
 
     forget: Array
@@ -44,7 +53,7 @@ class Bank:
     test_accuracy: Array
 
     def half(self, first: bool) -> Bank:
-        """The models of one half."""
+        """The models of one half, the first or the second; of an odd number the last model is in neither."""
         cut = len(self.forget) // 2
         rows = slice(cut) if first else slice(cut, 2 * cut)
         return Bank(*(values[rows] for values in vars(self).values()))
@@ -58,6 +67,19 @@ class ShadowModels:
     ----------
     banks : dict of str to Bank
         'original': trained on all data; every method: the same models, unlearned; 'retrained'.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from codec.unlearn.evaluate import Bank, ShadowModels
+    >>> rng = np.random.default_rng(0)
+    >>> def bank(shift):
+    ...     return Bank(rng.normal(shift, size=(8, 2)), rng.normal(size=(8, 5)), *np.full((3, 8), 0.9))
+    >>> shadows = ShadowModels({"original": bank(20.0), "method": bank(0.0), "retrained": bank(0.0)})
+    >>> shadows.to_frame()["lira_member"].to_dict()
+    {'original': 1.0, 'method': 0.0, 'retrained': 0.0}
+    >>> shadows.attack([[9.0, -9.0], [9.0, -9.0]], [0, 0]).round(6).tolist()
+    [1.0, 1.0]
     """
 
     banks: Mapping[str, Bank]
@@ -81,9 +103,9 @@ class ShadowModels:
         Parameters
         ----------
         delta : float, default 1e-5
-            Of epsilon.
+            Of epsilon, at least 0 and below 1.
         confidence_level : float, default 0.95
-            Of the audited epsilon.
+            Of the audited epsilon, in (0, 1).
 
         Returns
         -------
@@ -106,6 +128,11 @@ class ShadowModels:
     def ratios(self, name: str) -> tuple[Array, Array]:
         """Log likelihood ratios of U-LiRA on every model of a method and every retrained model.
 
+        Parameters
+        ----------
+        name : str
+            One of :attr:`names`. KeyError: it is not; for 'retrained' one half is held against the other.
+
         Returns
         -------
         of_unlearned, of_retrained : ndarray of shape (n_models, n_samples)
@@ -122,6 +149,7 @@ class ShadowModels:
         logits : array-like of shape (n_samples, n_classes)
             What the model says of the forgotten samples, in their order.
         labels : array-like of shape (n_samples,)
+            Integers in 0..n_classes - 1.
         name : str, default 'original'
             Whom the model is held against beside the retrained: the original ones are LiRA, those of a method are
             U-LiRA.
@@ -130,6 +158,13 @@ class ShadowModels:
         -------
         ndarray of shape (n_samples,)
             In [0, 1]; above 1/2 the attack says "was a training sample".
+
+        Raises
+        ------
+        KeyError
+            ``name`` is not among :attr:`names`.
+        ValueError
+            Logits or labels of another shape or number of samples.
         """
         return u_lira(logit_confidence(logits, labels), self[name].forget, self[RETRAINED].forget)
 
@@ -138,6 +173,11 @@ class ShadowModels:
 
         The first half of the original models (members) and of the retrained ones (non-members) are the shadow
         models; the second half of the method's models, which come from other originals, is attacked.
+
+        Parameters
+        ----------
+        name : str
+            One of :attr:`names`. KeyError: it is not.
 
         Returns
         -------
@@ -151,6 +191,11 @@ class ShadowModels:
 
     def plot(self, ax: Any = None) -> Any:
         """ROC curves of U-LiRA on logarithmic axes, one a method.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw. Default: a new figure.
 
         Returns
         -------

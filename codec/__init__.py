@@ -3,6 +3,9 @@
 The names below are the package.
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from codec._blanket import MarkovBlanketSelector
 from codec._blanket_graph import BlanketGraph, markov_blanket_graph
 from codec._decisions import BlanketPath
@@ -41,3 +44,12 @@ __all__ = [
     "power_curve",
     "register_causal_learn",
 ]
+
+
+if not _TYPE_CHECKING:  # to a type checker every name would be there
+
+    def __getattr__(name: str) -> object:
+        """The packages within, when they are asked for: they import matplotlib, or torch."""
+        if name in {"datasets", "plotting", "unlearn"}:
+            return _import_module(f"codec.{name}")
+        raise AttributeError(f"module 'codec' has no attribute {name!r}")

@@ -34,6 +34,9 @@ from codec._selection import SelectionPath, foci, lfoci
 
 READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
 OPTIONS = {"n_neighbors": "--neighbors", "max_features": "--max-features", "n_jobs": "--jobs", "alpha": "--alpha"}
+PRECISELY: dict[str, Any] = (
+    {"float_precision": "round_trip"} if int(pd.__version__.split(".")[0]) < 3 else {}
+)  # later always
 INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)*")  # what pandas calls a first column without a name
 OTHER_MARK = "the file seems to be separated by other than commas"
 ALPHA = 0.05  # level of the tests, unless --alpha says otherwise
@@ -88,7 +91,7 @@ def _read_text(path: Path, separator: str) -> pd.DataFrame:
     """Read CSV or TSV; the first row is also read as it stands, since the reader changes names."""
     header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
     _refuse_twice(header[header != ""])
-    table = pd.read_csv(path, sep=separator, low_memory=False, float_precision="round_trip")
+    table = pd.read_csv(path, sep=separator, low_memory=False, **PRECISELY)
     if len(table) and not isinstance(table.index, pd.RangeIndex):  # the reader has taken the first fields for labels
         n_fields, names = len(header) + table.index.nlevels, f"{len(header)} name{'s' if len(header) > 1 else ''}"
         remedy = OTHER_MARK if _is_marked(header.tolist()) else "give every column a name"
@@ -173,7 +176,7 @@ def _is_text(column: pd.Series[Any]) -> bool:
 
 def _refuse_objects(table: pd.DataFrame) -> None:
     """Lists, arrays and records, which Parquet may hold."""
-    for name in table.select_dtypes(object).columns:
+    for name in filter(lambda name: pd.api.types.is_object_dtype(table[name]), table.columns):
         if pd.api.types.infer_dtype(table[name], skipna=True) != "mixed":
             continue
         odd = next((value for value in table[name] if not isinstance(value, Hashable)), None)

@@ -22,6 +22,7 @@ from codec._decisions import BlanketPath
 from codec._dependence import NominalY, read_response, refuse_constant
 from codec._family import Features, with_distances, with_indicators
 from codec._forward import Advance, Show, show_progress
+from codec._frames import as_frame, is_polars, refuse_foreign_frame, without_nullable
 from codec._markov import (
     SCREEN_FEATURES,
     SearchOptions,
@@ -35,7 +36,6 @@ from codec._validation import (
     FloatArray,
     Standardize,
     Table,
-    as_frame,
     as_generator,
     check_flag,
     check_integer,
@@ -46,12 +46,10 @@ from codec._validation import (
     columns_by_name,
     count_once,
     drop_incomplete,
-    is_polars,
     list_of_columns,
     read_table,
     refuse_equal_names,
     without_mask,
-    without_nullable,
 )
 
 try:
@@ -492,6 +490,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             raise ValueError("X is None; pass a table of shape (n_samples, n_features).")
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
+        refuse_foreign_frame(X, "X")
         if hasattr(X, "dtypes"):  # a frame: its categories would be lost in an array
             refuse_equal_names(getattr(X, "columns", ()), "X")
             features = read_table(X, "X")
@@ -529,6 +528,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             A frame after ``set_output``, with the types of X if X is a frame; else an array, of objects where a frame
             mixes numbers and categories.
         """
+        refuse_foreign_frame(X, "X")
         refuse_equal_names(getattr(X, "columns", ()), "X")
         output = _get_output_config("transform", self)["dense"]
         if output == "polars" and is_polars(X):  # a pandas frame is kept by scikit-learn

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +16,7 @@ from sklearn.base import clone
 from codec._blanket import MarkovBlanketSelector, generator_of
 from codec._forward import show_progress
 from codec._inference import codec_test
+from codec._notes import silenced
 from codec._parallel import in_order
 from codec._validation import (
     MIN_ROWS,
@@ -196,11 +196,14 @@ class BlanketGraph:
         return pd.DataFrame({"blanket": rows}).rename_axis("variable").head(SHOWN)
 
     def __repr__(self) -> str:
-        with pd.option_context("display.max_colwidth", 80):
-            return f"{self._title()}\n{self._table().to_string()}"
+        return f"{self._title()}\n{self._table().to_string(max_colwidth=80)}{self._more()}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self._title())}</p>{self._table().to_html()}"
+        return f"<p>{html.escape(self._title())}</p>{self._table().to_html()}<p>{self._more()}</p>"
+
+    def _more(self) -> str:
+        n_more = len(self.names) - SHOWN
+        return f"\nand {n_more} more: .blankets has all" if n_more > 0 else ""
 
 
 # --------------------------------------------------------------------------- the function
@@ -335,8 +338,7 @@ def _all_blankets(
     d = len(table.names)
     found, pvalues = np.zeros((d, d), dtype=np.bool_), np.full((d, d), np.nan)
     tasks = (delayed(_blanket)(frame, v, selector, seeds[v]) for v in varying)
-    with warnings.catch_warnings(), show_progress("blankets", verbose, f"of {d} variables") as advance:
-        warnings.filterwarnings("ignore", category=UserWarning)  # an empty blanket is an answer here
+    with show_progress("blankets", verbose, f"of {d} variables") as advance:
         results = in_order(tasks, n_jobs)
         for v, (support, values) in zip(varying, results, strict=True):
             others = np.delete(np.arange(d), v)
@@ -368,7 +370,8 @@ def _blanket(frame: pd.DataFrame, v: int, selector: Any, seed: int) -> tuple[Boo
         fitted.set_params(**_without(fitted, v, list(frame.columns)))
         if _accepts_nan(fitted):
             X, y = X[y.notna()], y[y.notna()]
-    fitted.fit(X, y)
+    with silenced(".*"):  # one of many fits
+        fitted.fit(X, y)
     values = getattr(fitted, "pvalues_", None)
     support = np.asarray(fitted.get_support())
     return support, np.where(support, values, np.nan) if values is not None else np.full(len(keep), np.nan)

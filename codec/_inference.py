@@ -6,7 +6,6 @@ The data are read and a statistic and a null chosen in :mod:`codec._plans`; the 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +17,7 @@ from codec._dependence import NominalY
 from codec._graphs import Coefficient
 from codec._intervals import ConfidenceInterval, interval_of_tables
 from codec._jit import interruptible
+from codec._notes import warn
 from codec._nulls import Sampler, Setting, block_sizes, centred_copies, is_category, row_codes, sampler_draws
 from codec._omnibus import Omnibus, make_moving
 from codec._plans import (
@@ -195,8 +195,7 @@ class CodecTestResult:
         """
         if self.kind != "codec" or self._tables is None:
             raise ValueError(
-                "an interval belongs to the codec statistic, and this result holds a standardized maximum; "
-                "use codec_test(..., statistic='codec') or codec_interval(y, z, given)."
+                f"an interval belongs to the codec statistic, and this result holds that of {self.kind!r}; use codec_test(..., statistic='codec') or codec_interval(y, z, given)."
             )
         y, z, given = self._tables
         return interval_of_tables(y, z, given, confidence_level, method, as_generator(rng))
@@ -350,7 +349,7 @@ def codec_test(
         result = _run(data, plan, sampler, as_generator(rng))
     result = replace(result, notes=(*result.notes, *data.copies_note()))
     for note in result.notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+        warn(note, stacklevel=2)
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from scipy.stats import t as student
 
 from codec._dependence import NominalY, read_response
 from codec._graphs import Coefficient
+from codec._notes import warn
 from codec._validation import (
     FloatArray,
     NanPolicy,
@@ -186,7 +186,7 @@ def interval_of_tables(
 
 def _warn_below(least: int, n: int, fault: str) -> None:
     if n < least:
-        warnings.warn(f"{n} rows: {fault} below {least} rows.", UserWarning, stacklevel=4)
+        warn(f"{n} rows: {fault} below {least} rows.", stacklevel=4)
 
 
 def _analytic_obstacle(y: Table, z: Table, given: Table | None) -> str:

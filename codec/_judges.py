@@ -7,7 +7,6 @@ allows for the number of features that a choice was made among.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from codec._family import Features, Step, Values, unique_names
+from codec._notes import silenced
 from codec._peers import SIGNS
 from codec._related import Families
 from codec._spouses import Children
@@ -193,10 +193,7 @@ class External:
         z = z.pick(np.flatnonzero(~constant_columns(z)))  # a constant tells nothing, and tests refuse it
         condition = to_data(self._features.part(sorted(given))) if len(given) else None
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", f".* {COPIES}")  # counted once already, before gaps were filled
-                for sign in SIGNS:
-                    warnings.filterwarnings("ignore", sign)
+            with silenced(f".* {COPIES}", *SIGNS):  # copies are counted once already, before gaps were filled
                 statistic, pvalue = self._test(self._y, to_data(z), condition, **options)
         except (TypeError, ValueError) as error:
             raise ValueError(_refusal(error, self._y, z, condition)) from error

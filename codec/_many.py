@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -13,8 +12,10 @@ from joblib import Parallel, delayed
 from scipy.stats import binomtest
 
 from codec._dependence import NominalY
+from codec._frames import take_rows
 from codec._inference import codec_test
 from codec._jit import interruptible
+from codec._notes import silenced, warn
 from codec._plans import (
     ConstantError,
     MethodName,
@@ -37,7 +38,6 @@ from codec._validation import (
     check_jobs,
     check_option,
     check_positive,
-    take_rows,
 )
 
 Correction = Literal["holm", "fdr_bh", "fdr_by"]
@@ -230,7 +230,7 @@ def codec_test_many(
     found = [rank(v, s) for v, s in zip(values, statistics, strict=True)]
     notes = (*notes, *data.copies_note())
     for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+        warn(note, stacklevel=2)
     pvalue = np.array([f.pvalue for f in found])
     adjusted = adjust(pvalue, correction)
     return CodecTestsResult(
@@ -265,11 +265,10 @@ def _smallest_factor(n_tests: int, correction: str) -> float:
 
 def _warn_coarse(n_tests: int, factor: float, n_resamples: int, alpha: float) -> None:
     if factor > alpha * (n_resamples + 1):
-        warnings.warn(
+        warn(
             f"with {n_resamples} copies the smallest corrected p-value of {n_tests} columns is "
             f"{factor / (n_resamples + 1):.3g}, above alpha = {alpha}: a column that stands alone can never be "
             f"rejected; use n_resamples of at least {int(np.ceil(factor / alpha)) - 1}.",
-            UserWarning,
             stacklevel=3,
         )
 
@@ -487,8 +486,7 @@ def _simulate(
     data = model(n, rng)
     if not isinstance(data, (tuple, list)) or len(data) not in {2, 3} or any(len(part) != n for part in data):
         raise ValueError(f"source({n}, rng) must return (y, z) or (y, z, given), each with {n} rows.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the same sign in hundreds of data sets
+    with silenced(".*"):  # the same sign in hundreds of data sets
         try:
             return codec_test(*data, rng=rng, **options).pvalue
         except ConstantError:

@@ -23,6 +23,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from codec import _inference_kernels as kernels
+from codec._frames import as_frame
 from codec._omnibus import (
     Moving,
     Omnibus,
@@ -34,7 +35,7 @@ from codec._omnibus import (
 )
 from codec._residuals import Fit, Residuals, Smoother, embed, follow_jumps, light_tailed, two_valued
 from codec._tree_kernels import group_rows
-from codec._validation import BoolArray, FloatArray, IntArray, Table, as_frame, holds_large_integers, read_table
+from codec._validation import BoolArray, FloatArray, IntArray, Table, holds_large_integers, read_table
 
 LOCAL_NEIGHBORS = 7  # rows from which a local permutation draws, beside the row itself
 STRATUM_ROWS = 3  # X is discrete if it has at least this many rows per distinct value, on average

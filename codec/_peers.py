@@ -7,7 +7,6 @@ learners, :func:`register_causal_learn` makes causal-learn know the test by name
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -16,6 +15,7 @@ import pandas as pd
 from scipy.stats import chi2, chi2_contingency, norm
 
 from codec._inference import CodecTestResult, codec_test
+from codec._notes import warn
 from codec._nulls import block_sizes, make_strata, one_stratum, row_codes
 from codec._omnibus import Tables
 from codec._plans import Data, MethodName, StatisticName, rank_pvalue, read_data
@@ -264,7 +264,7 @@ def _classical(
     notes: tuple[str, ...] = (),
 ) -> CodecTestResult:
     for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=3)
+        warn(note, stacklevel=3)
     return CodecTestResult(
         statistic=value,
         pvalue=pvalue,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from threading import Lock
@@ -13,7 +12,9 @@ from joblib import Parallel, delayed
 from threadpoolctl import ThreadpoolController
 
 from codec._dependence import NominalY, read_response
+from codec._frames import take_rows
 from codec._graphs import Coefficient, RedrawnCoefficient
+from codec._notes import warn
 from codec._nulls import (
     NumberedNull,
     Sampler,
@@ -42,7 +43,6 @@ from codec._validation import (
     drop_incomplete,
     read_table,
     rows_without_copies,
-    take_rows,
 )
 
 StatisticName = Literal["auto", "codec", "omnibus"]
@@ -194,10 +194,9 @@ def make_plan(
         n_resamples = FIXED_RESAMPLES if kind == "codec" and copying not in REDRAWN else RESAMPLES
     copies = check_integer(n_resamples, "n_resamples", 1)
     if copies < 19 and method != "asymptotic":
-        warnings.warn(
+        warn(
             f"n_resamples is {copies}: the p-value cannot be less than {1 / (copies + 1):.2g}; use at least 19 "
             "for the level .05 and 99 for .01.",
-            UserWarning,
             stacklevel=3,
         )
     if n_neighbors is None:

@@ -146,7 +146,8 @@ class StabilityResult:
         )
 
     def __repr__(self) -> str:
-        return f"{self._title()}\n{self._top().to_string(float_format='{:.2f}'.format)}"
+        top = self._top()
+        return f"{self._title()}\n{top.to_string(float_format='{:.2f}'.format)}" if len(top) else self._title()
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(self._title())}</p>{self._top().to_html(float_format='{:.2f}'.format)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from codec._family import Features, with_indicators
 from codec._forward import show_progress
 from codec._hiton import discrete_blanket
 from codec._markov import SearchOptions, find_blanket, keep_mutual, member_pvalues
+from codec._notes import warn
 from codec._nulls import CLASS_ROWS, pool_rare
 from codec._stability import StabilityResult, stability_selection
 from codec._validation import FloatArray, IntArray, Table, constant_columns
@@ -147,9 +147,8 @@ def warn_of_rare_classes(y: Table) -> None:
     """Numbers stored as text, most often."""
     if y.nominal.all() and np.ptp(pool_rare(y).columns, axis=1).max() == 0.0 and not constant_columns(y).any():
         n_classes = np.unique(y.columns[0]).size
-        warnings.warn(
+        warn(
             f"y has {n_classes} classes in {y.n_rows} rows, none of them with {CLASS_ROWS}: given other features nothing "
             "can be tested. Pass numbers if y is a number stored as text, or merge classes.",
-            UserWarning,
             stacklevel=4,
         )

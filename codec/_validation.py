@@ -7,7 +7,6 @@ row of ``columns`` per variable, categories as integer codes marked in ``nominal
 from __future__ import annotations
 
 import numbers
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,8 @@ from joblib import delayed
 from numpy.typing import NDArray
 from scipy import sparse
 
+from codec._frames import as_frame
+from codec._notes import warn
 from codec._parallel import in_threads
 
 FloatArray = NDArray[np.float64]
@@ -34,16 +35,6 @@ COPIES = "rows are copies of other rows"
 HARMLESS = 0.02  # share of rows that are copies: as good as none
 MANY_VALUES, HARDLY = 0.25, 0.05  # shares of rows: distinct values of a column, agreement by chance
 EXACT_INTEGERS = 2**53  # below, float64 holds every integer
-POLARS_INTEGERS = {f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
-POLARS_OBJECTS = {
-    "String",
-    "Utf8",
-    "Object",
-    "Decimal",
-    "Int128",
-    "UInt128",
-}  # Python holds their values, numpy does not
-POLARS_TIMES = {"Date", "Datetime", "Duration", "Time"}
 SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
 
 
@@ -125,48 +116,6 @@ def read_table(data: Any, argument: str, *, text_is_nominal: bool = False, n_job
     return Table(columns + 0.0, nominal, tuple(labels), argument)  # + 0.0: -0.0 becomes 0.0
 
 
-def is_polars(data: Any) -> bool:
-    """Whether this is polars' own; polars need not be installed."""
-    return type(data).__module__.partition(".")[0] == "polars"
-
-
-def as_frame(data: Any, argument: str) -> Any:
-    """Pandas and polars data as a pandas frame; anything else as it is."""
-    if is_polars(data):
-        data = _from_polars(data)
-    if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):
-        data = pd.Series(data)
-    if isinstance(data, pd.Series):
-        data = data.to_frame(data.name if data.name is not None else argument)
-    return data
-
-
-def take_rows(data: Any, rows: IntArray) -> Any:
-    """Rows of an array, list or frame."""
-    if is_polars(data):
-        return data[rows]
-    if isinstance(data, (pd.DataFrame, pd.Series)):
-        return data.iloc[rows]
-    if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):  # an array would lose categories and their order
-        return data.take(rows)
-    return np.asarray(data)[rows]
-
-
-def without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Nullable numbers and booleans as floats, where there are categories, too.
-
-    Scikit-learn makes no array of such a frame.
-    """
-    if not any(isinstance(dtype, pd.CategoricalDtype) for dtype in frame.dtypes):
-        return frame
-    columns = [s.astype(np.float64) if _needs_float(s.dtype) else s for _, s in frame.items()]
-    return pd.concat(columns, axis=1).set_axis(frame.columns, axis=1)
-
-
-def _needs_float(dtype: Any) -> bool:
-    return dtype.kind == "b" or (isinstance(dtype, pd.api.extensions.ExtensionDtype) and dtype.kind in "iuf")
-
-
 def _columns_of(array: NDArray[Any], n_jobs: int | None) -> FloatArray:
     """The columns of an array one after the other, some rows at a time, which caches hold."""
     columns = np.empty(array.shape[::-1])
@@ -178,30 +127,6 @@ def _columns_of(array: NDArray[Any], n_jobs: int | None) -> FloatArray:
 
 def _turn(rows: NDArray[Any], out: FloatArray) -> None:
     np.add(rows.T, 0.0, out=out)  # -0.0 becomes 0.0
-
-
-def _from_polars(data: Any) -> pd.DataFrame | pd.Series[Any]:
-    if hasattr(data, "collect"):
-        raise TypeError("a polars LazyFrame holds no data yet; call its collect() first.")
-    if not hasattr(data, "get_columns"):
-        return _polars_series(data)
-    return pd.DataFrame({s.name: _polars_series(s) for s in data.get_columns()})
-
-
-def _polars_series(series: Any) -> pd.Series[Any]:
-    kind = str(series.dtype).partition("(")[0]
-    if kind in {"Categorical", "Enum"}:
-        return pd.Series(pd.Categorical(series.cast(str).to_list()), name=series.name)
-    if kind in POLARS_OBJECTS:
-        return pd.Series(series.to_list(), name=series.name, dtype=object)
-    if kind == "Boolean":
-        return pd.Series(series.to_list(), name=series.name, dtype="boolean")
-    if series.null_count() and kind in POLARS_INTEGERS:
-        values = np.asarray(series.fill_null(0).to_numpy())
-        return pd.Series(pd.arrays.IntegerArray(values, np.array(series.is_null().to_numpy())), name=series.name)
-    if series.null_count() and kind not in POLARS_TIMES:  # which are refused, as they are without nulls
-        series = series.cast(float)
-    return pd.Series(np.asarray(series.to_numpy()), name=series.name)
 
 
 def without_mask(data: Any) -> Any:
@@ -358,11 +283,7 @@ def drop_incomplete(tables: Sequence[Table], nan_policy: str, *, stacklevel: int
             f"nearest neighbours need at least {MIN_ROWS} (n_samples={first.n_rows})."
         )
     if n_omitted:
-        warnings.warn(
-            f"{n_omitted} of {first.n_rows} rows have missing values and were left out.",
-            UserWarning,
-            stacklevel=stacklevel + 1,
-        )
+        warn(f"{n_omitted} of {first.n_rows} rows have missing values and were left out.", stacklevel=stacklevel + 1)
         return [table.take(keep) for table in tables], n_omitted
     return list(tables), 0
 
@@ -407,7 +328,7 @@ def count_once(tables: Sequence[Table], stacklevel: int) -> list[Table]:
     if rows is None:
         return list(tables)
     n = tables[0].n_rows
-    warnings.warn(f"{copies_note(n - rows.size, n)}; each row counts once.", UserWarning, stacklevel=stacklevel + 1)
+    warn(f"{copies_note(n - rows.size, n)}; each row counts once.", stacklevel=stacklevel + 1)
     return [table.take(rows) for table in tables]
 
 

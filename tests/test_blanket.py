@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from codec import MarkovBlanketSelector, foci, lfoci
+from codec import MarkovBlanketSelector, fisher_z, foci, lfoci
 
 
 @parametrize_with_checks(
@@ -531,3 +531,20 @@ def test_callbacks_hear_of_every_step(method):
     with pytest.raises(ValueError, match="the target y is None"):
         selector.fit(X, None)
     assert recorder.events.count("setup") == recorder.events.count("teardown")
+
+
+def test_searches_keep_signs_to_themselves_without_filters_of_warnings():
+    """Filters belong to the whole process: threads that set and restore them leave those of others behind."""
+    X = np.random.default_rng(0).standard_normal((60, 3))
+    seen = []
+
+    def test(y, z, given):
+        seen.append([one[0] for one in warnings.filters])
+        return fisher_z(2.0 * z, z, z)  # which warns, and warnings are errors here
+
+    before = [one[0] for one in warnings.filters]
+    MarkovBlanketSelector(test=test, random_state=0).fit(X, X[:, 0])
+    assert seen
+    assert all(one == before for one in seen)
+    with pytest.warns(UserWarning, match="linear function of given"):
+        test(None, X[:, 1], None)

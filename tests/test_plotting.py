@@ -18,7 +18,13 @@ from codec import MarkovBlanketSelector, SelectionPath, foci
 from codec._blanket_graph import BlanketGraph, LocalParents
 from codec._decisions import BlanketPath, Decision
 from codec._stability import stability_selection
-from codec.plotting import BlanketGraphDisplay, BlanketPathDisplay, SelectionPathDisplay, StabilityDisplay
+from codec.plotting import (
+    AttackDisplay,
+    BlanketGraphDisplay,
+    BlanketPathDisplay,
+    SelectionPathDisplay,
+    StabilityDisplay,
+)
 from codec.plotting._axes import short
 from codec.plotting._blankets import stress_layout
 
@@ -323,3 +329,22 @@ def test_layout_of_a_path_is_a_line_and_of_a_square_a_square():
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_layout_without_edges_is_finite(d):
     assert np.isfinite(stress_layout(np.zeros((d, d), dtype=bool))).all()
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({}, "scores is empty"),
+        ({"a": ([1.0, np.nan], [0.0])}, "a number for each"),
+        ({"a": ([], [0.0])}, "needs members and non-members"),
+        ({"a": ([1.0], [])}, "needs members and non-members"),
+    ],
+)
+def test_scores_that_make_no_curve_are_refused(scores, message):
+    with pytest.raises(ValueError, match=message):
+        AttackDisplay(scores)
+
+
+def test_names_with_an_underscore_are_in_the_legend():
+    display = AttackDisplay({"_m": ([1.0, 2.0], [0.0, 1.5]), "b": ([1.0, 2.0], [0.0, 1.5])}).plot()
+    assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == ["_m", "b"]

@@ -765,3 +765,20 @@ def test_masked_text_is_text():
         assert codec(masked, Z, nan_policy="omit") == codec(labels[1:], Z[1:])
     dates = np.ma.masked_array(np.arange(N).astype("datetime64[D]"), mask=np.arange(N) == 0)
     assert_refused(lambda: codec(Y, dates, nan_policy="omit"), "z0", "dates", kinds=TypeError)
+
+
+@pytest.mark.parametrize("make", [lambda frame: pa.Table.from_pandas(frame), lambda frame: dask_frame(frame)])
+def test_frames_of_other_libraries_are_refused(make):
+    """As arrays they would have no names, and categories would be numbers."""
+    frame = pd.DataFrame(Z).add_prefix("column ")
+    for call in (
+        lambda: codec(Y, make(frame)),
+        lambda: foci(make(frame), Y),
+        lambda: MarkovBlanketSelector("foci").fit(make(frame), Y),
+        lambda: MarkovBlanketSelector("foci").fit(frame, Y).transform(make(frame)),
+    ):
+        assert_refused(call, "pass an array, or a frame of pandas or polars", kinds=TypeError)
+
+
+def dask_frame(frame):
+    return pytest.importorskip("dask.dataframe").from_pandas(frame, npartitions=2)

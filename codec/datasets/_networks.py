@@ -161,14 +161,14 @@ def make_gaussian_network(
     check_count(n, "n")
     rng = as_generator(random_state, "random_state")
     names = _names(nodes)
-    spreads = [_check_gaussian(node, name) for name, node in nodes.items()]
-    parents = _parents({name: tuple(node.get("coef", {})) for name, node in nodes.items()})
+    checked = {name: _check_gaussian(node, name) for name, node in nodes.items()}
+    parents = _parents({name: tuple(coef) for name, (_, coef, _) in checked.items()})
     columns: list[FloatArray] = [np.empty(0)] * len(names)
     for v in _order(parents, names):
-        node = nodes[names[v]]
-        noise = spreads[v] * rng.standard_normal(n)
-        terms = (b * columns[u] for u, b in zip(parents[v], node.get("coef", {}).values(), strict=True))
-        columns[v] = float(node.get("intercept", 0.0)) + noise + sum(terms)
+        intercept, coef, sd = checked[names[v]]
+        noise = sd * rng.standard_normal(n)
+        terms = (b * columns[u] for u, b in zip(parents[v], coef.values(), strict=True))
+        columns[v] = intercept + noise + sum(terms)
     return _choose(_network(columns, np.zeros(len(names), dtype=np.bool_), names, parents), target, rng)
 
 
@@ -267,12 +267,17 @@ def _names(nodes: Mapping[str, Any]) -> list[str]:
     return list(nodes)
 
 
-def _check_gaussian(node: Mapping[str, Any], name: str) -> float:
-    """The standard deviation of a node, whose entries are all known."""
+def _check_gaussian(node: Mapping[str, Any], name: str) -> tuple[float, dict[str, float], float]:
+    """Intercept, coefficients by parent and standard deviation of a node, whose entries are all known."""
     unknown = [entry for entry in node if entry not in GAUSSIAN]
     if unknown:
         raise ValueError(f"nodes: {name!r} has the entry {unknown[0]!r}; it may have {', '.join(GAUSSIAN)}.")
-    return check_real(node.get("sd", 1.0), f"nodes: sd of {name!r}", 0.0)
+    coef = node.get("coef", {})
+    if not isinstance(coef, Mapping):
+        raise TypeError(f"nodes: coef of {name!r} is {coef!r}; it must be a dict of parent to coefficient.")
+    found = {u: check_real(b, f"nodes: coef of {u!r} for {name!r}", -np.inf) for u, b in coef.items()}
+    intercept = check_real(node.get("intercept", 0.0), f"nodes: intercept of {name!r}", -np.inf)
+    return intercept, found, check_real(node.get("sd", 1.0), f"nodes: sd of {name!r}", 0.0)
 
 
 def _parents(named: Mapping[str, Sequence[str]]) -> tuple[tuple[int, ...], ...]:

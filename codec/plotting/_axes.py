@@ -5,24 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from os.path import commonprefix
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 KEPT, BEYOND, NOTED = "#1f6f8b", "#b8b8b8", "#d1652a"
 LABELS_PER_INCH = 6.0
 LONGEST_NAME = 28
 
 
-def new_axes(n_steps: int, height: float = 3.8) -> Axes:
-    """Axes of a new figure, wide enough for the names of that many steps."""
+def pyplot() -> Any:
+    """matplotlib.pyplot, or what to install."""
     try:
-        import matplotlib.pyplot as plt
+        from matplotlib import pyplot as plt
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'codec[plot]'") from error
+    return plt
+
+
+def new_axes(n_steps: int, height: float = 3.8) -> Axes:
+    """Axes of a new figure, wide enough for the names of that many steps."""
+    plt = pyplot()
     width = max(5.6, math.ceil(2.0 + n_steps / LABELS_PER_INCH * 2.0))
-    _, axes = plt.subplots(figsize=(min(width, 16.0), height), layout="constrained")
+    axes: Axes = plt.subplots(figsize=(min(width, 16.0), height), layout="constrained")[1]
     return axes
 
 
@@ -55,9 +62,13 @@ def _cut(text: str) -> str:
     )
 
 
-def finish(axes: Axes, columns: int = 2) -> None:
-    """Take away the frame, explain the colours."""
+def finish(axes: Axes, columns: int = 2, lines: Iterable[Line2D] = ()) -> None:
+    """Take away the frame, explain the colours: of these lines, whatever they are called, or of all that have a label."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, fontsize="small")
+    named = [*lines]
+    shown = {"handles": named, "labels": [str(line.get_label()) for line in named]} if named else {}
+    if named or axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            **shown, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, fontsize="small"
+        )

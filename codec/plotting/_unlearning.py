@@ -126,7 +126,14 @@ class EvaluationDisplay:
             values = self.runs.loc[[name], metric].to_numpy(dtype=float)
             colour = "0.35" if name == self.reference else NOTED if name == "original" else KEPT
             ax.scatter(values, np.full(len(values), place), s=16, color=colour, alpha=0.55, linewidth=0, zorder=2)
-            ax.scatter(values.mean(), place, s=120, marker="|", color=colour, zorder=3)
+            ax.scatter(
+                np.mean(values[~np.isnan(values)]) if not np.isnan(values).all() else np.nan,
+                place,
+                s=120,
+                marker="|",
+                color=colour,
+                zorder=3,
+            )
         band = self.runs.loc[[self.reference], metric].to_numpy(dtype=float)
         if not np.isnan(band).all():
             ax.axvspan(np.nanmin(band), np.nanmax(band), color=BEYOND, alpha=0.3, linewidth=0, zorder=0)
@@ -176,7 +183,9 @@ class AttackDisplay:
     lines_: dict[str, Line2D]
 
     def __init__(self, scores: Mapping[str, tuple[Any, Any]]) -> None:
-        self.scores = {name: tuple(np.sort(np.ravel(s)) for s in pair) for name, pair in scores.items()}
+        if not scores:
+            raise ValueError("scores is empty; pass scores of members and non-members by name.")
+        self.scores = {name: _sorted(name, pair) for name, pair in scores.items()}
 
     def plot(self, ax: Axes | None = None) -> AttackDisplay:
         """Draw the curves.
@@ -208,8 +217,15 @@ class AttackDisplay:
         axes.plot([least, 1.0], [least, 1.0], color="0.7", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
         axes.set(xscale="log", yscale="log", xlim=(least, 1.0), ylim=(least, 1.05))
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
-        finish(axes, columns=3)
+        finish(axes, columns=3, lines=self.lines_.values())
         return self
+
+
+def _sorted(name: str, pair: tuple[Any, Any]) -> tuple[NDArray[Any], ...]:
+    found = tuple(np.sort(np.ravel(np.asarray(scores, dtype=float))) for scores in pair)
+    if any(not len(scores) or np.isnan(scores).any() for scores in found):
+        raise ValueError(f"scores[{name!r}] needs members and non-members, and a number for each of them.")
+    return found
 
 
 def _rates(members: NDArray[Any], others: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

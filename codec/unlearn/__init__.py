@@ -1,6 +1,7 @@
 """Delete training samples from a trained torch model."""
 
 try:
+    import safetensors as _safetensors  # noqa: F401 - what the ledger imports later
     import torch as _torch
 except ImportError as error:
     raise ImportError("codec.unlearn needs torch and safetensors: pip install 'codec[unlearn]'") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from codec.plotting._axes import pyplot
 from codec.unlearn._deletion import Deletion
 
 COLUMNS = (
@@ -95,10 +96,8 @@ class Report:
         ImportError
             matplotlib is not installed.
         """
-        from matplotlib import pyplot as plt
-
         if axes is None:
-            _, axes = plt.subplots(1, 3, figsize=(13, 3.5), layout="constrained")
+            _, axes = pyplot().subplots(1, 3, figsize=(13, 3.5), layout="constrained")
         frame = self.to_frame()
         done = frame[frame["accepted"].astype(bool)]
         refused = frame.drop(done.index)

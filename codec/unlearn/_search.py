@@ -6,6 +6,7 @@ curvature. It gives a :class:`Ranking`, units in the order of choice.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class Ranking:
         return pd.DataFrame({"unit": self.units.tolist(), "label": self.labels, "score": self.scores.tolist()})
 
     def _repr_html_(self) -> str:
-        return f"<h4>{self.method}</h4>{self.to_frame().to_html(index=False)}"
+        return f"<h4>{html.escape(self.method)}</h4>{self.to_frame().to_html(index=False)}"
 
 
 Selector = str | Callable[[Evidence, int], Sequence[int] | Tensor]

@@ -1,0 +1,93 @@
+"""Frames of pandas and polars: what a table is before its columns are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+INTEGERS = {f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
+OBJECTS = "String", "Utf8", "Object", "Decimal", "Int128", "UInt128"  # of polars: Python has their values, numpy not
+TIMES = {"Date", "Datetime", "Duration", "Time"}
+
+
+def is_polars(data: Any) -> bool:
+    """Whether this is polars' own; polars need not be installed."""
+    return type(data).__module__.partition(".")[0] == "polars"
+
+
+def as_frame(data: Any, argument: str) -> Any:
+    """Pandas and polars data as a pandas frame; anything else as it is."""
+    if is_polars(data):
+        data = _from_polars(data)
+    refuse_foreign_frame(data, argument)
+    if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):
+        data = pd.Series(data)
+    if isinstance(data, pd.Series):
+        data = data.to_frame(data.name if data.name is not None else argument)
+    return data
+
+
+def refuse_foreign_frame(data: Any, argument: str) -> None:
+    """Frames of other libraries would be read as bare arrays, without names, their categories as numbers."""
+    ours = isinstance(data, (pd.DataFrame, pd.Series)) or is_polars(data)
+    if not ours and (hasattr(data, "columns") or hasattr(data, "column_names")):
+        remedy = next(
+            (f"{name}()" for name in ("to_pandas", "compute") if hasattr(data, name)), "pandas.DataFrame(...)"
+        )
+        raise TypeError(
+            f"{argument} is a {type(data).__module__.partition('.')[0]} {type(data).__name__}; pass an array, or a frame "
+            f"of pandas or polars ({remedy} makes one)."
+        )
+
+
+def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
+    """Rows of an array, list or frame."""
+    if is_polars(data):
+        return data[rows]
+    if isinstance(data, (pd.DataFrame, pd.Series)):
+        return data.iloc[rows]
+    if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):  # an array would lose categories and their order
+        return data.take(rows)
+    return np.asarray(data)[rows]
+
+
+def without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Nullable numbers and booleans as floats, where there are categories, too.
+
+    Scikit-learn makes no array of such a frame.
+    """
+    if not any(isinstance(dtype, pd.CategoricalDtype) for dtype in frame.dtypes):
+        return frame
+    columns = [s.astype(np.float64) if _needs_float(s.dtype) else s for _, s in frame.items()]
+    return pd.concat(columns, axis=1).set_axis(frame.columns, axis=1)
+
+
+def _needs_float(dtype: Any) -> bool:
+    return dtype.kind == "b" or (isinstance(dtype, pd.api.extensions.ExtensionDtype) and dtype.kind in "iuf")
+
+
+def _from_polars(data: Any) -> pd.DataFrame | pd.Series[Any]:
+    if hasattr(data, "collect"):
+        raise TypeError("a polars LazyFrame holds no data yet; call its collect() first.")
+    if not hasattr(data, "get_columns"):
+        return _polars_series(data)
+    return pd.DataFrame({s.name: _polars_series(s) for s in data.get_columns()})
+
+
+def _polars_series(series: Any) -> pd.Series[Any]:
+    kind = str(series.dtype).partition("(")[0]
+    if kind in {"Categorical", "Enum"}:
+        return pd.Series(pd.Categorical(series.cast(str).to_list()), name=series.name)
+    if kind in OBJECTS:
+        return pd.Series(series.to_list(), name=series.name, dtype=object)
+    if kind == "Boolean":
+        return pd.Series(series.to_list(), name=series.name, dtype="boolean")
+    if series.null_count() and kind in INTEGERS:
+        values = np.asarray(series.fill_null(0).to_numpy())
+        return pd.Series(pd.arrays.IntegerArray(values, np.array(series.is_null().to_numpy())), name=series.name)
+    if series.null_count() and kind not in TIMES:  # which are refused, as they are without nulls
+        series = series.cast(float)
+    return pd.Series(np.asarray(series.to_numpy()), name=series.name)

@@ -92,11 +92,19 @@ def _read_text(path: Path, separator: str) -> pd.DataFrame:
     header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
     _refuse_twice(header[header != ""])
     table = pd.read_csv(path, sep=separator, low_memory=False, **PRECISELY)
-    if len(table) and not isinstance(table.index, pd.RangeIndex):  # the reader has taken the first fields for labels
+    if len(table) and not _is_numbered(table.index, path, separator, len(header)):
         n_fields, names = len(header) + table.index.nlevels, f"{len(header)} name{'s' if len(header) > 1 else ''}"
         remedy = OTHER_MARK if _is_marked(header.tolist()) else "give every column a name"
         raise InputError(f"the rows of '{path}' have {n_fields} fields, but its first row has {names}; {remedy}")
     return _without_index_columns(table, header.tolist())
+
+
+def _is_numbered(index: pd.Index[Any], path: Path, separator: str, n_names: int) -> bool:
+    """Whether the reader has numbered the rows, and not taken their first fields for labels, which may be 0, 1, ... too."""
+    if not index.equals(pd.RangeIndex(len(index))):
+        return False
+    first = pd.read_csv(path, sep=separator, header=None, skiprows=1, nrows=1, dtype=str)
+    return first.shape[1] <= n_names
 
 
 def _refuse_twice(names: pd.Series[Any]) -> None:

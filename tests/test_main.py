@@ -114,7 +114,7 @@ def test_output_is_the_blanket(csv, table, tmp_path, capsys):
     assert (status, err) == (0, "")
     X = table[["a", "b", "city"]].astype({"city": "category"})
     expected = MarkovBlanketSelector(alpha=0.01, random_state=3).fit(X, table["y"])
-    found = pd.read_csv(output, index_col="step", float_precision="round_trip")
+    found = pd.read_csv(output, index_col="step", **cli.PRECISELY)
     assert list(found.columns) == ["feature", "column", "statistic", "pvalue"]
     assert set(found["feature"]) == {"a", "city"}  # what y is made of
     assert found.index.tolist() == [1, 2]
@@ -146,7 +146,7 @@ def test_output_of_foci_is_the_selection_table(csv, table, tmp_path, capsys):
     assert (status, err) == (0, "")
     typed = table.astype({"city": "category", "kind": "category"})
     expected = foci(typed.drop(columns="y"), typed["y"], n_neighbors=3)
-    found = pd.read_csv(output, index_col="step", float_precision="round_trip")
+    found = pd.read_csv(output, index_col="step", **cli.PRECISELY)
     assert list(found.columns) == ["feature", "column", "cumulative", "conditional", "seconds"]
     untimed = expected.to_frame().drop(columns="seconds")
     pd.testing.assert_frame_equal(found.drop(columns="seconds"), untimed, check_exact=True)
@@ -181,7 +181,7 @@ def test_lfoci_with_a_seed(csv, table, tmp_path, capsys):
     assert run(capsys, "select", csv, "--target", "y", *options, "--output", output)[0] == 0
     features = table[["a", "b", "city"]].astype({"city": "category"})
     expected = lfoci(features, table["y"], max_features=1, rng=5)
-    assert pd.read_csv(output, float_precision="round_trip")["cumulative"].tolist() == expected.cumulative.tolist()
+    assert pd.read_csv(output, **cli.PRECISELY)["cumulative"].tolist() == expected.cumulative.tolist()
 
 
 @pytest.mark.parametrize("typed", [[], ["--categorical", "kind"]], ids=["text", "categorical"])
@@ -190,7 +190,7 @@ def test_text_target_has_classes_without_order(typed, csv, table, tmp_path, caps
     options = ["--method", "foci", "--drop", "city", *typed, "--output", output]
     assert run(capsys, "select", csv, "--target", "kind", *options)[0] == 0
     expected = foci(table[["a", "b", "y"]], table["kind"], nominal_y=True)
-    assert pd.read_csv(output, float_precision="round_trip")["cumulative"].tolist() == expected.cumulative.tolist()
+    assert pd.read_csv(output, **cli.PRECISELY)["cumulative"].tolist() == expected.cumulative.tolist()
 
 
 def test_categorical_makes_a_numeric_target_nominal(table, tmp_path, capsys):
@@ -200,7 +200,7 @@ def test_categorical_makes_a_numeric_target_nominal(table, tmp_path, capsys):
     options = ["--method", "foci", "--categorical", "kind", "--output", output]
     assert run(capsys, "select", data, "--target", "kind", *options)[0] == 0
     expected = foci(table[["a", "b"]], codes, nominal_y=True)
-    assert pd.read_csv(output, float_precision="round_trip")["cumulative"].tolist() == expected.cumulative.tolist()
+    assert pd.read_csv(output, **cli.PRECISELY)["cumulative"].tolist() == expected.cumulative.tolist()
 
 
 def test_true_and_false_are_numbers(table, tmp_path, capsys):
@@ -329,6 +329,10 @@ def test_text_column_is_named_with_both_ways_out(csv, capsys):
         (["semicolon.csv", "--target", "y"], "separated by other than commas"),
         (["decimal.csv", "--target", "y"], "2 fields, but its first row has 1 name; the file seems to be separated by"),
         (["labels.csv", "--target", "y"], "have 4 fields, but its first row has 3 names; give every column a name"),
+        (
+            ["labels from 1.csv", "--target", "y"],
+            "have 4 fields, but its first row has 3 names; give every column a name",
+        ),
         (["latin.csv", "--target", "y"], "not UTF-8"),
         (["ragged.csv", "--target", "y"], "cannot read 'ragged.csv'"),
         (["broken.csv.gz", "--target", "y"], "cannot read 'broken.csv.gz'"),
@@ -375,6 +379,7 @@ def _broken_files(folder: Path) -> None:
         "semicolon.csv": "x;y\n1;3\n2;4\n",
         "decimal.csv": "x;y\n1,5;3\n2,5;4\n",
         "labels.csv": "a,b,y\n" + "".join(f"{i},{i * i % 7},{i % 5},{i}\n" for i in range(30)),
+        "labels from 1.csv": "a,b,y\n" + "".join(f"{i},{i * i % 7},{i % 5},{i}\n" for i in range(1, 31)),
         "ragged.csv": "x,y\n1,2\n1,2,3\n",
         "broken.csv.gz": "no gzip",
         "broken.parquet": "no parquet",

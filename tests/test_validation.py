@@ -372,7 +372,8 @@ def test_every_kind_of_missing_value_is_seen(column):
 
 def test_missing_text_of_y():
     text = pd.Series(["a", "b", None, "c"] * (N // 4))
-    for y in (text, text.astype("category"), text.astype("string"), text.to_numpy(), pl.Series(text.to_list())):
+    frames = pl.Series(["a", "b", None, "c"] * (N // 4))
+    for y in (text, text.astype("category"), text.astype("string"), text.to_numpy(), frames):
         assert_refused(lambda y=y: codec(y, Z), "y", N // 4, kinds=ValueError)
         with pytest.warns(UserWarning, match=str(N // 4)):
             value = codec(y, Z, nan_policy="omit")

@@ -309,6 +309,7 @@ def markov_blanket_graph(
     """
     check_option(rule, "rule", ("and", "or"))
     check_flag(parents, "parents")
+    check_flag(verbose, "verbose")
     if check_positive(alpha, "alpha") >= 1.0:
         raise ValueError(f"alpha is {alpha!r}; it must be below 1.")
     table = read_table(X, "X")

@@ -285,8 +285,9 @@ def codec_test(
     nan_policy : {'raise', 'omit'}, default 'raise'
         Missing values are an error, or their rows are left out with a warning that says how many.
     rng : None, int, SeedSequence or Generator, default None
-        The copies, the landmarks of the smoother, ties. The same seed gives the same bits for every
-        number of threads.
+        The copies, the landmarks of the smoother, ties. With ``statistic='codec'`` also which neighbours are looked
+        at where a row has more than 4,000,000 / n tied ones; the statistic is then close to :func:`codec`, not equal.
+        The same seed gives the same bits for every number of threads.
 
     Returns
     -------

@@ -430,7 +430,7 @@ def register_causal_learn(name: str = "codec", *, seed: int = 0, **options: Any)
     TypeError
         :func:`codec_test` has no such option.
     ValueError
-        ``statistic`` or ``method`` is unknown.
+        ``statistic`` or ``method`` is unknown, or ``seed`` is negative.
 
     Examples
     --------
@@ -448,6 +448,7 @@ def register_causal_learn(name: str = "codec", *, seed: int = 0, **options: Any)
     ``pc(data, alpha=0.05, indep_test="codec")`` of ``causallearn.search.ConstraintBased.PC`` then learns a graph by it.
     """
     _check_options(options, "register_causal_learn")
+    check_integer(seed, "seed", 0)
     try:
         from causallearn.utils.cit import CIT_Base, register_ci_test
     except ImportError as error:

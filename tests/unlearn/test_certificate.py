@@ -138,6 +138,19 @@ def test_a_priori_bound_is_the_published_formula():
     assert a_priori_bound(constants, 0.05, 500, 7) == pytest.approx(expected, rel=1e-12)
 
 
+def test_lipschitz_constants_by_hand():
+    assert logistic_constants(3.0).lipschitz == 6.0  # |p - y| <= 1: at most 3, and the regulariser's share as much
+    assert softmax_constants(3.0).lipschitz == pytest.approx(6 * math.sqrt(2), rel=1e-14)  # ||p - e_y|| <= sqrt(2)
+    # ||w|| <= 1 / sqrt(1/4) = 2, |residual| <= 2 + 1, and the regulariser's share 2 / 4
+    assert ridge_constants(1.0, 1.0, 0.25).lipschitz == 3.5
+
+
+def test_moved_bound_from_a_model_beside_its_minimiser_by_hand():
+    # L = 2; 10 * .5 of the gradient that was left and 2 (2 + .5) of the samples that go, over .1 * 8
+    assert moved_bound(logistic_constants(1.0), 0.1, 10, 2, 0.5) == pytest.approx(12.5, rel=1e-14)
+    assert moved_bound(logistic_constants(1.0), 0.1, 10, 2) == pytest.approx(5.0, rel=1e-14)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -269,6 +282,15 @@ def test_account_survives_as_text():
     assert again.releases == accountant.releases
     again.add(1.0, 1e-5, sensitivity=1.0)
     assert len(accountant.releases) == 2
+
+
+def test_every_part_of_a_seed_sequence_makes_its_own_noise():
+    whole = np.random.SeedSequence(5)
+    seeds = [whole, *whole.spawn(2), np.random.SeedSequence(5, pool_size=8), np.random.SeedSequence(6)]
+    noise = [Accountant().noise_source(seed).standard_normal(4) for seed in seeds]
+    assert all(np.abs(a - b).min() > 1e-6 for k, a in enumerate(noise) for b in noise[:k])
+    again = np.random.SeedSequence(5).spawn(2)[1]
+    np.testing.assert_array_equal(Accountant().noise_source(again).standard_normal(4), noise[2])
 
 
 # --------------------------------------------------------------------------- audit

@@ -168,6 +168,16 @@ def test_gaps_have_welchs_intervals(result):
     assert "retrained" not in result.gaps().index
 
 
+def test_gaps_between_models_without_spread_are_exact():
+    index = pd.MultiIndex.from_product([["original", "retrained"], range(2)], names=["name", "run"])
+    runs = pd.DataFrame({"test_accuracy": [0.75, 0.75, 0.5, 0.5], "test_loss": [1.0, 2.0, 3.0, 3.0]}, index=index)
+    found = ev.Evaluation(runs, {}).gaps().loc["original"]
+    assert found["test_accuracy"].tolist() == [0.25, 0.25, 0.25]
+    # one group without spread: Student's interval of the other, 1/2 the standard error of {1, 2}, one degree of freedom
+    half = 0.5 * np.tan(0.95 * np.pi / 2)
+    np.testing.assert_allclose(found["test_loss"], [-1.5, -1.5 - half, -1.5 + half], rtol=1e-10)
+
+
 def test_train_makes_the_retrained_models_and_every_bit_again(models, result):
     known = {name: group for name, group in models.items() if name != "retrained"}
     state = torch.get_rng_state()
@@ -223,6 +233,14 @@ def test_zrf_holds_the_outputs_against_an_untrained_model(models):
     assert rows.loc["untrained", "zrf"] == 1.0
     expected = ev.zrf(logits(models["nothing"], FORGET), logits(untrained, FORGET))
     assert rows.loc["nothing", "zrf"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_untrained_model_of_zrf_has_the_seed_of_the_call(models):
+    first, again, other = (
+        evaluate(models, random_state=seed, **DATA).runs.loc[("nothing", 0), "zrf"] for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert abs(first - other) > 1e-6
 
 
 def test_zrf_without_an_untrained_model_is_left_out_and_noted():

@@ -6,7 +6,7 @@ from scipy.stats import binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from codec.unlearn import evaluate as ev
-from codec.unlearn.evaluate._audit import held_out_ratios
+from codec.unlearn.evaluate._audit import _threshold, held_out_ratios
 
 DELTA = 1e-5
 
@@ -28,13 +28,18 @@ def test_lira_is_the_log_ratio_of_two_normal_densities():
     np.testing.assert_allclose(ev.u_lira(observed, inside, out, variance="sample"), p_member, rtol=1e-10)
 
 
-def test_few_models_share_one_variance():
-    inside, out = banks(1.0)
+@pytest.mark.parametrize("n", [20, 63])
+def test_fewer_than_64_models_share_one_variance(n):
+    inside, out = banks(1.0, n=n)
     pooled = [np.sqrt(np.mean((b - b.mean(0)) ** 2)) for b in (inside, out)]
     expected = norm.logpdf(0.5, inside.mean(0), pooled[0]) - norm.logpdf(0.5, out.mean(0), pooled[1])
     np.testing.assert_allclose(ev.lira(np.full(3, 0.5), inside, out), expected, rtol=1e-10)
-    many = banks(1.0, n=64)
-    np.testing.assert_array_equal(ev.lira(np.zeros(3), *many), ev.lira(np.zeros(3), *many, variance="sample"))
+
+
+def test_64_models_have_a_variance_for_every_sample():
+    inside, out = banks(1.0, n=64)
+    expected = norm.logpdf(0.5, inside.mean(0), inside.std(0)) - norm.logpdf(0.5, out.mean(0), out.std(0))
+    np.testing.assert_allclose(ev.lira(np.full(3, 0.5), inside, out), expected, rtol=1e-10)
 
 
 def test_offline_lira_is_the_share_of_outside_models_below():
@@ -66,6 +71,20 @@ def test_epsilon_of_banks_that_cannot_be_confused_is_that_of_no_error():
     limit = proportion_confint(0, 32, alpha=0.05, method="beta")[1]  # of both rates: no error in 32 models
     apart = [bank + shift for bank, shift in zip(banks(n=64), (50.0, 0.0), strict=True)]
     assert ev.epsilon_of_banks(*apart) == pytest.approx(np.log((1 - DELTA - limit) / limit), rel=1e-9)
+
+
+def test_one_half_of_the_models_fits_the_attack_and_the_other_counts():
+    retrained = banks(n=100)[1]
+    shift = np.where(np.arange(100) < 50, 50.0, 0.0)[:, None]
+    assert ev.epsilon_of_banks(retrained + shift, retrained) == 0.0  # fitted on models that differ, equal ones counted
+    assert ev.epsilon_of_banks(retrained + shift[::-1], retrained) == 0.0  # fitted on equal models: all ratios are 0
+
+
+def test_the_threshold_lies_between_what_it_tells_apart():
+    steps = np.linspace(0.0, 1.0, 20)  # of fewer scores no threshold proves an epsilon
+    assert 2.0 < _threshold(3 + steps, 1 + steps, delta=DELTA) < 3.0
+    assert -3.0 < _threshold(-2 + steps, -4 + steps, delta=DELTA) < -2.0
+    assert _threshold(1 + steps, -1.5 + steps, delta=DELTA) == 0.0  # as good as the middle, 1/4
 
 
 def test_epsilon_of_equal_banks_is_above_zero_as_seldom_as_its_level_says():
@@ -135,8 +154,8 @@ def test_forgetting_quality_at_its_ends():
     assert ev.forgetting_quality(np.ones((3, 1)), np.zeros((3, 1))).epsilons.tolist() == [50.0]
 
 
-def test_epsilons_beyond_the_bins_score_nothing():
-    """With three models the bins end at ceil(log 2) = 1; epsilon log(2) lies in the second, 2 / 2^2."""
+def test_an_epsilon_in_the_last_bin_counts():
+    """With three models the bins end at ceil(log 2) = 1; epsilon log(2) lies in the second and last, 2 / 2^2."""
     unlearned, retrained = np.array([[0.0], [1.0], [4.0]]), np.array([[3.0], [5.0], [9.0]])
     score, epsilons = ev.forgetting_quality(unlearned, retrained)
     assert epsilons[0] == pytest.approx(np.log((1 - DELTA - 1 / 3) / (1 / 3)), rel=1e-12)

@@ -5,13 +5,14 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from codec.unlearn._certificate import audited_epsilon, gaussian_multiplier
-from codec.unlearn._convex import Downdated, FrozenInverse, SoftmaxProblem
+from codec.unlearn._convex import Downdated, FrozenInverse, RidgeProblem, SoftmaxProblem, minimize
 from codec.unlearn.linear import RemovableLogisticRegression, RemovableRidge
 
 
@@ -229,6 +230,61 @@ def test_the_bound_is_that_of_the_fitted_weight_decay():
     assert 1e-7 < distance(model, exact) <= bound
 
 
+def hidden_direction(seed):
+    """Fifty rows whose second column is too small for the basis of their span, and a response that it is part of."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(50, 2))
+    y = X.sum(axis=1) + rng.normal(size=50)
+    X[:, 1] *= 1e-7
+    return X, y
+
+
+def mean_gradient(X, residuals, W, weight_decay):
+    """In the caller's coordinates, of rows (n, d), residuals (n, k) and weights (k, d)."""
+    return residuals.T @ X / len(X) + weight_decay * W
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_rounding_covers_what_left_out_directions_hide_of_the_softmax_gradient(n_classes, global_random_seed):
+    X, y = hidden_direction(global_random_seed)
+    labels = np.digitize(y, np.quantile(y, np.arange(1, n_classes) / n_classes))
+    problem = SoftmaxProblem(X, labels, n_classes, 0.01)
+    assert problem.shape[1] == 1
+    at = minimize(problem, 1e-13, 100)[0]
+    for first in (0, 10):
+        logits = X[first:] @ problem.span.back(at.V).T @ problem.contrasts.T
+        residuals = softmax(logits, axis=1) - np.eye(n_classes)[labels[first:]]
+        gradient = mean_gradient(X[first:], residuals @ problem.contrasts, problem.span.back(at.V), 0.01)
+        assert np.abs(gradient[:, 1]).max() > 1e-12  # of size 1e-8: more than float64 hides
+        assert np.linalg.norm(gradient) <= at.norm + problem.rounding(at)
+        at = problem.without(at, np.arange(10))
+        problem.drop(np.arange(10))
+
+
+def test_rounding_covers_what_left_out_directions_hide_of_the_ridge_gradient(global_random_seed):
+    X, y = hidden_direction(global_random_seed)
+    problem = RidgeProblem(X, y[:, None], 0.01)
+    assert problem.rows.shape[1] == 1
+    V = problem.newton_step(np.zeros((1, 1)))
+    for first in (0, 10):
+        W = problem.span.back(V)
+        gradient = mean_gradient(X[first:], X[first:] @ W.T - y[first:, None], W, 0.01)
+        assert np.abs(gradient[:, 1]).max() > 1e-12  # of size 1e-7: more than float64 hides
+        assert np.linalg.norm(gradient) <= np.linalg.norm(problem.gradient(V)) + problem.rounding(V)
+        problem.drop(np.arange(10))
+        V = problem.newton_step(V)
+
+
+@pytest.mark.parametrize("kind", [RemovableRidge, RemovableLogisticRegression])
+def test_the_callers_data_are_as_before(kind):
+    X, y, _ = table(2)
+    y = y if kind is RemovableRidge else (y > 0).astype(float)
+    X_before, y_before = X.copy(), y.copy()
+    kind().fit(X, y).forget([0, 1])
+    np.testing.assert_array_equal(X, X_before)
+    np.testing.assert_array_equal(y, y_before)
+
+
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
@@ -280,8 +336,9 @@ def test_warnings_as_errors_leave_a_whole_record(model):
     assert model.certificate_.m == 1
 
 
+@pytest.mark.parametrize("rows", [[5, 6], [7]], ids=["the same rows", "another row"])
 @pytest.mark.parametrize("kind", [RemovableRidge, RemovableLogisticRegression])
-def test_a_request_that_fails_leaves_the_model_as_it_was(kind, monkeypatch):
+def test_a_request_that_fails_leaves_the_model_as_it_was(kind, rows, monkeypatch):
     X, y, _ = table(2)
     model, twin = kind().fit(X, y > 0), kind().fit(X, y > 0)
     before = flat(model)
@@ -292,9 +349,10 @@ def test_a_request_that_fails_leaves_the_model_as_it_was(kind, monkeypatch):
     np.testing.assert_array_equal(flat(model), before)
     assert model.retained_.all()
     assert not model.deletions_
-    model.forget([5, 6])
-    twin.forget([5, 6])
+    model.forget(rows)
+    twin.forget(rows)
     np.testing.assert_allclose(flat(model), flat(twin), rtol=1e-9)
+    assert model.certificate_.m == len(rows)
 
 
 def test_a_row_can_be_forgotten_once_and_a_class_cannot_vanish():

@@ -219,7 +219,8 @@ class ShadowModels:
     def _row(self, bank: Bank, other: Bank, delta: float, confidence_level: float) -> dict[str, float]:
         seen, unseen = held_out_ratios(bank.forget, other.forget)
         quality = forgetting_quality(bank.forget, other.forget, delta=delta).score
-        means = {part: (getattr(b, f"{part}_accuracy").mean() for b in (bank, other)) for part in ("retain", "test")}
+        retain = bank.retain_accuracy.mean(), other.retain_accuracy.mean()
+        test = bank.test_accuracy.mean(), other.test_accuracy.mean()
         return {
             "n_models": len(seen),
             "ulira_accuracy": float(((seen > 0).mean() + (unseen <= 0).mean()) / 2),
@@ -228,7 +229,7 @@ class ShadowModels:
             "worst_auc": max(auc(a, b) for a, b in zip(seen.T, unseen.T, strict=True)),
             "audited_epsilon": _epsilon(bank, other, delta, confidence_level),
             "forgetting_quality": quality,
-            "competition_score": competition_score(quality, tuple(means["retain"]), tuple(means["test"])),
+            "competition_score": competition_score(quality, retain, test),
             "klom_forget": float(klom(bank.forget, other.forget).mean()),
             "klom_test": float(klom(bank.test, other.test).mean()),
             "retain_accuracy": float(bank.retain_accuracy.mean()),

@@ -394,24 +394,6 @@ def test_inputs_on_disk(tmp_path):
         assert foci(*on_disk, max_features=3).cumulative.tolist() == alone.cumulative.tolist()
 
 
-@compiled_only
-@pytest.mark.slow
-def test_same_bits_on_ray():
-    ray = pytest.importorskip("ray")
-    from ray.util.joblib import register_ray
-
-    case = ragged_case()
-    ray.init(num_cpus=1, include_dashboard=False)
-    try:
-        register_ray()
-        for path, base, k in STEPS:
-            expected = case.sums(base, list(range(3, 21)), k, path=path)
-            with joblib.parallel_config(backend="ray"):
-                assert case.sums(base, list(range(3, 21)), k, path=path) == expected, path
-    finally:
-        ray.shutdown()
-
-
 # ------------------------------------------------------------------- one column without ties, and almost without
 ALMOST = {
     "no ties": np.random.default_rng(0).normal(size=50),

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom
 
+from codec import _family
 from codec._family import Features, Step, Values, single_columns, with_distances, with_indicators, with_response
 from codec._validation import read_table
 
@@ -45,23 +45,38 @@ def test_ties_count_as_reached():
     assert values.pvalue(0) == 3 / 4
 
 
+def test_terms_below_their_mean_count_nothing():
+    terms = np.array([[3.0, 0.0, 0.0, 3.0, 1.5], [0.0, 8.0, 0.0, 0.0, 2.0]])  # means 1.5 and 2, variances 1.8 and 9.6
+    expected = [[1.5**2 / 1.8, 0.0, 0.0, 1.5**2 / 1.8, 0.0], [0.0, 6.0**2 / 9.6, 0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(_family._squares(terms), expected, atol=1e-12)
+
+
 # --------------------------------------------------------------------------- exchangeability
 @pytest.mark.parametrize("given", [(), (0,)])
-def test_level_of_a_family(given, global_random_seed):
-    # y is independent of every candidate, alone and given x0; five dependent candidates. With 19 copies
-    # P(p <= .05) is 1 / 20 without a condition, and near it after smoothing. One seed in 100,000 fails.
+def test_level_of_a_family(given, global_random_seed, monkeypatch):
+    # y is independent of every candidate, alone and given x0; three dependent candidates. With 9 copies
+    # P(p <= .1) is 1 / 10 without a condition, and near it after smoothing. Each copy is a block of its own:
+    # if blocks had a seed in common, all copies would be alike and P were 1 / 2. Five standard errors allowed.
+    monkeypatch.setattr(_family, "block_sizes", lambda n_draws, _: [1] * n_draws)
     rng = np.random.default_rng(global_random_seed)
     hits = 0
-    for seed in range(60):
-        shared = rng.standard_normal((60, 1))
-        X = shared + 0.5 * rng.standard_normal((60, 6))
-        y = (X[:, 0] if given else 0.0) + rng.standard_normal(60)
-        y = y if given else rng.permutation(y)
+    for seed in range(40):
+        X = rng.standard_normal((40, 1)) + 0.5 * rng.standard_normal((40, 4))
+        y = rng.standard_normal(40)
         if given:  # the candidates themselves depend on y through x0 only
-            X[:, 1:] = X[:, :1] + rng.standard_normal((60, 5))
-        values = step_values(X, y, given, seed=seed, n_resamples=19)
-        hits += values.family_pvalue(values.best) <= 0.05
-    assert hits <= binom.isf(1e-5, 60, 0.08 if given else 0.05)
+            y += X[:, 0]
+            X[:, 1:] = X[:, :1] + rng.standard_normal((40, 3))
+        values = step_values(X, y, given, seed=seed, n_resamples=9)
+        hits += values.family_pvalue(values.best) <= 0.1
+    assert hits <= 40 * 0.1 + 5.0 * np.sqrt(40 * 0.1 * 0.9)
+
+
+@pytest.mark.parametrize("given", [(), (0,)])
+def test_all_copies_of_all_blocks_differ(given):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((50, 8)), rng.standard_normal(50)
+    found = step_values(X, y, given, n_resamples=99)  # blocks of 39 and 60 copies
+    assert np.unique(grid(found).round(9), axis=1).shape[1] == 100
 
 
 def test_a_family_is_as_strict_as_its_size_demands():

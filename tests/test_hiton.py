@@ -168,6 +168,41 @@ def test_dependents_are_those_of_benjamini_and_hochberg():
     assert 3 <= len(found) <= 22
 
 
+def test_other_parents_are_tested_at_a_level_that_allows_for_their_number():
+    """Ten variables (1 to 10) beside the neighbour 0 of y = 11: each at 0.05 / 10."""
+    pvalues = {1: 0.004, 2: 0.005, 3: 0.006, 4: 0.03}
+    levels = set()
+
+    def test(x, y, given, level):
+        if not given:
+            return Outcome(0.0, 1.0, "permutation")
+        assert (y, given) == (11, (0,))
+        levels.add(level)
+        return Outcome(pvalues.get(x, 0.5), 1.0, "permutation")
+
+    assert Search(test, 0.05, 0, None, _hiton.SILENT).coparents(11, [0], range(12)) == [1, 2]
+    assert levels == {0.05 / 10}
+
+
+def test_networks_are_of_bootstrap_samples_and_a_third_by_normalized_likelihood(monkeypatch):
+    """Every row is there once: of 512 rows a sample with repetition has 512 (1 - 1 / e) = 324, give or take 7."""
+    kinds, distinct = [], []
+    original = _hiton.kernels.climb
+
+    def spy(sample, levels, allowed, limit, kind, start):
+        kinds.append(kind)
+        distinct.append(np.unique(sample, axis=1).shape[1])
+        assert sample.shape == (10, 512)
+        return original(sample, levels, allowed, limit, kind, start)
+
+    monkeypatch.setattr(_hiton.kernels, "climb", spy)
+    rows = (np.arange(512)[:, None] >> np.arange(9)) & 1
+    find(rows, rows[:, 3])
+    assert (kinds.count(_hiton.kernels.FNML), kinds.count(_hiton.kernels.BDEU)) == (32, 64)
+    assert 290 < min(distinct) <= max(distinct) < 360  # five standard errors
+    assert np.mean(distinct) == pytest.approx(512 * (1.0 - np.exp(-1.0)), abs=5.0 * 7.0 / np.sqrt(96))
+
+
 def test_pure_noise_selects_nothing_most_of_the_time(global_random_seed):
     hits = 0
     for seed in range(100):

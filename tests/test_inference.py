@@ -7,6 +7,7 @@ less often than once in 10,000 seeds.
 import itertools
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from codec import _inference_kernels as kernels
 from codec._dependence import read_response
 from codec._graphs import Coefficient
 from codec._nulls import Setting, block_sizes, find_strata, make_strata, row_codes
-from codec._plans import rank_pvalue, single_thread
+from codec._plans import rank_pvalue, run_sequential, single_thread
 from codec._validation import read_table
 
 ONE_IN_10000 = 1e-4
@@ -533,7 +534,7 @@ def test_result_unpacks_describes_and_pickles():
     again = pickle.loads(pickle.dumps(result))
     assert again.pvalue == result.pvalue
     assert pvalue == rank_pvalue(np.concatenate([[statistic], result.null_distribution]))
-    with pytest.raises(ValueError, match="standardized maximum"):
+    with pytest.raises(ValueError, match="holds that of 'omnibus'"):
         result.confidence_interval()
 
 
@@ -614,6 +615,26 @@ def test_sequential_stops_early_under_the_null_only():
     assert (strong.pvalue, strong.stopped) == (0.01, False)
     hits = [codec_test(*confounded(60, rng), sequential=True, n_resamples=99, rng=seed).pvalue for seed in range(150)]
     assert np.sum(np.array(hits) <= 0.05) <= most(150)
+
+
+@pytest.mark.parametrize(
+    ("reaching", "pvalue", "used"),
+    [
+        (range(30, 40), 10 / 40, 40),  # exactly ten, the last copy is the tenth
+        (range(31, 40), 10 / 41, 40),  # nine: all copies count, and the data
+        (range(10), 10 / 10, 10),
+        (range(5, 40, 2), 10 / 24, 24),  # the tenth is copy 5 + 2 * 9, counted from 0; later ones do not count
+    ],
+)
+def test_sequential_pvalue_by_hand(reaching, pvalue, used):
+    copies = iter([float(i in set(reaching)) for i in range(40)])
+    null = SimpleNamespace(observed=lambda: [1.0], draw=lambda size, _: [next(copies) for _ in range(size)])
+    statistic = SimpleNamespace(values=lambda drawn: np.array([drawn]))
+    plan, data = SimpleNamespace(n_resamples=40), SimpleNamespace(entries=1)
+    found = run_sequential(null, statistic, plan, data, np.random.default_rng(0))
+    assert found.pvalue == pytest.approx(pvalue)
+    assert found.stopped == (len(reaching) >= 10)
+    assert len(found.copies) == used
 
 
 def test_sequential_terms_that_differ_by_rounding_are_constant():

@@ -1,22 +1,21 @@
 """Intervals of the coefficient: coverage, and where they are refused."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from marks import slowly
+from scipy.stats import t as student
 
-from codec import codec, codec_interval, codec_test
+from codec import _intervals, codec, codec_interval, codec_test
 from codec._intervals import right_neighbor
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [500, 2000])
+@pytest.mark.parametrize("n", [500, slowly(2000)])
 @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
 def test_analytic_interval_covers(n, noise):
     """Coverage of the 95 % interval within [.92, .97], two binomial errors allowed."""
     assert 0.91 <= coverage(n, noise, 1000) <= 0.975
-
-
-def test_analytic_interval_covers_quickly():
-    assert 0.88 <= coverage(500, 1.0, 200) <= 0.99
 
 
 def coverage(n, noise, repetitions):
@@ -31,12 +30,81 @@ def coverage(n, noise, repetitions):
     return np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1]))
 
 
-def test_bootstrap_interval():
+def test_standard_error_of_the_right_neighbour_is_that_of_its_definition(global_random_seed):
+    """In loops: W_i = min(F(y_i), F(y_{i+1})) + G(y_i), G from the pairs that y_i is no part of, four lags."""
+    n = 30
+    z, e = np.random.default_rng(global_random_seed).normal(size=(2, n))
+    r = [1 + int(np.sum(value > z + e)) for value in (z + e)[np.argsort(z)]]
+    lower = [min(r[i], r[i + 1]) for i in range(n - 1)]
+    w = []
+    for i in range(n - 1):
+        others = [lower[j] for j in range(n - 1) if j not in {i - 1, i}]
+        w.append(lower[i] / n + sum(low >= r[i] for low in others) / (n - 3))
+    w = [value - sum(w) / len(w) for value in w]
+    lag = [sum(a * b for a, b in zip(w, w[k:], strict=False)) / len(w) for k in range(4)]
+    variance = max(lag[0] + 2 * lag[1] - lag[2] - lag[3], 1 / n**2)
+    xi = 1 - 3 * sum(abs(a - b) for a, b in pairwise(r)) / (n**2 - 1)
+    assert right_neighbor(z + e, z) == pytest.approx((xi, 6 * np.sqrt(variance / n)), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:120 rows")
+@pytest.mark.parametrize("method", ["analytic", "bootstrap"])
+def test_widths_are_quantiles_of_students_t_with_a_twelfth_of_the_rows(method):
+    z, e = np.random.default_rng(0).normal(size=(2, 120))
+    narrow, wide = (
+        np.diff(codec_interval(z + e, z, method=method, confidence_level=level, rng=0))[0] for level in (0.5, 0.99)
+    )
+    assert wide / narrow == pytest.approx(student.ppf(0.995, 10) / student.ppf(0.75, 10), rel=1e-9)
+
+
+def test_bootstrap_interval_by_hand(monkeypatch):
+    """T is 0.4; of subsamples of 54 rows, 400^(2/3) = 54.3, it is 0.3 and 0.5 in turn."""
+    sizes = []
+
+    class Half:
+        def __init__(self, y, *_):
+            sizes.append(y.n_rows)
+
+        def observed(self):
+            return 0.4 if len(sizes) == 1 else 0.3 + 0.2 * (len(sizes) % 2)
+
+    monkeypatch.setattr(_intervals, "Coefficient", Half)
+    y, z = np.random.default_rng(0).normal(size=(2, 400))
+    half = student.ppf(0.975, 400 / 12) * np.sqrt(54 / 400) * 0.1 * np.sqrt(400 / 399)
+    found = codec_interval(y, z, method="bootstrap", rng=0)
+    assert found == pytest.approx((0.4 - half, 0.4 + half), rel=1e-9)
+    assert sizes == [400] + [54] * 400
+
+
+def test_bootstrap_interval_covers_half_of_the_time_at_half(global_random_seed, monkeypatch):
+    monkeypatch.setattr(_intervals, "BOOTSTRAP_SAMPLES", 25)
+    assert_bootstrap_covers(0.5, 60, global_random_seed)
+
+
+@pytest.mark.slow
+def test_bootstrap_interval_covers(monkeypatch):
+    monkeypatch.setattr(_intervals, "BOOTSTRAP_SAMPLES", 100)
+    assert_bootstrap_covers(0.95, 120, 0)
+
+
+def assert_bootstrap_covers(level, repetitions, seed):
+    """Normal variables: T(y, w) is (3 / pi) arcsin((1 + R^2) / 2) - 1 / 2; four binomial standard errors allowed."""
+    both, given = (3.0 / np.pi * np.arcsin((1.0 + share) / 2.0) - 0.5 for share in (2 / 3, 1 / 3))
+    truth = (both - given) / (1.0 - given)
+    rng = np.random.default_rng(seed)
+    covered = 0
+    for k in range(repetitions):
+        x, z, e = rng.normal(size=(3, 400))
+        low, high = codec_interval(x + z + e, z, x, confidence_level=level, rng=k)
+        covered += low <= truth <= high
+    assert abs(covered / repetitions - level) <= 4.0 * np.sqrt(level * (1.0 - level) / repetitions)
+
+
+def test_bootstrap_interval_surrounds_the_coefficient():
     rng = np.random.default_rng(0)
-    x, z = rng.normal(size=(2, 400))
-    low, high = codec_interval(x + z + 0.3 * rng.normal(size=400), z, x, rng=0)
-    assert -1 <= low < codec(x + z, z, x) <= 1
-    assert high - low < 0.5
+    x, z, e = rng.normal(size=(3, 400))
+    low, high = codec_interval(x + z + e, z, x, rng=0)
+    assert (low + high) / 2.0 == pytest.approx(codec(x + z + e, z, x), abs=1e-12)
     z = rng.normal(size=600)
     result = codec_test(z + rng.normal(size=600), z, statistic="codec", n_resamples=99, rng=0)
     assert result.confidence_interval(0.9).low < result.confidence_interval(0.9).high

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from codec import codec_test, codec_test_many, power_curve
+from codec import PowerCurve, codec_test, codec_test_many, power_curve
+from codec._frames import take_rows
 from codec._many import adjust
-from codec._validation import take_rows
 
 
 # --------------------------------------------------------------------------- many hypotheses
@@ -66,6 +66,20 @@ def test_power_grows():
     assert 30 < curve.required(0.8) <= 200
     assert np.isnan(curve.required(1.01))
     assert list(curve.to_frame().columns) == ["n_samples", "power", "low", "high"]
+
+
+@pytest.mark.parametrize(
+    ("power", "rows"),
+    [
+        ([0.2, 0.7, 0.5, 1.0], 70.0),  # monotone: 0.2, 0.6, 0.6, 1; halfway from 60 to 80
+        ([0.2, 0.6, 1.0], 50.0),  # halfway from 40 to 60
+        ([0.8, 0.9], 20.0),
+        ([0.2, 0.7], np.nan),
+    ],
+)
+def test_required_rows_by_hand(power, rows):
+    sizes, power = np.array([20, 40, 60, 80])[: len(power)], np.array(power)
+    assert PowerCurve(sizes, power, power, power, 0.05, 10).required(0.8) == pytest.approx(rows, nan_ok=True)
 
 
 @pytest.mark.slow

@@ -394,15 +394,6 @@ def test_spurious_features_in_small_settings(quick_spurious):
     assert "not run here" in absent["text"]
 
 
-@pytest.mark.slow
-def test_the_same_seed_gives_the_same_tables(quick_spurious, load, tmp_path):
-    again = load("spurious").main(["--quick", "--output", str(tmp_path)])
-    for one, other in zip(quick_spurious["items"], again["items"], strict=True):
-        if one["kind"] == "table":
-            kept = [j for j, name in enumerate(one["columns"]) if "CPU s" not in name]
-            assert [[row[j] for j in kept] for row in one["rows"]] == [[row[j] for j in kept] for row in other["rows"]]
-
-
 def test_the_best_strength_of_each_rule_by_hand(load):
     lines = [{"label": "all", "x": [1, 2], "y": [0.5, 0.75]}, {"label": "none", "x": [1, 2], "y": [0.8, 0.7]}]
     text = load("spurious").at_best([{"title": "made", "lines": lines}]).text

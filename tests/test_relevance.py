@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
@@ -88,6 +88,8 @@ def test_finds_what_acts_beside_many_members():
     assert [one.feature for one in found] == [7]
     assert found[0].pvalue * 24 <= 0.05
     assert found[0].gain > 3.0
+    # Half of chi2 with one degree of freedom: the weight of a feature is at its bound or above it.
+    assert found[0].pvalue == pytest.approx(norm.sf(np.sqrt(2.0 * found[0].gain)), rel=1e-9, abs=0.0)
 
 
 def test_names_no_more_by_chance_than_the_level_says():

@@ -7,7 +7,16 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from codec import codec_test
-from codec._residuals import Residuals, Smoother, embed, logistic_ridge
+from codec._residuals import (
+    BANDWIDTHS,
+    PENALTIES,
+    SCALE_LIMIT,
+    UNDERSMOOTHING,
+    Residuals,
+    Smoother,
+    embed,
+    logistic_ridge,
+)
 from codec._validation import read_table
 
 
@@ -20,6 +29,67 @@ def test_smoother_finds_one_direction_in_many(n):
     assert np.corrcoef(residuals.location[0], signal)[0, 1] > (0.85 if n == 150 else 0.98)
     again = residuals.of((residuals.location + residuals.scale * residuals.standard)[:, None, :])[:, 0]
     assert np.allclose(again, residuals.standard, atol=1e-8)
+
+
+def hat_matrix(x, landmarks, width, penalty):
+    """Ridge regression on x and on the kernel of the landmarks (Nystroem), centred: the matrix of the fit of n rows."""
+    between = (landmarks - landmarks.T) ** 2
+    bandwidth = width * np.median(between[np.triu_indices(len(landmarks), 1)])
+    gram = np.exp(-between / bandwidth) + 1e-6 * np.sqrt(len(landmarks)) * np.eye(len(landmarks))
+    near = np.exp(-((x - landmarks.T) ** 2) / bandwidth)
+    centre = np.eye(len(x)) - 1.0 / len(x)
+    kernel = centre @ (near @ np.linalg.solve(gram, near.T) + x @ x.T) @ centre
+    return np.linalg.solve(kernel + penalty * np.eye(len(x)), kernel) + 1.0 / len(x)
+
+
+def best_hat_matrix(x, landmarks, column, undersmoothing):
+    """That of the width and the penalty with the least generalized cross-validation score, and the score."""
+    n = len(x)
+    scores = {}
+    for width in BANDWIDTHS:
+        for penalty in PENALTIES:
+            hat = hat_matrix(x, landmarks, width, penalty)
+            left = column - hat @ column
+            scores[width, penalty] = left @ left / n / (1.0 - np.trace(hat) / n) ** 2
+    width, penalty = min(scores, key=scores.get)
+    return hat_matrix(x, landmarks, width, undersmoothing * penalty), scores[width, penalty]
+
+
+def smoothing_problem(seed):
+    """One column of X, two columns on it whose noise grows with X, the smoother and its landmarks."""
+    rng = np.random.default_rng(seed)
+    x = np.sort(rng.normal(size=(60, 1)), axis=0)
+    x = (x - x.mean()) / x.std()
+    e = np.exp(0.7 * x[:, 0]) * rng.normal(size=(2, 60))
+    columns = np.stack([np.sin(3.0 * x[:, 0]) + 0.3 * e[0], x[:, 0] + e[1]])
+    landmarks = x[np.random.default_rng(0).permutation(60)[:30]]
+    return x, columns, Smoother(x, np.random.default_rng(0)), landmarks
+
+
+@pytest.mark.parametrize("undersmoothing", [1.0, 0.2])
+def test_smoother_is_the_ridge_of_least_generalized_cross_validation(undersmoothing, global_random_seed):
+    x, columns, smoother, landmarks = smoothing_problem(global_random_seed)
+    fit = smoother.fit(columns, undersmoothing=undersmoothing)
+    smooth = fit.smooth(columns[:, None, :])[:, 0]
+    for column, choice, found in zip(columns, fit.choices, smooth, strict=True):
+        hat, score = best_hat_matrix(x, landmarks, column, undersmoothing)
+        assert choice.score == pytest.approx(score, rel=1e-4)
+        assert np.allclose(found, hat @ column, rtol=0.0, atol=5e-3)  # the least eigenvalues are left out
+
+
+def test_copies_are_divided_by_noise_scales_of_their_own(global_random_seed):
+    x, columns, smoother, landmarks = smoothing_problem(global_random_seed)
+    rng = np.random.default_rng(global_random_seed)
+    copies = np.exp(-0.7 * x[:, 0]) * rng.normal(size=(2, 3, 60))  # noise that falls with X
+    found = Residuals(smoother, columns).of(copies)
+    for column, rows, standard in zip(columns, copies, found, strict=True):
+        location = best_hat_matrix(x, landmarks, column, UNDERSMOOTHING)[0]
+        scale = best_hat_matrix(x, landmarks, np.sqrt(np.abs(column - location @ column)), 1.0)[0]
+        left = rows - rows @ location.T
+        roots = np.sqrt(np.abs(left)) @ scale.T
+        roots /= roots.mean(axis=1, keepdims=True)
+        expected = left / np.clip(roots**2, 1.0 / SCALE_LIMIT, SCALE_LIMIT)
+        assert np.allclose(standard, expected, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("noise", ["normal", "t3", "uniform"])

@@ -6,7 +6,7 @@ import statsmodels.api as sm
 from marks import slowly
 from scipy.stats import binom, norm, rankdata
 
-from codec import MarkovBlanketSelector
+from codec import MarkovBlanketSelector, _screen
 from codec._family import single_columns
 from codec._screen import REGRESSION_SHARE, _Surface, list_features
 from codec._validation import read_table
@@ -45,6 +45,42 @@ def test_p_values_are_those_of_the_f_test_of_nested_regressions(global_random_se
         expected.append(min(1.0, 2 * min(tests)))
     surface = _Surface(read_table(y, "y"), features(X), range(4))
     np.testing.assert_allclose(surface.pvalues(), expected, rtol=1e-3)
+
+
+def test_a_product_enters_if_it_stands_out_among_all_pairs(global_random_seed):
+    """Bonferroni: 435 pairs of 30 columns, two targets; the best z from statsmodels' residuals, all pairs in a loop."""
+    rng = np.random.default_rng(global_random_seed)
+    X, y = rng.standard_normal((300, 30)), rng.standard_normal(300)
+    scores = norm.ppf((rankdata(X, axis=0) - 0.5) / 300)
+    scores /= scores.std(axis=0)
+    target = norm.ppf((rankdata(y) - 0.5) / 300)
+    best = 0.0
+    for response in (target, target**2):
+        left = sm.OLS(response, sm.add_constant(np.column_stack([scores, scores**2]))).fit().resid
+        for j in range(1, 30):
+            products = scores[:, :j] * scores[:, [j]] * left[:, None]
+            best = max(best, np.max(np.abs(products.sum(axis=0)) / np.sqrt((products**2).sum(axis=0))))
+    pvalue = 2.0 * norm.sf(best) * 435 * 2
+    surface = _Surface(read_table(y, "y"), features(X), range(30))
+    assert not surface.add_product(0.8 * pvalue)
+    assert surface.add_product(1.25 * pvalue)  # the number of pairs is taken for 30^2 / 2
+
+
+def test_rows_that_choose_among_many_features_do_not_test_them(monkeypatch):
+    seen = []
+    original = _screen.regression_pvalues
+
+    def spy(y, *others):
+        seen.append(set(y.columns[0].tolist()))
+        return original(y, *others)
+
+    monkeypatch.setattr(_screen, "regression_pvalues", spy)
+    rng = np.random.default_rng(0)
+    y = np.arange(80.0)
+    named(rng.standard_normal((80, 20)), rng.permutation(y))
+    choosing, testing = seen
+    assert len(choosing) == len(testing) == 40
+    assert choosing | testing == set(y.tolist())
 
 
 def test_a_child_made_by_its_other_parents_is_named(global_random_seed):

@@ -67,7 +67,8 @@ def test_fields(example):
     assert path.cumulative.dtype == path.conditional.dtype == np.float64
     assert path.seconds.shape == (4,)
     assert np.all(path.seconds >= 0)
-    assert path.stopped.endswith(".") or " " in path.stopped
+    assert path.stopped == "Stopped: no candidate is left."
+    assert foci(X, y, max_features=1).stopped == "Stopped: max_features = 1 reached."
 
 
 def test_frozen(example):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from codec._validation import check_option
-from codec.unlearn._curvature import Curvature, linearise
+from codec.unlearn._curvature import Curvature
 from codec.unlearn._linearisation import Linearisation
 from codec.unlearn._point import objective_gradient, pull
 from codec.unlearn._problem import Problem
@@ -37,7 +37,6 @@ SOLVERS = ("auto", "cg", "cholesky")
 LEAST_DAMPING = 1e-4  # of 'auto': what is left for a model at its optimum
 DOUBT = 5.0  # of 'auto': most damping of samples that were not learnt, over that of others
 DOUBLINGS = 9  # of 'auto', while the step hurts
-REPAIR = 4.0  # damping of the repair, in dampings of the step
 LENGTHS = (0.5, 2.0)  # of a step whose length is fitted
 
 Guard = Callable[[Mapping[str, Tensor]], float]
@@ -105,7 +104,6 @@ def deletion_step(
     guard: Guard | None = None,
     max_drop: float = 0.01,
     present: Mapping[str, Tensor] | None = None,
-    repair: bool = False,
 ) -> Step:
     """One damped step that takes samples out.
 
@@ -155,8 +153,6 @@ def deletion_step(
         Most that the score may fall below that of ``present``.
     present : dict of str to Tensor, optional
         The parameters as they are, from which ``params`` may be several requests away. Default: ``params``.
-    repair : bool, default False
-        Follow with a second damped step, on the retained samples' gradient, linearised anew where the first ended.
 
     Returns
     -------
@@ -180,7 +176,7 @@ def deletion_step(
         length = work.fitted_length(solution.x) if fit_length else 1.0
         best = work.judge(solution, length, b, max_rise, guard, max_drop)
         if best.accepted:
-            return work.repaired(best, curvature, guard, max_drop) if repair else best
+            return best
         x0 = solution.x
     if best is None:
         raise ValueError("damping offers no candidate.")
@@ -252,7 +248,8 @@ def newton_steps(
         said += f"; guard {scores[0]:.4g} -> {scores[1]:.4g}, more than the allowed drop of {max_drop:.4g}"
     ok = after <= before + 1e-6 * abs(before) and not fallen  # the slack is for rounding
     total, products = torch.stack([s.x for s in solutions]).sum(0), sum(s.iterations for s in solutions)
-    return Step(total, 0.0, 1.0, before - after, products, ok, said, (before, after), scores)
+    delta = total if ok else torch.zeros_like(total)
+    return Step(delta, 0.0, 1.0, before - after, products, ok, said, (before, after), scores)
 
 
 def captured_decrement(operator: Curvature, g: Tensor, part: Sequence[int] | Tensor, tol: float = 1e-3) -> float:
@@ -388,28 +385,6 @@ class _Work:
         if self._score is None:
             self._score = guard(self._now)
         return self._score
-
-    def repaired(self, step: Step, kind: str, guard: Guard | None, max_drop: float) -> Step:
-        """A second step on the retained gradient from where the first ended, kept if it lowers their objective."""
-        problem, moved = self.problem, self.slices.add(self.params, step.delta)
-        whole = linearise(problem, moved, kind) if kind in {"ggn", "fisher", "empirical_fisher"} else None
-        operator = Curvature(problem, moved, self.retained, self.slices, kind, linearisation=whole)
-        mu = REPAIR * max(step.damping, LEAST_DAMPING)
-        found = operator.solve(-operator.gradient(self.retained), mu, tol=0.2)
-        after = self.objective(self.slices.add(moved, found.x))
-        score = None if guard is None else guard(self.slices.add(moved, found.x))
-        worse = score is not None and step.guard is not None and not score >= step.guard[0] - max_drop
-        if worse or not after <= step.retain_objective[1]:
-            return replace(step, reason=f"{step.reason}; repair left out, it did not help")
-        return replace(
-            step,
-            delta=step.delta + found.x,
-            iterations=step.iterations + found.iterations,
-            reason=f"{step.reason}; repaired to {after:.4g} at damping {mu:.3g}",
-            retain_objective=(self.before, after),
-            guard=None if step.guard is None or score is None else (step.guard[0], score),
-            losses=None,
-        )
 
 
 def _direction(

@@ -120,6 +120,26 @@ def test_one_step_of_fine_tuning():
     check_step(baselines.fine_tune(classifier(model), IDS, once()), model, loss_gradient(model, RETAIN))
 
 
+def test_the_recipes_weight_decay_is_taken_before_the_problems():
+    model = net()
+    deletion = baselines.fine_tune(classifier(model), IDS, once(weight_decay=0.0))
+    check_step(deletion, model, loss_gradient(model, RETAIN), decay=0.0)
+
+
+@pytest.mark.parametrize("decay", [None, 2.0])
+def test_the_first_step_of_adam_has_the_sign_of_the_gradient_with_weight_decay(decay):
+    model = net()
+    recipe = once(optimizer="adam", lr=0.01, weight_decay=decay)
+    deletion = baselines.fine_tune(classifier(model), IDS, recipe)
+    gradient, flips = loss_gradient(model, RETAIN), 0
+    for name, p in model.named_parameters():
+        slope = gradient[name] + (DECAY if decay is None else decay) * p.detach()
+        assert slope.abs().min() > 1e-5  # Adam divides by |slope| + 1e-8
+        torch.testing.assert_close(deletion.parameters[name], p.detach() - 0.01 * slope.sign(), rtol=0, atol=2e-5)
+        flips += int((slope.sign() != gradient[name].sign()).sum())
+    assert flips > 0  # else nothing was tested
+
+
 def test_one_step_of_ascent():
     model = net()
     gradient = {k: -g for k, g in loss_gradient(model, FORGET).items()}
@@ -226,6 +246,47 @@ def test_one_step_of_bad_teaching():
     loss = kl(stranger(X[FORGET]).detach(), model(X[FORGET])) * len(IDS) / 40
     gradient = dict(zip(dict(model.named_parameters()), torch.autograd.grad(loss, model.parameters()), strict=True))
     check_step(deletion, model, gradient)
+
+
+def seen_by(method, size, seed, ids=IDS, **options):
+    """The batches of so many samples that a method fetches, in order."""
+    problem, seen = classifier(), []
+    fetch = problem.fetch
+    problem.fetch = lambda rows: (seen.append(torch.as_tensor(rows).tolist()), fetch(rows))[1]
+    method(problem, ids, random_state=seed, **options)
+    return [batch for batch in seen if len(batch) == size]
+
+
+def test_bad_teaching_shows_a_random_share_of_the_retained_samples():
+    """11 of 37 for each seed, each sample as often as any other."""
+    n_seeds, share = 40, 11 / 37
+    counts = np.zeros(40)
+    for seed in range(n_seeds):
+        (batch,) = seen_by(baselines.bad_teacher, 14, seed, recipe=once(optimizer="sgd"), retain_share=0.3)
+        assert len(set(batch)) == 14
+        assert set(IDS) <= set(batch)
+        counts[batch] += 1
+    deviation = (n_seeds * share * (1 - share)) ** 0.5
+    assert np.abs(counts[RETAIN] - n_seeds * share).max() < 4.5 * deviation  # of 37 samples
+
+
+def test_the_seed_of_bad_teaching_decides_who_its_untrained_teacher_is():
+    """One batch, no dropout and no retained samples: only the teacher is drawn."""
+    options = {"recipe": once(optimizer="sgd"), "retain_share": 0.0}
+    ends = [baselines.bad_teacher(classifier(), IDS, random_state=seed, **options).parameters for seed in (0, 0, 1)]
+    assert torch.equal(ends[0]["0.weight"], ends[1]["0.weight"])
+    assert not torch.allclose(ends[0]["0.weight"], ends[2]["0.weight"])
+
+
+def test_the_seed_of_neg_grad_plus_decides_the_order_of_the_forgotten_samples():
+    ids = [1, 5, 9, 13, 17]
+    recipe = Recipe(epochs=5, lr=0.01, batch_size=2)
+    orders = [
+        [batch for batch in seen_by(baselines.neg_grad_plus, 2, seed, ids, recipe=recipe) if set(batch) <= set(ids)]
+        for seed in (0, 0, 1)
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
 
 
 def test_fisher_noise_has_the_published_deviation():
@@ -363,16 +424,20 @@ def dropout_net():
     return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Dropout(0.3), nn.Linear(5, 3)).double()
 
 
+WITHOUT_DRAWS = {"selective_synaptic_dampening", "newton", "kfac", "gradient_norm_units", "paper_step"}
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_models_and_random_states_are_as_before_and_seeds_decide(name):
     problem = classifier(dropout_net())
     before = {k: v.clone() for k, v in problem.model.state_dict().items()}
     state = torch.get_rng_state()
-    first, second = ALL[name](problem, 1), ALL[name](problem, 1)
+    first, second, other = (ALL[name](problem, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in problem.model.state_dict().items())
     assert not problem.model.training
     assert all(torch.equal(v, second.parameters[k]) for k, v in first.parameters.items())
+    assert all(torch.equal(v, other.parameters[k]) for k, v in first.parameters.items()) == (name in WITHOUT_DRAWS)
     assert set(first.parameters) == set(problem.names)
     assert first.forgotten == tuple(IDS)
     assert first.accepted
@@ -648,6 +713,14 @@ def test_a_single_sample_goes_through_batch_norms_with_running_statistics():
         assert method(problem, [3], one_left, random_state=0).distance > 0
 
 
+def test_batch_norms_train_again_after_a_batch_of_a_single_sample():
+    """Two epochs of a batch of two and a batch of one: the first alone counts."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    problem = Problem(model, "cross_entropy", (X[:6], Y[:6]), weight_decay=DECAY)
+    deletion = baselines.fine_tune(problem, [0, 2, 4], Recipe(epochs=2, lr=0.01, batch_size=2), random_state=0)
+    assert int(deletion.parameters["1.num_batches_tracked"]) == 2
+
+
 class Positions(nn.Module):
     """Five classes at each of seven positions, (b, 5, 7), as torch's cross entropy has it."""
 
@@ -709,9 +782,7 @@ def test_the_papers_step_says_what_it_changed_and_refuses_one_point():
         baselines.paper_step(problem, [5], earlier=dict(model.named_parameters()))
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(ALL) - {"selective_synaptic_dampening", "newton", "kfac", "gradient_norm_units", "paper_step"})
-)
+@pytest.mark.parametrize("name", sorted(set(ALL) - WITHOUT_DRAWS))
 def test_processes_that_share_work_need_a_seed(name, monkeypatch):
     problem = classifier()
     monkeypatch.setattr(problem.team, "group", object())

@@ -194,8 +194,10 @@ def test_the_screen_can_be_the_kfac_models():
     A, y = data()
     given = evidence(A, y, kfac=lambda k: (torch.tensor([3, 9, 4, 8, 1])[:k], torch.ones(k)))
     found = search(given, max_units=4)
-    assert sorted(found.units.tolist()[:2]) <= [1, 4]
-    assert set(found.units.tolist()) <= {3, 9, 4, 8, 1}
+    # Of its first four, 3 and 4 are in the first layer, 9 and 8 in the second: two each, of 3, 4, 1 and of 9, 8.
+    first = foci(A[:, [3, 4, 1]], y, stop=False, max_features=2, n_neighbors=10).order
+    assert set(found.units.tolist()[:2]) == {[3, 4, 1][i] for i in first}
+    assert set(found.units.tolist()[2:]) == {9, 8}
     assert "5 of 12 units by K-FAC decrement" in found.method
     more = search(given, max_units=6, screen=7, scope="all")  # K-FAC names five: the gradient norm adds 0 and 2
     assert set(more.units.tolist()) <= {3, 9, 4, 8, 1, 0, 2}
@@ -257,12 +259,16 @@ def test_pooled_is_foci_with_one_neighbour_and_early_stop():
     assert search(evidence(A, y), selector="lfoci-pooled", max_units=2).units.tolist() == expected[:2]
 
 
-def test_pooled_chooses_at_least_one():
-    rng = np.random.default_rng(6)
-    A, y = rng.standard_normal((60, 12)), rng.standard_normal(60)
-    A = np.repeat(A[:, :1], 12, axis=1) if foci(A, y).order.size else A
-    found = search(evidence(A, y), selector="lfoci-pooled")
-    assert len(found) >= 1
+@pytest.mark.parametrize("max_units", [None, 2])
+def test_pooled_chooses_one_unit_where_none_raises_t(max_units):
+    """y alternates between 0 and 1 along every column, so that neighbours are unlike: T is below 0, least so for 7."""
+    x = np.arange(60.0)
+    A, y = np.repeat(x[:, None], 12, axis=1), x % 2 + 1e-3 * x
+    A[[57, 58], 7] = A[[58, 57], 7]  # two pairs of neighbours are alike here
+    assert foci(A, y, n_neighbors=1).order.size == 0
+    found = search(evidence(A, y), selector="lfoci-pooled", max_units=max_units, generator=np.random.default_rng(0))
+    assert found.units.tolist() == [7]
+    assert float(found.scores[0]) < 0.0
 
 
 def test_simple_selectors():
@@ -389,6 +395,21 @@ def test_exchanges_raise_the_exact_decrement_and_keep_what_they_cannot_mend():
             assert exact(found.tolist()) > exact(start)
         assert exact(found.tolist()) >= exact(start) * (1.0 - 1e-12)
     assert found.tolist() == list(triples[-1])
+
+
+def test_exchanges_are_judged_by_rough_steps():
+    """A step that is half of the exact one has three quarters of its decrement: 3/4 of 25/16 is more than 1."""
+    net = nn.Linear(1, 3, bias=False).double()
+    units, gradient = find_units(net), torch.tensor([1.0, 1.25, 0.5], dtype=torch.float64)
+    one, three = torch.eye(1, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    greedy = KfacGreedy(units, [Factor("weight", "", one, 0.9 * three)], 1, 0.1)  # damped: the identity
+
+    def solve(chosen, before):
+        inside = torch.zeros(3, dtype=torch.float64).index_fill(0, torch.tensor(chosen), 1.0)
+        return gradient * inside * (1.0 if before is None else 0.5)
+
+    found, _ = exchange(greedy, (torch.tensor([0]), torch.ones(1)), solve, lambda v: v, gradient, Slices(units))
+    assert found.tolist() == [1]
 
 
 def test_kfac_greedy_serves_convolutions():

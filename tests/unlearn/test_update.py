@@ -1,5 +1,7 @@
 """Deletion steps against closed forms and retraining."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -119,23 +121,53 @@ def test_captured_decrement_is_the_ratio_of_dense_solutions():
     )
 
 
-def test_a_step_that_hurts_is_refused_and_leaves_everything_as_it_was():
+def equal(one, other):
+    return all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_rise": -0.9}, "allowed rise"),
+        ({"guard": True, "max_rise": 100.0}, "guard 1 -> 0, more than the allowed drop"),
+    ],
+    ids=["objective", "guard"],
+)
+def test_a_step_that_hurts_is_refused_and_leaves_everything_as_it_was(options, reason):
     problem = network()
     params, slices = problem.parameters(), Slices(find_units(problem.model))
     before = {k: v.clone() for k, v in params.items()}
-    step = deletion_step(problem, params, [0, 1], slices, guard=lambda p: 1.0 if p is before else 0.0, max_rise=-0.9)
+    if "guard" in options:
+        options = {**options, "guard": lambda p: 1.0 if equal(p, before) else 0.0}
+    step = deletion_step(problem, params, [0, 1], slices, **options)
     assert not step.accepted
-    assert "allowed rise" in step.reason
+    assert reason in step.reason
     assert not step.delta.any()
-    assert all(torch.equal(before[k], problem.parameters()[k]) for k in before)
+    assert equal(before, problem.parameters())
 
 
-def test_repair_lowers_the_retained_objective():
-    problem = network()
-    params, slices = problem.parameters(), Slices(find_units(problem.model))
-    plain = deletion_step(problem, params, range(8), slices, damping=0.05, max_rise=10.0)
-    mended = deletion_step(problem, params, range(8), slices, damping=0.05, max_rise=10.0, repair=True)
-    assert mended.retain_objective[1] < plain.retain_objective[1]
+def test_a_newton_step_that_overshoots_is_refused():
+    """Far out on a logistic loss the curvature is next to nothing: the step goes 477 the other way, by hand."""
+    w, decay, x = 10.0, 1e-3, torch.ones(11, 1, dtype=torch.float64)
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, w)
+    y = torch.tensor([1.0, 0.0] * 5 + [1.0], dtype=torch.float64)[:, None]
+    problem = Problem(model, nn.BCEWithLogitsLoss(reduction="none"), (x, y), weight_decay=decay)
+    step = newton_steps(problem, problem.parameters(), [10], Slices(find_units(model)))
+
+    def objective(v):  # half of the retained samples of each class
+        return 0.5 * (math.log1p(math.exp(-abs(v))) + max(v, 0.0) + math.log1p(math.exp(-abs(v))) + max(-v, 0.0)) + (
+            decay / 2 * v**2
+        )
+
+    p = 1.0 / (1.0 + math.exp(-w))
+    end = w - (p - 0.5 + decay * w) / (p * (1.0 - p) + decay)
+    assert end < -400.0
+    assert step.retain_objective == pytest.approx((objective(w), objective(end)))
+    assert not step.accepted
+    small = newton_steps(problem, {"weight": torch.ones(1, 1, dtype=torch.float64)}, [10], Slices(find_units(model)))
+    assert small.accepted
+    assert small.retain_objective[1] < small.retain_objective[0] == pytest.approx(objective(1.0))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -307,3 +339,10 @@ def test_the_length_makes_the_forgotten_loss_what_the_linearised_model_predicts(
 )
 def test_a_length_is_found_within_its_bounds(f, wanted, length):
     assert _crossing(f, wanted, 0.5, 2.0) == pytest.approx(length, rel=0.02)
+
+
+def test_a_length_is_found_to_two_per_cent_of_losses_below_zero():
+    """The tolerance is that of the loss's size: where it is there already no other length is tried."""
+    assert _crossing(lambda a: a - 3.0, -2.0, 0.5, 2.0) == 1.0
+    assert _crossing(lambda a: a - 3.0, -2.02, 0.5, 2.0) == 1.0
+    assert abs(_crossing(lambda a: a - 3.0, -2.25, 0.5, 2.0) - 0.75) <= 0.02 * 2.25

@@ -282,11 +282,12 @@ def main() -> None:
     parser.add_argument("--only", choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those that are reported")
     parser.add_argument("--methods", nargs="+", help="some alone, beside the retrained ones; needs --output")
+    parser.add_argument("--requests", nargs="+", help="some alone, such as 'one class'; needs --output")
     parser.add_argument("--show", action="store_true", help="print what is stored")
     parser.add_argument("--output", type=Path, help="instead of benchmarks/results/bench_evaluate_SET.json")
     options = parser.parse_args()
-    if options.methods and not options.output:
-        parser.error("--methods needs --output: the stored tables hold every method")
+    if (options.methods or options.requests) and not options.output:
+        parser.error("--methods and --requests need --output: the stored tables hold all of them")
     torch.set_num_threads(1)
     wanted = [name for name in SETS if options.only in {None, name}]
     if options.show:
@@ -302,7 +303,8 @@ def main() -> None:
         )
         for seed in options.seeds or setting.seeds:
             case = cache(partial(Case, setting, seed, options.methods))  # trained only if something is missing
-            for request in requests(setting.many)[: 2 if options.quick and name == "cifar" else None]:
+            asked = options.requests or requests(setting.many)[: 2 if options.quick and name == "cifar" else None]
+            for request in asked:
                 keep(f"{name}/{seed}/{request}", lambda case=case, request=request: case().rows(request))
         show(keep.parts)
         if not options.quick:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +85,10 @@ def summary(parts, name):
 
 
 def seeds_of(parts, name):
-    n_seeds = len({key.split("/")[1] for key in parts if key.split("/")[0] == name})
-    return f"{n_seeds} seed{'s' if n_seeds > 1 else ''}"
+    counts = Counter(request for part, _, request in (key.split("/") for key in parts) if part == name)
+    least = min(counts.values())
+    more = [f"{request}: {count}" for request, count in counts.items() if count > least]
+    return f"{least} seed{'s' if least > 1 else ''}" + (f" ({', '.join(more)})" if more else "")
 
 
 def ahead(parts, name):

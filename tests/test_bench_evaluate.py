@@ -148,7 +148,7 @@ def test_tables_and_figure_are_those_of_the_results(page):
     for name, report in page["surer"]().items():
         more = {key.split("/")[1] for key in report["parts"]}
         assert more >= seeds[name]
-        assert len(more) == 10
+        assert len(more) >= 10
         assert {"31", "32", "33", "34", "35", "36", "41", "42"}.isdisjoint(more)  # those that rules were found on
 
 

@@ -19,7 +19,7 @@ LONGEST_NAME = 28
 def pyplot() -> Any:
     """matplotlib.pyplot, or what to install."""
     try:
-        from matplotlib import pyplot as plt
+        import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'codec[plot]'") from error
     return plt

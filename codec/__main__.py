@@ -34,9 +34,8 @@ from codec._selection import SelectionPath, foci, lfoci
 
 READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
 OPTIONS = {"n_neighbors": "--neighbors", "max_features": "--max-features", "n_jobs": "--jobs", "alpha": "--alpha"}
-PRECISELY: dict[str, Any] = (
-    {"float_precision": "round_trip"} if int(pd.__version__.split(".")[0]) < 3 else {}
-)  # later always
+OLD_PANDAS = int(pd.__version__.partition(".")[0]) < 3  # its default rounds; later ones have no other
+PRECISELY: dict[str, Any] = {"float_precision": "round_trip"} if OLD_PANDAS else {}
 INDEX_NAME = re.compile(r"Unnamed: 0(\.\d+)*")  # what pandas calls a first column without a name
 OTHER_MARK = "the file seems to be separated by other than commas"
 ALPHA = 0.05  # level of the tests, unless --alpha says otherwise
@@ -184,8 +183,11 @@ def _is_text(column: pd.Series[Any]) -> bool:
 
 def _refuse_objects(table: pd.DataFrame) -> None:
     """Lists, arrays and records, which Parquet may hold."""
-    for name in filter(lambda name: pd.api.types.is_object_dtype(table[name]), table.columns):
-        if pd.api.types.infer_dtype(table[name], skipna=True) != "mixed":
+    for name in table.columns:
+        if (
+            not pd.api.types.is_object_dtype(table[name])
+            or pd.api.types.infer_dtype(table[name], skipna=True) != "mixed"
+        ):
             continue
         odd = next((value for value in table[name] if not isinstance(value, Hashable)), None)
         if odd is not None:

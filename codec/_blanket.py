@@ -184,8 +184,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     from all of them under the same copies of y. Where y is a number and the rows are at most 1,000, features
     that a Gaussian process [4]_ needs beside the members are added as well, after Bonferroni's correction and at half
     the level. Every member is tested again. Finally, up to 20,000 rows, the children of y are examined. A feature that
-    clearly depends on y given its other parents, but hardly otherwise, enters with those parents; and the feature on which a member clearly depends beside y and the other members, and which y does not
-    depend on without that member, is another parent of it [5]_. They enter by what is said about the child; their own
+    clearly depends on y given its other parents, but hardly otherwise, enters with those parents; and the feature on
+    which a member clearly depends beside y and the other members, and which y does not depend on without that member,
+    is another parent of it [5]_. They enter by what is said about the child; their own
     p-values may be large. y and features are compared after what the condition explains of them is taken out; the
     terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all features are categories or
     hold at most 10 whole numbers go to a search for discrete data instead: stratified permutation tests find the

@@ -126,14 +126,8 @@ class EvaluationDisplay:
             values = self.runs.loc[[name], metric].to_numpy(dtype=float)
             colour = "0.35" if name == self.reference else NOTED if name == "original" else KEPT
             ax.scatter(values, np.full(len(values), place), s=16, color=colour, alpha=0.55, linewidth=0, zorder=2)
-            ax.scatter(
-                np.mean(values[~np.isnan(values)]) if not np.isnan(values).all() else np.nan,
-                place,
-                s=120,
-                marker="|",
-                color=colour,
-                zorder=3,
-            )
+            known = values[~np.isnan(values)]
+            ax.scatter(known.mean() if len(known) else np.nan, place, s=120, marker="|", color=colour, zorder=3)
         band = self.runs.loc[[self.reference], metric].to_numpy(dtype=float)
         if not np.isnan(band).all():
             ax.axvspan(np.nanmin(band), np.nanmax(band), color=BEYOND, alpha=0.3, linewidth=0, zorder=0)

@@ -215,9 +215,29 @@ class Problem:
         """One loss a sample, (b,), without weight decay."""
         return self._loss(outputs, targets)
 
-    def sample_losses(self, params: Mapping[str, Tensor], ids: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Losses of the samples (default: all n) at these parameters, (n,) or (len(ids),), without weight decay."""
-        return self._over_samples(params, ids)
+    def sample_losses(
+        self,
+        params: Mapping[str, Tensor],
+        ids: Sequence[int] | Tensor | None = None,
+        *,
+        look: Callable[[Tensor, Any, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Losses of the samples (default: all n) at these parameters, (n,) or (len(ids),), without weight decay.
+
+        ``look`` is called with outputs, targets and losses of every batch of this process.
+        """
+        n = self.n if ids is None else len(ids)
+        whole, mine = next(iter(params.values())).new_zeros(n), self.team.share(n)
+        found = [whole[:0]]
+        with torch.no_grad():
+            for batch in self.batches(self.share(ids)):
+                outputs = self.outputs(params, batch.inputs)
+                found.append(self.losses(outputs, batch.targets))
+                if look is not None:
+                    look(outputs, batch.targets, found[-1])
+        whole[mine] = torch.cat(found)
+        self.team.add([whole])
+        return whole
 
     def checked_losses(self, params: Mapping[str, Tensor]) -> Tensor:
         """Losses of all samples; refused where one is not finite, or a batch's loss is not the mean of its samples'.
@@ -231,7 +251,7 @@ class Problem:
                 wrong.extend(self._no_mean(outputs, targets, losses))
 
         with self._explained():
-            losses = self._over_samples(params, None, check)
+            losses = self.sample_losses(params, look=check)
         infinite = (~torch.isfinite(losses)).nonzero().flatten().tolist()
         if infinite:
             raise ValueError(
@@ -243,26 +263,6 @@ class Problem:
         if anywhere > 0.0:
             raise ValueError(wrong[0] if wrong else "loss is not the mean of one loss a sample in another process.")
         return losses
-
-    def _over_samples(
-        self,
-        params: Mapping[str, Tensor],
-        ids: Sequence[int] | Tensor | None,
-        look: Callable[[Tensor, Any, Tensor], None] | None = None,
-    ) -> Tensor:
-        """Losses of samples; ``look`` is called with outputs, targets and losses of every batch."""
-        n = self.n if ids is None else len(ids)
-        whole, mine = next(iter(params.values())).new_zeros(n), self.team.share(n)
-        found = [whole[:0]]
-        with torch.no_grad():
-            for batch in self.batches(self.share(ids)):
-                outputs = self.outputs(params, batch.inputs)
-                found.append(self.losses(outputs, batch.targets))
-                if look is not None:
-                    look(outputs, batch.targets, found[-1])
-        whole[mine] = torch.cat(found)
-        self.team.add([whole])
-        return whole
 
     def regularizer(self, params: Mapping[str, Tensor]) -> float:
         """``weight_decay / 2 ||w||^2``."""

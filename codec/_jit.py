@@ -8,20 +8,43 @@ from typing import Any
 
 from numba import njit
 
+from codec._notes import warn
+
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """Compile lazily with numba, serially and without the GIL; keep the machine code on disk.
 
     Where neither the package nor the user's cache folder can be written, numba refuses to cache at all;
-    the function is then compiled anew in every process. A kernel's kept code holds the kernels of other
+    the function is then compiled anew in every process. So it is where their disk is full. A kernel's kept code holds the kernels of other
     modules that it calls: after editing one, delete ``codec/__pycache__``.
     """
     try:
-        return njit(cache=True, nogil=True, **options)(function)
+        return _forgiving(njit(cache=True, nogil=True, **options)(function))
     except RuntimeError as error:
         if "no locator" not in str(error):
             raise
         return njit(nogil=True, **options)(function)
+
+
+def _forgiving(kernel: Any) -> Any:
+    """The kernel, which goes on where a full disk or a quota lets nothing be kept."""
+    keeper = getattr(kernel, "_cache", None)  # none where numba's compiler is switched off
+    save = getattr(keeper, "save_overload", None)
+    if save is None:
+        return kernel
+
+    def attempt(*arguments: Any) -> None:
+        try:
+            save(*arguments)
+        except OSError as error:
+            warn(
+                f"Compiled code could not be kept ({error}), so every process compiles anew, some seconds each. Free "
+                "space, or set NUMBA_CACHE_DIR to a folder that has some.",
+                2,
+            )
+
+    keeper.save_overload = attempt
+    return kernel
 
 
 @contextmanager

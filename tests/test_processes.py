@@ -149,3 +149,25 @@ def test_no_place_for_the_cache(expression, tmp_path):
     # Neither the package's folder nor the user's can be written: slow, but it works.
     environment = read_only_package(tmp_path, writable_home=False)
     assert len(call(FIRST_CALL.format(expression=expression), environment)) == 2
+
+
+@compiled_only
+def test_full_disk_for_the_cache(tmp_path):
+    # No file may have a byte: what a full disk or a used-up quota is.
+    (tmp_path / "kernel.py").write_text("from codec._jit import compiled\n@compiled\ndef twice(x): return 2 * x\n")
+    code = """
+        import resource, warnings
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            from kernel import twice
+            print(twice(21))
+        print([str(w.message) for w in heard])
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(codec.__file__).parents[1]}"}
+    with start_python(code, env=environment, cwd=tmp_path) as process:
+        out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    result, heard = out.splitlines()
+    assert result == "42"
+    assert "set NUMBA_CACHE_DIR" in heard

@@ -28,10 +28,10 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
 
 def _forgiving(kernel: Any) -> Any:
     """The kernel, which goes on where a full disk or a quota lets nothing be kept."""
-    keeper = getattr(kernel, "_cache", None)  # none where numba's compiler is switched off
-    save = getattr(keeper, "save_overload", None)
-    if save is None:
+    keeper: Any = getattr(kernel, "_cache", None)
+    if keeper is None:  # numba's compiler is switched off
         return kernel
+    save = keeper.save_overload
 
     def attempt(*arguments: Any) -> None:
         try:

@@ -29,6 +29,7 @@ from codec.unlearn._products import Products
 
 DECAY = 5e-4
 BATCHES = 16  # of an epoch
+IDX = ("images-idx3", "labels-idx1")  # files of MNIST
 SELECTORS = ("lfoci", "kfac_greedy", "greedy_decrement", "lfoci-pooled", "random")
 Row = dict[str, Any]
 
@@ -42,18 +43,23 @@ class Digits:
     test_y: Tensor
 
 
-def digits(folder: Path, quick: bool, seed: int) -> Digits:
-    """Training and test rows; every seed draws other training rows."""
+def digits(folder: Path, quick: bool, seed: int, *, alike: bool = False) -> Digits:
+    """Training and test rows; every seed draws other training rows.
+
+    Test rows are the last half of the test file, all from one of the two sources that the training file mixes.
+    ``alike``: as many others of the training file instead, so that a sample's kind does not tell whether it was seen.
+    """
     if quick:
         raw = load_digits()
         x, y = torch.tensor(raw.data / 16.0 - 0.3, dtype=torch.float32), torch.tensor(raw.target)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         train, test = order[:1000], order[1000:]
         return Digits(x[train], y[train], x[test], y[test])
-    order = np.random.default_rng(1000 + seed).permutation(60_000)[:4000]
-    train = [read_idx(folder / "mnist" / f"train-{name}-ubyte.gz")[order] for name in ("images-idx3", "labels-idx1")]
-    test = [read_idx(folder / "mnist" / f"t10k-{name}-ubyte.gz")[5000:] for name in ("images-idx3", "labels-idx1")]
-    return Digits(scaled(train[0]), labels(train[1]), scaled(test[0]), labels(test[1]))
+    order = np.random.default_rng(1000 + seed).permutation(60_000)
+    file, others = ("train", order[4000:9000]) if alike else ("t10k", slice(5000, None))
+    x, y = (read_idx(folder / "mnist" / f"train-{name}-ubyte.gz")[order[:4000]] for name in IDX)
+    test_x, test_y = (read_idx(folder / "mnist" / f"{file}-{name}-ubyte.gz")[others] for name in IDX)
+    return Digits(scaled(x), labels(y), scaled(test_x), labels(test_y))
 
 
 def scaled(raw: np.ndarray) -> Tensor:

@@ -101,7 +101,7 @@ def settings(folder: Path, quick: bool) -> dict[str, Setting]:
         rows = torch.randperm(whole.n, generator=torch.Generator().manual_seed(seed))[: 200 if quick else 2_000]
         return _networks.Data(whole.x[rows], whole.y[rows], whole.test_x, whole.test_y)
 
-    digits = partial(_unlearn_work.digits, folder, quick)
+    digits = partial(_unlearn_work.digits, folder, quick, alike=True)
     short = Recipe(epochs=5, lr=0.05, batch_size=50, schedule="cosine")
     return {
         "mnist": Setting("784-100-10, 4,000 digits of MNIST", (51,) if quick else (51, 52, 53), digits, mlp,

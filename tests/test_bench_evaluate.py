@@ -49,6 +49,21 @@ def test_requests_are_what_they_say(bench, case):
     assert set(ids["5 % of a class"]) <= set(own)
 
 
+def test_samples_never_seen_are_like_those_seen(bench, monkeypatch):
+    # Files of digits whose pixels are their numbers; those of the test file are negative.
+    def read(path):
+        numbers = np.arange(60_000)[:, None] if "train" in path.name else -np.arange(1, 10_001)[:, None]
+        return numbers if "images" in path.name else numbers[:, 0]
+
+    monkeypatch.setattr(bench._unlearn_work, "read_idx", read)
+    data = bench.settings(Path("none"), quick=False)["mnist"].read(51)
+    assert (len(set(data.y.tolist())), len(set(data.test_y.tolist()))) == (4000, 5000)
+    assert not set(data.y.tolist()) & set(data.test_y.tolist())
+    assert int(data.test_y.min()) >= 0
+    for x, y in ((data.x, data.y), (data.test_x, data.test_y)):
+        np.testing.assert_allclose(x[:, 0] * 0.3081 + 0.1307, y / 255, atol=1e-4)
+
+
 def test_every_selector_and_every_baseline_is_there(bench, case):
     from codec.unlearn import baselines
     from codec.unlearn._search import SELECTORS

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec._validation import as_generator, check_amount, check_positive
+from codec._validation import as_generator, check_amount, check_integer, check_positive
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._deletion import Deletion
-from codec.unlearn._kfac import watched_layers
+from codec.unlearn._kfac import NoFactorsError, kronecker_factors
+from codec.unlearn._options import units_of
 from codec.unlearn._problem import Problem
 from codec.unlearn._products import Products
 from codec.unlearn._requests import Request, fresh_ids, others, read_ids
 from codec.unlearn._slices import Slices
-from codec.unlearn._training import State, check_problem, seed_for
+from codec.unlearn._training import ONE_LOGIT, State, check_problem, seed_for, whole_state
 from codec.unlearn._units import Units, find_units
 
 Choice = tuple[Units, Tensor, tuple[float, ...]]
@@ -42,19 +43,24 @@ def fisher_forgetting(
     problem, ids
         As in :func:`retrain`, with the same errors.
     alpha : float, default 1e-6
-        Variance of the noise at Fisher information 1, as in the authors' code.
+        Variance of the noise at Fisher information 1, as in the authors' code; at least 0.
     power : float, default 0.5
         The deviation is ``sqrt(alpha) F^-power``: 1/2 in the authors' code; 1/4 in the paper, with
         ``alpha = sqrt(lambda sigma_h^2)``. That code also averages the variances of a row and multiplies those of
         the last layer and of norms by 10, of which the paper says nothing; this does not.
     most : float, default 1000
-        Largest 1 / F.
+        Largest 1 / F, positive.
     random_state : None, int, SeedSequence or Generator, default None
         Of the noise.
 
     Returns
     -------
     Deletion
+
+    Raises
+    ------
+    ValueError
+        ``alpha``, ``power`` or ``most`` out of range, or a problem that has no class a sample.
 
     References
     ----------
@@ -71,12 +77,15 @@ def fisher_forgetting(
     >>> baselines.fisher_forgetting(problem, [1], alpha=0.0, random_state=0).distance
     0.0
     """
+    check_amount(alpha, "alpha")
+    check_amount(power, "power")
+    check_positive(most, "most")
     generator = torch.Generator().manual_seed(seed_for(problem, random_state))
 
     def run(forget: Tensor, retain: Tensor) -> State:
         del forget
         slices = _all_parameters(problem)
-        fisher = Curvature(problem, problem.parameters(), retain, slices, "fisher").diagonal() - problem.weight_decay
+        fisher = _fisher_diagonal(problem, slices, retain)
         noise = torch.randn(slices.size, generator=generator, dtype=fisher.dtype).to(fisher.device)
         # S(w) = w + (lambda sigma_h^2)^(1/4) F^(-1/4) n
         step = alpha**0.5 * (fisher + 1e-8).reciprocal().clamp(max=most) ** power * noise
@@ -95,13 +104,18 @@ def selective_synaptic_dampening(
     problem, ids
         As in :func:`retrain`, with the same errors.
     alpha : float, default 10
-        A parameter is chosen when it matters alpha times as much to the forgotten samples.
+        A parameter is chosen when it matters more than alpha times as much to the forgotten samples; at least 0.
     dampening : float, default 1
-        lambda: how little a chosen parameter is left.
+        lambda, at least 0: the less, the less is left of a chosen parameter.
 
     Returns
     -------
     Deletion
+
+    Raises
+    ------
+    ValueError
+        ``alpha`` or ``dampening`` below 0.
 
     References
     ----------
@@ -121,6 +135,8 @@ def selective_synaptic_dampening(
     >>> bool((after.abs() <= before.abs()).all()), deletion.distance > 0
     (True, True)
     """
+    check_amount(alpha, "alpha")
+    check_amount(dampening, "dampening")
 
     def run(forget: Tensor, retain: Tensor) -> State:
         slices = _all_parameters(problem)
@@ -159,11 +175,12 @@ def newton(
         are the same at an optimum.
     curvature : {'ggn', 'hessian', 'fisher', 'empirical_fisher', 'kfac', 'secant'}, default 'ggn'
         H_R, of the retained samples: generalised Gauss-Newton; exact Hessian; Fisher information with expected labels;
-        the same with observed labels, for comparison; Kronecker factors; Hessian by central differences.
+        the same with observed labels, for comparison; Kronecker factors, as in :func:`kfac`; Hessian by central
+        differences.
     tol : float, default 1e-3
-        Of conjugate gradients, relative to the norm of g.
+        Of conjugate gradients, relative to the norm of g; at least 0.
     max_iter : int, default 200
-        Most steps of conjugate gradients.
+        Most steps of conjugate gradients, at least 1.
 
     Returns
     -------
@@ -172,7 +189,7 @@ def newton(
     Raises
     ------
     ValueError
-        ``damping`` below 0, or an unknown ``gradient`` or ``curvature``.
+        ``damping`` or ``tol`` below 0, ``max_iter`` below 1, or an unknown ``gradient`` or ``curvature``.
 
     References
     ----------
@@ -194,20 +211,32 @@ def newton(
 def kfac(problem: Problem, ids: Request, *, damping: float = 0.0, gradient: str = "difference") -> Deletion:
     """One Newton step with Kronecker-factored curvature, ``H_R ~ A (x) G`` layer by layer [1]_.
 
-    Linear layers and ungrouped convolutions are changed; what has no factors (norms, embeddings) stays as it is.
+    Linear layers and ungrouped convolutions are changed; what has no factors (norms, embeddings, attention's own
+    parameters, layers that share them) stays as it is.
 
     Parameters
     ----------
     problem, ids
         As in :func:`retrain`, with the same errors.
     damping : float, default 0
-        mu, as in :func:`newton`.
+        mu, as in :func:`newton`; of ``A (x) G``, not of its factors. Weight decay or damping must be positive.
     gradient : {'difference', 'retain'}, default 'difference'
         As in :func:`newton`.
 
     Returns
     -------
     Deletion
+
+    Raises
+    ------
+    ValueError
+        No layer that has factors, outputs that are no vector a sample, or neither weight decay nor damping.
+
+    Notes
+    -----
+    G is that of the generalised Gauss-Newton matrix. In A a sample counts by its share of the trace of the loss's
+    curvature in the outputs, and not as in [1]_ by 1 / (n - m): a tenth of a trained network's samples hold most of
+    the curvature.
 
     References
     ----------
@@ -268,8 +297,7 @@ def random_units(
     """
     check_problem(problem)
     problem.team.check_seed(random_state)
-    every = units or find_units(problem.model)
-    _check_budget(n_units, every)
+    every = _units_for(problem, units, n_units)
     rng = as_generator(random_state, "random_state")
     chosen = torch.as_tensor(np.sort(rng.choice(every.n_units, n_units, replace=False)))
     return _step_on(
@@ -317,8 +345,7 @@ def gradient_norm_units(
     (2, True)
     """
     check_problem(problem)
-    every = units or find_units(problem.model)
-    _check_budget(n_units, every)
+    every = _units_for(problem, units, n_units)
 
     def choose(forget: Tensor) -> Choice:
         slices = Slices(every, torch.arange(every.n_units))
@@ -352,7 +379,7 @@ def paper_step(
     units : Units, optional
         Cut of the model. Default: that of :func:`codec.unlearn.find_units`, without what cannot be cut.
     selected : LongTensor of shape (k,), optional
-        Change these units alone. Default: all parameters.
+        Change these units alone, in ascending order. Default: all parameters.
     damping : float, default 0.01
         Its ``l2_reg``, positive.
     earlier : dict of str to Tensor, optional
@@ -366,7 +393,8 @@ def paper_step(
     Raises
     ------
     ValueError
-        ``damping`` is not positive, or ``earlier`` is where the model is.
+        ``damping`` is not positive, ``selected`` is empty or names no unit, or ``earlier`` lacks parameters or is where
+        the model is.
 
     References
     ----------
@@ -385,16 +413,17 @@ def paper_step(
     """
     check_problem(problem)
     check_positive(damping, "damping")
-    every = units or find_units(problem.model, unsupported="skip")
-    slices = Slices(every, selected)
+    every = units_of(find_units(problem.model, unsupported="skip") if units is None else units, problem.model)
+    slices = Slices(every, selected if selected is None else _unit_numbers(selected))
     report: dict[str, Any] = {"damping": damping}
-    if selected is not None:
-        chosen = torch.as_tensor(selected)
+    if slices.selected is not None:
+        chosen = slices.selected
         report |= {"selector": "given", "units": tuple(chosen.tolist()), "labels": every.labels(chosen)}
+    start = earlier if earlier is None else whole_state(problem, earlier)
 
     def run(forget: Tensor, retain: Tensor) -> State:
         params: dict[str, Tensor] = problem.parameters()
-        y, s = _secant(problem, params, slices, earlier)
+        y, s = _secant(problem, params, slices, start)
         if not bool(s.any()):
             raise ValueError(
                 "earlier holds the parameters that the model has now; the step needs two points: pass those of an epoch "
@@ -429,15 +458,18 @@ def _step_on(
     if gradient not in {"difference", "retain"}:
         raise ValueError(f"gradient must be 'difference' or 'retain', got {gradient!r}.")
     check_amount(damping, "damping")
+    check_amount(tol, "tol")
+    check_integer(max_iter, "max_iter", 1)
     report: dict[str, Any] = {"selector": selector, "damping": damping, "step_length": 1.0}
 
     def run(forget: Tensor, retain: Tensor) -> State:
         params = problem.parameters()
-        slices = _with_factors(problem) if curvature == "kfac" else _all_parameters(problem)
         if choose is not None:
             every, chosen, scores = choose(forget)
             slices = Slices(every, chosen)
             report.update(units=tuple(chosen.tolist()), labels=every.labels(chosen), scores=scores)
+        else:
+            slices = _with_factors(problem, retain) if curvature == "kfac" else _all_parameters(problem)
         fast = linearise(problem, params, "ggn") if curvature in {"ggn", "kfac"} else None
         local = Curvature(problem, params, retain, slices, curvature, linearisation=fast)
         g = local.gradient(retain)
@@ -493,12 +525,37 @@ def _all_parameters(problem: Problem) -> Slices:
     return Slices(find_units(problem.model, unsupported="skip"))
 
 
-def _with_factors(problem: Problem) -> Slices:
-    """The parameters of the layers that K-FAC knows."""
-    known = {name for layer in watched_layers(problem, problem.names) for name in (layer.weight, layer.bias)}
+def _with_factors(problem: Problem, retain: Tensor) -> Slices:
+    """The parameters of the layers that K-FAC knows and the model calls."""
+    try:
+        factors = kronecker_factors(problem, problem.parameters(), retain[:ROWS], problem.names)
+    except NoFactorsError as error:
+        raise ValueError(f"{_reason(error)}; newton(..., curvature='ggn') takes any model.") from error
+    known = {name for factor in factors for name in (factor.weight, factor.bias)}
     every = find_units(problem.model, unsupported="skip")
     units = every.keep(lambda layer: all(part.parameter in known for part in layer.parts))
+    if not units.n_units:
+        raise ValueError(
+            "K-FAC knows no layer of this model: no linear layer or ungrouped convolution that is called as a module and "
+            "has parameters of its own; newton(..., curvature='ggn') takes any model."
+        )
     return Slices(units, torch.arange(units.n_units))
+
+
+def _fisher_diagonal(problem: Problem, slices: Slices, retain: Tensor) -> Tensor:
+    """Diagonal Fisher information of the retained samples with expected labels."""
+    try:
+        return Curvature(problem, problem.parameters(), retain, slices, "fisher").diagonal() - problem.weight_decay
+    except ValueError as error:
+        raise ValueError(
+            f"{_reason(error)}. Fisher forgetting needs integer classes, one a sample, and a loss like 'cross_entropy'. "
+            f"{ONE_LOGIT}"
+        ) from error
+
+
+def _reason(error: ValueError) -> str:
+    """What was wrong, without advice that is about arguments of other functions."""
+    return str(error).partition(";")[0].rstrip(".")
 
 
 def _importance(problem: Problem, slices: Slices, ids: Tensor) -> Tensor:
@@ -521,6 +578,15 @@ def _secant(problem: Problem, params: State, slices: Slices, earlier: State | No
     return here - there, slices.gather(params) - slices.gather(other)
 
 
-def _check_budget(n_units: int, units: Units) -> None:
-    if not 1 <= n_units <= units.n_units:
-        raise ValueError(f"n_units is {n_units}; the model has 1..{units.n_units}.")
+def _unit_numbers(selected: Any) -> Tensor:
+    found = torch.as_tensor(selected)
+    if found.is_floating_point() or found.dtype == torch.bool or not found.numel():
+        raise ValueError(f"selected is {selected!r}; it must hold the numbers of one unit or more, in ascending order.")
+    return found
+
+
+def _units_for(problem: Problem, units: Units | None, n_units: int) -> Units:
+    """The cut of the model, of which so many units are asked for."""
+    every = units_of("auto" if units is None else units, problem.model)
+    check_integer(n_units, "n_units", 1, every.n_units)
+    return every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,11 @@ from codec.unlearn._problem import Batch, Problem
 State = Mapping[str, Tensor]
 Objective = Callable[[Batch], Tensor]
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
+
+ONE_LOGIT = (
+    "For one logit z pass Problem(..., output=lambda z: torch.nn.functional.pad(z.reshape(-1, 1), (1, 0))) and "
+    "'cross_entropy', with classes 0 and 1 as int64: the same loss."
+)
 
 
 @dataclass(frozen=True)
@@ -76,17 +82,23 @@ class Recipe:
             check_integer(self.batch_size, "batch_size", 1)
         if self.weight_decay is not None:
             check_amount(self.weight_decay, "weight_decay")
-        if not callable(self.optimizer) and self.optimizer not in {"sgd", "adam"}:
+        if not callable(self.optimizer) and self.optimizer not in ("sgd", "adam"):
             raise ValueError(f"optimizer must be 'sgd', 'adam' or a callable, got {self.optimizer!r}.")
         if isinstance(self.schedule, str) and self.schedule not in {"constant", "cosine"}:
             raise ValueError(f"schedule must be 'constant', 'cosine' or epochs, got {self.schedule!r}.")
         if not isinstance(self.schedule, (str, tuple)):
             raise TypeError(f"schedule is {self.schedule!r}; it must be 'constant', 'cosine' or a tuple of epochs.")
+        if isinstance(self.schedule, tuple):
+            for epoch in self.schedule:
+                check_integer(epoch, "schedule", 0)
 
     def make_optimizer(self, parameters: list[nn.Parameter], weight_decay: float) -> Optimizer:
         """The optimiser of these parameters."""
         if callable(self.optimizer):
-            return self.optimizer(parameters)
+            made = self.optimizer(parameters)
+            if not isinstance(made, Optimizer):
+                raise TypeError(f"optimizer made a {type(made).__name__}; it must return a torch.optim.Optimizer.")
+            return made
         decay = weight_decay if self.weight_decay is None else self.weight_decay
         if self.optimizer == "adam":
             return torch.optim.Adam(parameters, lr=self.lr, weight_decay=decay)
@@ -205,6 +217,28 @@ def check_recipe(recipe: Any) -> None:
         raise TypeError(f"recipe is a {type(recipe).__name__}; it must be a Recipe, such as Recipe(epochs=5, lr=0.01).")
 
 
+def check_share(value: Any, argument: str) -> None:
+    """Refuse what is no number in 0..1."""
+    if check_amount(value, argument) > 1.0:
+        raise ValueError(f"{argument} is {value}; it must lie in 0..1.")
+
+
+def whole_state(problem: Problem, earlier: Any) -> State:
+    """Every trainable parameter of a state that the caller gave, as the model has them."""
+    here = problem.parameters()
+    if not isinstance(earlier, Mapping):
+        raise TypeError(
+            f"earlier is a {type(earlier).__name__}; pass a dict of parameters by name, such as state_dict()."
+        )
+    wrong = [name for name, p in here.items() if name not in earlier or earlier[name].shape != p.shape]
+    if wrong:
+        raise ValueError(
+            f"earlier lacks {', '.join(map(repr, wrong[:3]))}{', ...' * (len(wrong) > 3)}, or has them in another shape; "
+            "pass the state_dict() of the same model."
+        )
+    return {name: earlier[name].detach().to(p) for name, p in here.items()}
+
+
 def loss_of(work: Problem) -> Objective:
     """Mean loss of a batch at the model's own parameters."""
     return lambda batch: work.losses(outputs_of(work, batch), batch.targets).mean()
@@ -235,7 +269,7 @@ def class_axis(problem: Problem, outputs: Tensor) -> int:
     if outputs.dim() < 2 or outputs.shape[axis] < 2:
         raise ValueError(
             f"the method needs an output for each of two classes or more; the model's have shape {tuple(outputs.shape)}. "
-            "For one logit z pass Problem(..., output=lambda z: torch.cat([torch.zeros_like(z), z], 1)) and cross_entropy."
+            f"{ONE_LOGIT}"
         )
     return axis
 
@@ -263,7 +297,8 @@ def seed_for(problem: Problem, random_state: Any) -> int:
 def reset(model: nn.Module, seed: int) -> None:
     """Draw the trainable parameters anew, by each module's own ``reset_parameters``, and begin statistics anew.
 
-    Running statistics of modules with frozen parameters stay, as those parameters do.
+    A module has its turn after those inside it, as in its constructor: it may have drawn their parameters in a way
+    of its own. Running statistics of modules with frozen parameters stay, as those parameters do.
 
     Raises
     ------
@@ -275,8 +310,7 @@ def reset(model: nn.Module, seed: int) -> None:
     modules = {
         name: m for name, m in model.named_modules() if any(p.requires_grad for p in m.parameters(recurse=False))
     }
-    methods = {name: _reset_method(module) for name, module in modules.items()}
-    without = [name or type(modules[name]).__name__ for name, method in methods.items() if method is None]
+    without = [name or type(module).__name__ for name, module in modules.items() if _reset_method(module) is None]
     if without:
         raise ValueError(
             f"{', '.join(without)} have no reset_parameters(); pass initial=, the state_dict of a fresh model."
@@ -288,9 +322,8 @@ def reset(model: nn.Module, seed: int) -> None:
         for parameter in every.values():
             if parameter.requires_grad:
                 parameter.fill_(torch.nan)  # what is not drawn stays so
-        for method in methods.values():
-            if method is not None:
-                method()
+        for method in _reset_methods(model, set()):
+            method()
         for module in model.modules():
             anew: Callable[[], None] | None = getattr(module, "reset_running_stats", None)
             if anew is not None and not list(module.parameters(recurse=False)):
@@ -306,9 +339,27 @@ def reset(model: nn.Module, seed: int) -> None:
     model.to(place)
 
 
+def _reset_methods(module: nn.Module, seen: set[nn.Module]) -> Iterator[Callable[[], None]]:
+    """Of the modules inside and then of the module; none of one that holds only others, some of them frozen."""
+    seen.add(module)
+    for child in module.children():
+        if child not in seen:
+            yield from _reset_methods(child, seen)
+    own, every = (list(module.parameters(recurse)) for recurse in (False, True))
+    method = _reset_method(module)
+    if method is not None and (any(p.requires_grad for p in own) or (every and all(p.requires_grad for p in every))):
+        yield method
+
+
 def _reset_method(module: nn.Module) -> Callable[[], None] | None:
+    """What draws a module's parameters anew and asks for nothing."""
     found = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-    return found if callable(found) else None
+    if not callable(found):
+        return None
+    wanted = [
+        p for p in inspect.signature(found).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    return found if all(p.default is not p.empty for p in wanted) else None
 
 
 def fresh_copy(problem: Problem, initial: Mapping[str, Tensor] | None, seed: int) -> Problem:
@@ -316,20 +367,80 @@ def fresh_copy(problem: Problem, initial: Mapping[str, Tensor] | None, seed: int
     work = working_copy(problem)
     if initial is None:
         reset(work.model, seed)
-    else:
+        return work
+    if not isinstance(initial, Mapping):
+        raise TypeError(f"initial is a {type(initial).__name__}; pass the state_dict() of an untrained model.")
+    try:
         work.model.load_state_dict(initial)
+    except RuntimeError as error:
+        raise ValueError(
+            f"initial does not fit the model; pass the state_dict() of an untrained model of the same form. {error}"
+        ) from None
     return work
 
 
+# --------------------------------------------------------------------------- what a batch is held against
+def partners(work: Problem, ids: Tensor, size: int | None, seed: int) -> Callable[[Batch], Batch]:
+    """For a batch, one of these samples: again and again in new orders, each sample as often as any other.
+
+    The same batch has the same partner: an optimiser may ask several times in a step.
+    """
+    endless, last = _endless(work, ids, size, seed), list[Batch]()
+
+    def partner(batch: Batch) -> Batch:
+        if not last or last[0] is not batch:
+            last[:] = [batch, next(endless)]
+        return last[1]
+
+    return partner
+
+
+def _endless(work: Problem, ids: Tensor, size: int | None, seed: int) -> Iterator[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    size, ahead = min(size or len(ids), len(ids)), ids[:0]
+    while True:
+        if len(ahead) < size:
+            ahead = torch.cat([ahead, ids[torch.randperm(len(ids), generator=generator)]])
+        yield Batch(ahead[:size], *work.fetch(ahead[:size]))
+        ahead = ahead[size:]
+
+
+def relabelled(work: Problem, wrong: Mapping[int, Tensor]) -> Objective:
+    """Mean loss with other labels for some samples."""
+
+    def objective(batch: Batch) -> Tensor:
+        targets = batch.targets.clone()
+        for place, i in enumerate(batch.ids.tolist()):
+            if i in wrong:
+                targets[place] = wrong[i]
+        return work.losses(outputs_of(work, batch), targets).mean()
+
+    return objective
+
+
 def wrong_labels(problem: Problem, ids: Tensor, seed: int) -> dict[int, Tensor]:
-    """For each sample a label drawn uniformly from all but its own."""
-    found = [batch.targets for batch in problem.batches(ids)]
-    if not all(isinstance(part, Tensor) and not part.is_floating_point() for part in found):
-        raise ValueError("random labels need integer class targets; this problem has none.")
-    targets = torch.cat(found)
+    """For each sample a label drawn uniformly from all but its own; no class (a padded position's -100) stays."""
+    targets = _class_targets(problem, ids)
     with torch.no_grad():
         outputs = problem.outputs(problem.parameters(), problem.fetch(ids[:1])[0])
         n_classes = outputs.shape[class_axis(problem, outputs)]
+    if targets.shape[1:] == outputs.shape[1:]:
+        raise ValueError(
+            "random labels need one class a sample or position; a sample's targets have the shape of its outputs, "
+            f"{tuple(outputs.shape[1:])}: a yes or no for each output, of which there is no other class to draw."
+        )
     shift = torch.as_tensor(np.random.default_rng(seed).integers(1, n_classes, size=tuple(targets.shape)))
-    wrong = (targets + shift.to(targets.device)) % n_classes
+    is_class = (targets >= 0) & (targets < n_classes)
+    wrong = torch.where(is_class, (targets + shift.to(targets.device)) % n_classes, targets)
     return dict(zip(ids.tolist(), wrong, strict=True))
+
+
+def _class_targets(problem: Problem, ids: Tensor) -> Tensor:
+    found = [batch.targets for batch in problem.batches(ids)]
+    other = [part for part in found if not isinstance(part, Tensor) or part.is_floating_point()]
+    if other:
+        kind = other[0].dtype if isinstance(other[0], Tensor) else type(other[0]).__name__
+        raise ValueError(
+            f"random labels need integer class targets, these are {kind}; pass classes as int64, numbered from 0. {ONE_LOGIT}"
+        )
+    return torch.cat(found)

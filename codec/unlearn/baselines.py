@@ -10,14 +10,14 @@ None of these proves anything. `retrain` is the reference that every other metho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from codec._validation import check_positive
+from codec._validation import check_amount, check_integer, check_positive
 from codec.unlearn._deletion import Deletion
 from codec.unlearn._edits import (
     fisher_forgetting,
@@ -33,15 +33,18 @@ from codec.unlearn._problem import Batch, Problem
 from codec.unlearn._products import Products
 from codec.unlearn._requests import Request
 from codec.unlearn._training import (
-    Objective,
     Pass,
     Recipe,
     State,
     changed_state,
+    check_recipe,
+    check_share,
     class_axis,
     fresh_copy,
     loss_of,
     outputs_of,
+    partners,
+    relabelled,
     seed_for,
     train,
     working_copy,
@@ -114,7 +117,8 @@ def retrain(
     Raises
     ------
     ValueError, IndexError, TypeError
-        No ids, unknown ids, repeated ids, or all; modules that cannot be reset; another type of problem or recipe.
+        No ids, unknown ids, repeated ids, or all; modules that cannot be reset, or an ``initial`` that does not fit;
+        another type of problem, recipe or initial.
 
     Examples
     --------
@@ -125,6 +129,7 @@ def retrain(
     True
     """
     seed = seed_for(problem, random_state)
+    check_recipe(recipe)
 
     def run(forget: Tensor, retain: Tensor) -> State:
         del forget
@@ -260,14 +265,13 @@ def neg_grad_plus(
     >>> after > before
     True
     """
-    _check_share("beta", beta)
-
+    check_share(beta, "beta")
     seed = seed_for(problem, random_state)
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
-        loss, again = loss_of(work), _endless(work, forget, recipe.batch_size, seed)
+        loss, partner = loss_of(work), partners(work, forget, recipe.batch_size, seed)
         # L(w) = beta mean_R loss - (1 - beta) mean_U loss, each on a batch
-        return lambda _: [Pass(retain, lambda b: beta * loss(b) - (1 - beta) * loss(next(again)), recipe.batch_size)]
+        return lambda _: [Pass(retain, lambda b: beta * loss(b) - (1 - beta) * loss(partner(b)), recipe.batch_size)]
 
     return _trained(problem, ids, "neg_grad_plus", recipe, passes, seed, verbose)
 
@@ -309,9 +313,9 @@ def random_labels(
     seed = seed_for(problem, random_state)
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
-        every = torch.cat([forget, retain])
         # L = mean over R of loss(x, y) and over U of loss(x, y'), y' != y uniform
-        return lambda _: [Pass(every, _relabelled(work, wrong_labels(problem, forget, seed)), recipe.batch_size)]
+        loss = relabelled(work, wrong_labels(problem, forget, seed))
+        return lambda _: [Pass(torch.cat([forget, retain]), loss, recipe.batch_size)]
 
     return _trained(problem, ids, "random_labels", recipe, passes, seed, verbose)
 
@@ -336,7 +340,7 @@ def salun(
     threshold : float, default 0.5
         Share of the parameters that stay as they are, in 0..1: the smallest ``|gradient|``, of equal ones the first.
     alpha : float, default 1
-        Weight of the retained samples' loss.
+        Weight of the retained samples' loss, at least 0.
 
     Returns
     -------
@@ -355,13 +359,15 @@ def salun(
     >>> baselines.salun(problem, [1], threshold=1.0, random_state=0).distance
     0.0
     """
-    _check_share("threshold", threshold)
+    check_share(threshold, "threshold")
+    check_amount(alpha, "alpha")
+    check_recipe(recipe)
     seed = seed_for(problem, random_state)
 
     def run(forget: Tensor, retain: Tensor) -> State:
         work = working_copy(problem)
         mask = _salient(problem, forget, threshold)
-        loss, wrong = loss_of(work), _relabelled(work, wrong_labels(problem, forget, seed))
+        loss, wrong = loss_of(work), relabelled(work, wrong_labels(problem, forget, seed))
         # L = E_U loss(x, y' != y) + alpha E_R loss(x, y)   (5): an epoch goes through U, then R
         once = [
             Pass(forget, wrong, recipe.batch_size),
@@ -383,7 +389,7 @@ def scrub(
     gamma: float = 1.0,
     max_epochs: int = 3,
     temperature: float = 2.0,
-    forget_batch_size: int = 64,
+    forget_batch_size: int | None = 64,
     random_state: Any = None,
     verbose: bool = False,
 ) -> Deletion:
@@ -395,13 +401,13 @@ def scrub(
         As in :func:`retrain`, with the same errors; outputs must be of two classes or more (else ValueError).
     recipe : Recipe, default Recipe(epochs=10, lr=0.0005, batch_size=32, optimizer='adam', schedule=(5, 8, 9))
     alpha, gamma : float, defaults 0.5 and 1
-        Weights of the distance to the teacher and of the loss, on the retained samples.
+        Weights of the distance to the teacher and of the loss, on the retained samples, at least 0.
     max_epochs : int, default 3
         In so many first epochs, a pass that climbs the distance on the forgotten samples comes first.
     temperature : float, default 2
         Of the softmax inside the distance, positive.
-    forget_batch_size : int, default 64
-        Samples in a batch of those passes.
+    forget_batch_size : int or None, default 64
+        Samples in a batch of those passes; None: all.
 
     Returns
     -------
@@ -422,17 +428,26 @@ def scrub(
     >>> after < before
     True
     """
+    check_amount(alpha, "alpha")
+    check_amount(gamma, "gamma")
     check_positive(temperature, "temperature")
+    check_integer(max_epochs, "max_epochs", 0)
+    if forget_batch_size is not None:
+        check_integer(forget_batch_size, "forget_batch_size", 1)
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
-        loss, teacher = loss_of(work), _fixed(problem)
-        # min  alpha/N_r sum_R d + gamma/N_r sum_R loss - 1/N_f sum_U d,   d = KL(teacher || student)   (3)
-        climb = Pass(forget, lambda b: -_distance(work, teacher, b, temperature), forget_batch_size)
-        descend = Pass(
-            retain,
-            lambda b: alpha * _distance(work, teacher, b, temperature) + gamma * loss(b),
-            recipe.batch_size,
-        )
+        teacher = _fixed(problem)
+
+        # min  alpha/N_r sum_R d + gamma/N_r sum_R loss - 1/N_f sum_U d,   d = T^2 KL(teacher || student)   (3)
+        def distance(student: Tensor, batch: Batch) -> Tensor:
+            return temperature**2 * _divergence(work, student, teacher(batch), temperature).mean()
+
+        def obey(batch: Batch) -> Tensor:
+            student = outputs_of(work, batch)  # once: batch norms and dropout see the batch a single time
+            return alpha * distance(student, batch) + gamma * work.losses(student, batch.targets).mean()
+
+        climb = Pass(forget, lambda b: -distance(outputs_of(work, b), b), forget_batch_size)
+        descend = Pass(retain, obey, recipe.batch_size)
         return lambda epoch: [climb, descend] if epoch < max_epochs else [descend]
 
     return _trained(problem, ids, "scrub", recipe, passes, random_state, verbose)
@@ -480,7 +495,7 @@ def bad_teacher(
     >>> baselines.bad_teacher(problem, [1], random_state=0).distance > 0
     True
     """
-    _check_share("retain_share", retain_share)
+    check_share(retain_share, "retain_share")
     check_positive(temperature, "temperature")
     seed = seed_for(problem, random_state)
 
@@ -513,6 +528,7 @@ def _trained(
 ) -> Deletion:
     """Train a copy of the trained model by ``passes(work, forget, retain)``."""
     seed = seed_for(problem, random_state)
+    check_recipe(recipe)
 
     def run(forget: Tensor, retain: Tensor) -> State:
         work = working_copy(problem)
@@ -545,30 +561,6 @@ def _holder(work: Problem, start: State, mask: Mapping[str, Tensor]) -> Callable
     return hold
 
 
-def _relabelled(work: Problem, wrong: Mapping[int, Tensor]) -> Objective:
-    """Mean loss with other labels for some samples."""
-
-    def objective(batch: Batch) -> Tensor:
-        targets = batch.targets.clone()
-        for place, i in enumerate(batch.ids.tolist()):
-            if i in wrong:
-                targets[place] = wrong[i]
-        return work.losses(outputs_of(work, batch), targets).mean()
-
-    return objective
-
-
-def _endless(work: Problem, ids: Tensor, size: int | None, seed: int) -> Iterator[Batch]:
-    """Batches of the samples, again and again in new orders; each sample is seen as often as any other."""
-    generator = torch.Generator().manual_seed(seed)
-    size, ahead = min(size or len(ids), len(ids)), ids[:0]
-    while True:
-        if len(ahead) < size:
-            ahead = torch.cat([ahead, ids[torch.randperm(len(ids), generator=generator)]])
-        yield Batch(ahead[:size], *work.fetch(ahead[:size]))
-        ahead = ahead[size:]
-
-
 def _fixed(problem: Problem) -> Callable[[Batch], Tensor]:
     """Outputs of a teacher that does not learn, in evaluation mode."""
     params = {name: value.clone() for name, value in problem.parameters().items()}
@@ -580,19 +572,9 @@ def _fixed(problem: Problem) -> Callable[[Batch], Tensor]:
     return outputs
 
 
-def _distance(work: Problem, teacher: Callable[[Batch], Tensor], batch: Batch, temperature: float) -> Tensor:
-    """``d = T^2 KL(teacher || student)``, mean over the batch."""
-    return temperature**2 * _divergence(work, outputs_of(work, batch), teacher(batch), temperature).mean()
-
-
 def _divergence(problem: Problem, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence of the teacher's softmax from the student's, one a sample, mean over its positions."""
     axis = class_axis(problem, student)
     logs = [functional.log_softmax(logits / temperature, dim=axis) for logits in (student, teacher)]
     found = functional.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(axis)
     return found.reshape(len(found), -1).mean(1)
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} is {value}; it must lie in 0..1.")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, log_softmax
 from torch.nn.utils import prune
 
 from codec.unlearn import baselines
@@ -95,6 +95,64 @@ def test_kfac_is_the_kronecker_product_on_one_layer_of_ridge():
     # One linear layer and squared error: the curvature is 2 I (x) E[x x^T], exactly Kronecker.
     deletion = baselines.kfac(ridge(), IDS)
     torch.testing.assert_close(deletion.parameters["weight"], ridge_solution(RETAIN), rtol=0, atol=1e-6)
+
+
+def one_layer_of_softmax():
+    model = nn.Linear(3, 3).double()
+    torch.manual_seed(1)
+    nn.init.normal_(model.weight)
+    return model
+
+
+def test_kfac_on_one_layer_of_softmax_is_its_formula():
+    """A: inputs and a 1, weighted by the trace of diag(p) - p p^T; G: the mean of these matrices over R."""
+    model, mu = one_layer_of_softmax(), 0.2
+    p = model(X).softmax(1).detach()
+    of_outputs = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    shares = of_outputs.diagonal(dim1=1, dim2=2).sum(1)[RETAIN]
+    x = torch.cat([X, torch.ones(40, 1).double()], 1)
+    a = (shares[:, None] * x[RETAIN]).T @ x[RETAIN] / shares.sum()
+    g = of_outputs[RETAIN].mean(0)
+    slopes = p - torch.eye(3).double()[Y]
+    b = slopes[RETAIN].T @ x[RETAIN] / len(RETAIN) - slopes.T @ x / 40
+    matrix = torch.kron(g, a) + (DECAY + mu) * torch.eye(12).double()
+    step = torch.linalg.solve(matrix, b.flatten()).reshape(3, 4)
+    deletion = baselines.kfac(classifier(model), IDS, damping=mu)
+    torch.testing.assert_close(deletion.parameters["weight"], model.weight.detach() - step[:, :3])
+    torch.testing.assert_close(deletion.parameters["bias"], model.bias.detach() - step[:, 3])
+
+
+def test_kfac_leaves_layers_that_are_not_called_as_modules():
+    """Attention multiplies by the weight of its output layer itself; a spare layer is never used."""
+    torch.manual_seed(0)
+    model = Attentive()
+    model.spare = nn.Linear(2, 2)
+    deletion = baselines.kfac(classifier(model.double().eval()), IDS, damping=0.1)
+    moved = {k for k, p in model.named_parameters() if not torch.equal(deletion.parameters[k], p.detach())}
+    assert moved == {"layer.weight", "layer.bias"}
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.scale * x
+
+
+def test_kfac_and_fisher_noise_say_what_they_need_in_their_own_words():
+    for model, y, loss, message in (
+        (Scale(), Y, "cross_entropy", "K-FAC knows no layer of this model"),
+        (nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)).double(), Y / 1.0, "mse", "needs one vector of at most"),
+    ):
+        problem = Problem(model, loss, (X, y.to(X.dtype) if loss == "mse" else y), weight_decay=DECAY)
+        with pytest.raises(ValueError, match=rf"{message}.*newton\(..., curvature='ggn'\)") as raised:
+            baselines.kfac(problem, IDS)
+        assert "selector" not in str(raised.value)
+    with pytest.raises(ValueError, match="Fisher forgetting needs integer classes") as raised:
+        baselines.fisher_forgetting(ridge(), IDS)
+    assert "curvature=" not in str(raised.value)
 
 
 def test_kfac_leaves_what_has_no_factors_as_it_is():
@@ -542,6 +600,62 @@ def test_retraining_needs_a_beginning_where_weights_are_made_of_others(kind, nam
     assert baselines.retrain(classifier(model), IDS, SHORT, initial=hidden(kind).state_dict(), random_state=0).accepted
 
 
+class Attentive(nn.Module):
+    """One head of self-attention over the features, and a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        rows = torch.stack([x, x.flip(1)], 1)
+        return self.layer(self.attention(rows, rows, rows, need_weights=False)[0].mean(1))
+
+
+def test_resetting_begins_where_the_constructor_does():
+    """torch draws an attention's output layer and then sets its bias to 0."""
+    torch.manual_seed(0)
+    model = Attentive()
+    assert not model.attention.out_proj.bias.any()
+    for p in model.parameters():
+        nn.init.ones_(p)
+    reset(model, 0)
+    assert not model.attention.out_proj.bias.any()
+    assert not model.attention.in_proj_bias.any()
+    assert (model.attention.out_proj.weight != 1.0).all()
+
+
+class Container(nn.Module):
+    """Has no parameter of its own, and its own way to draw those inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def reset_parameters(self):
+        nn.init.eye_(self.layer.weight)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_resetting_asks_modules_that_hold_only_others_last():
+    model = Container()
+    reset(model, 0)
+    assert torch.equal(model.layer.weight, torch.eye(3))
+    model.layer.bias.requires_grad_(False)  # what is frozen inside is not for the outer module to draw
+    reset(model, 0)
+    assert not torch.equal(model.layer.weight, torch.eye(3))
+
+
+def test_a_reset_that_asks_for_something_is_none():
+    model = nn.Sequential(nn.Linear(3, 3))
+    model[0].reset_parameters = lambda scale: scale
+    with pytest.raises(ValueError, match=r"0 have no reset_parameters\(\); pass initial="):
+        reset(model, 0)
+
+
 def test_resetting_leaves_frozen_parameters():
     model = net()
     model[0].bias.requires_grad_(False)
@@ -562,11 +676,40 @@ def test_resetting_leaves_frozen_parameters():
         (lambda p: baselines.newton(p, IDS, damping=-1.0), "damping is -1"),
         (lambda p: baselines.paper_step(p, IDS, damping=0.0), "damping is 0"),
         (lambda p: baselines.fine_tune(p, [1, 1]), "name each sample once"),
+        (lambda p: baselines.salun(p, IDS, alpha=float("nan")), "alpha is nan"),
+        (lambda p: baselines.scrub(p, IDS, alpha=-1.0), "alpha is -1"),
+        (lambda p: baselines.scrub(p, IDS, gamma=float("nan")), "gamma is nan"),
+        (lambda p: baselines.scrub(p, IDS, max_epochs=-1), "max_epochs is -1"),
+        (lambda p: baselines.scrub(p, IDS, forget_batch_size=0), "forget_batch_size is 0"),
+        (lambda p: baselines.fisher_forgetting(p, IDS, alpha=-1.0), "alpha is -1"),
+        (lambda p: baselines.fisher_forgetting(p, IDS, power=float("nan")), "power is nan"),
+        (lambda p: baselines.fisher_forgetting(p, IDS, most=-1.0), "most is -1"),
+        (lambda p: baselines.selective_synaptic_dampening(p, IDS, alpha=float("nan")), "alpha is nan"),
+        (lambda p: baselines.selective_synaptic_dampening(p, IDS, dampening=-1.0), "dampening is -1"),
+        (lambda p: baselines.newton(p, IDS, tol=-1.0), "tol is -1"),
+        (lambda p: baselines.newton(p, IDS, max_iter=0), "max_iter is 0"),
+        (lambda p: baselines.newton(p, IDS, curvature="exact"), "curvature is 'exact'"),
+        (lambda p: baselines.gradient_norm_units(p, IDS, n_units=9), "n_units is 9"),
+        (
+            lambda p: baselines.random_units(p, IDS, n_units=1, units=find_units(nn.Linear(3, 8))),
+            "units are those of an",
+        ),
+        (lambda p: baselines.paper_step(p, IDS, units=find_units(nn.Linear(3, 8))), "units are those of another model"),
+        (lambda p: baselines.paper_step(p, IDS, selected=torch.tensor([])), "selected is tensor"),
+        (lambda p: baselines.paper_step(p, IDS, selected=[0.5]), r"selected is \[0.5\]"),
+        (lambda p: baselines.paper_step(p, IDS, earlier={}), "earlier lacks '0.weight', '0.bias'"),
+        (lambda p: baselines.paper_step(p, IDS, earlier=nn.Linear(3, 3).state_dict()), "earlier lacks"),
+        (lambda p: baselines.retrain(p, IDS, SHORT, initial=nn.Linear(3, 3).state_dict()), "initial does not fit"),
+        (
+            lambda p: baselines.bad_teacher(p, IDS, SHORT, initial={}),
+            "initial does not fit the model; pass the state_dict",
+        ),
         (lambda p: baselines.random_units(p, IDS, n_units=0), "n_units"),
         (lambda p: baselines.fine_tune(p, []), "empty"),
         (lambda p: baselines.fine_tune(p, range(40)), "all 40"),
         (lambda _p: Recipe(lr=0.0), "lr"),
         (lambda _p: Recipe(optimizer="lion"), "optimizer"),
+        (lambda _p: Recipe(optimizer=["sgd"]), "optimizer must be"),
         (lambda _p: Recipe(schedule="linear"), "schedule"),
     ],
 )
@@ -581,6 +724,19 @@ def test_bad_arguments_are_refused(call, message):
         (lambda p: baselines.fine_tune(p.model, IDS), "problem is a Sequential; it must be a codec.unlearn.Problem"),
         (lambda p: baselines.random_units(p.model, IDS, n_units=1), "problem is a Sequential"),
         (lambda p: baselines.fine_tune(p, IDS, 5), "recipe is a int; it must be a Recipe"),
+        (lambda p: baselines.retrain(p, IDS, None), "recipe is a NoneType; it must be a Recipe"),
+        (lambda p: baselines.neg_grad_plus(p, IDS, None), "recipe is a NoneType"),
+        (lambda p: baselines.salun(p, IDS, None), "recipe is a NoneType"),
+        (lambda p: baselines.scrub(p, IDS, {"lr": 0.1}), "recipe is a dict"),
+        (lambda p: baselines.neg_grad_plus(p, IDS, beta="0.5"), "beta is '0.5'"),
+        (lambda p: baselines.scrub(p, IDS, alpha="1"), "alpha is '1'"),
+        (lambda p: baselines.selective_synaptic_dampening(p, IDS, alpha="1"), "alpha is '1'"),
+        (lambda p: baselines.random_units(p, IDS, n_units=1.5), "n_units is 1.5"),
+        (lambda p: baselines.gradient_norm_units(p, IDS, n_units="2"), "n_units is '2'"),
+        (lambda p: baselines.paper_step(p, IDS, earlier=p.model), "earlier is a Sequential; pass a dict"),
+        (lambda p: baselines.retrain(p, IDS, initial=p.model), r"initial is a Sequential; pass the state_dict\(\)"),
+        (lambda p: baselines.fine_tune(p, IDS, Recipe(optimizer=lambda _: None)), "optimizer made a NoneType"),
+        (lambda _p: Recipe(schedule=("a",)), "schedule is 'a'"),
         (lambda _p: Recipe(epochs=1.5), "epochs is 1.5"),
         (lambda _p: Recipe(schedule=[3]), r"schedule is \[3\]"),
     ],
@@ -591,8 +747,52 @@ def test_arguments_of_another_type_are_refused(call, message):
 
 
 def test_random_labels_need_classes():
-    with pytest.raises(ValueError, match="integer class targets"):
+    with pytest.raises(ValueError, match=r"integer class targets, these are torch\.float64; pass classes"):
         baselines.random_labels(ridge(), IDS)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_what_errors_say_of_one_logit_is_the_same_loss(shape):
+    """log(1 + e^z) - y z is the cross entropy of the logits (0, z)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 1), nn.Unflatten(1, (1,)) if len(shape) == 2 else nn.Flatten(0)).double()
+    y = Y % 2
+    plain = Problem(model, nn.BCEWithLogitsLoss(), (X, y.reshape(shape).double()), weight_decay=DECAY)
+    two = lambda z: torch.nn.functional.pad(z.reshape(-1, 1), (1, 0))  # noqa: E731
+    told = Problem(model, "cross_entropy", (X, y), weight_decay=DECAY, output=two)
+    for method in (baselines.random_labels, baselines.scrub, baselines.bad_teacher, baselines.fisher_forgetting):
+        with pytest.raises(ValueError, match="For one logit z") as raised:
+            method(plain, IDS)
+        assert "output=lambda z: torch.nn.functional.pad(z.reshape(-1, 1), (1, 0))) and 'cross" in str(raised.value)
+        assert method(told, IDS, random_state=0).distance > 0
+    ends = [baselines.fine_tune(p, IDS, SHORT, random_state=0).parameters["0.weight"] for p in (plain, told)]
+    torch.testing.assert_close(*ends)
+
+
+def test_random_labels_need_one_class_and_not_a_yes_or_no_for_each():
+    several = lambda o, t: binary_cross_entropy_with_logits(o, t.double(), reduction="none").mean(1)  # noqa: E731
+    problem = Problem(net(), several, (X, torch.stack([Y, Y, Y], 1) % 2), weight_decay=DECAY)
+    for method in (baselines.random_labels, baselines.salun):
+        with pytest.raises(ValueError, match=r"need one class a sample or position; .* shape of its outputs, \(3,\)"):
+            method(problem, IDS)
+
+
+def test_random_labels_leave_padded_positions_out_of_the_loss():
+    """Of three positions the last is padding, as -100 says; its loss is none, and stays none."""
+    from codec.unlearn._training import wrong_labels
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 12), nn.Unflatten(1, (3, 4))).double()
+    loss = lambda o, t: cross_entropy(o.transpose(1, 2), t, reduction="none").sum(1) / 2  # noqa: E731
+    y = torch.stack([Y, Y + 1, torch.full_like(Y, -100)], 1)
+    problem = Problem(model, loss, (X, y), weight_decay=0.0)
+    found = torch.stack(list(wrong_labels(problem, torch.arange(40), 0).values()))
+    assert (found[:, 2] == -100).all()
+    assert (found[:, :2] != y[:, :2]).all()
+    assert set(found[:, :2].flatten().tolist()) == set(range(4))
+    moved = baselines.random_labels(problem, IDS, once(optimizer="sgd")).parameters["0.weight"] != model[0].weight
+    assert moved[:8].all()
+    assert not moved[8:].any()  # the outputs of the padded position
 
 
 # --------------------------------------------------------------------------- several steps by hand
@@ -625,6 +825,31 @@ def test_scrub_climbs_away_from_the_teacher_in_its_first_epochs():
         classifier(model), IDS, once(epochs=3, optimizer="sgd"), gamma=2.0, max_epochs=2, temperature=t
     )
     check(deletion, by_hand(model, [climb, descend, climb, descend, descend]))
+
+
+def test_scrub_shows_its_student_every_batch_once():
+    """A norm of the inputs: its mean goes a tenth of the way to that of U, then to that of R, and no further."""
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3)).double()
+    deletion = baselines.scrub(classifier(model), IDS, once(optimizer="sgd"))
+    expected = 0.9 * 0.1 * X[FORGET].mean(0) + 0.1 * X[RETAIN].mean(0)
+    torch.testing.assert_close(deletion.parameters["0.running_mean"], expected)
+    assert int(deletion.parameters["0.num_batches_tracked"]) == 2
+
+
+def test_scrub_holds_loss_and_distance_against_the_same_dropout():
+    """Of a student with two dropout masks the sum of the terms is not that of one; a mask of 0 has no slope in either."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 3, bias=False)).double()
+    problem = Problem(model, "cross_entropy", (X[:2].abs() + 1.0, Y[:2]), weight_decay=0.0)
+    seen = 0
+    for seed in range(30):
+        recipe = once(optimizer="sgd", weight_decay=0.0)
+        moved = baselines.scrub(problem, [0], recipe, max_epochs=0, gamma=1.0, alpha=0.0, random_state=seed)
+        both = baselines.scrub(problem, [0], recipe, max_epochs=0, gamma=1.0, alpha=5.0, random_state=seed)
+        columns = [(d.parameters["1.weight"] != model[1].weight).any(0) for d in (moved, both)]
+        assert torch.equal(*columns)
+        seen += int((~columns[0]).sum())
+    assert seen > 0
 
 
 def test_bad_teaching_pulls_back_what_stays():
@@ -677,6 +902,17 @@ def test_neg_grad_plus_sees_every_forgotten_sample_as_often(size):
     assert counts.max() - counts.min() <= 1
     if size == 2:
         assert len({tuple(batch) for batch in batches}) > 5  # in new orders
+
+
+def test_neg_grad_plus_keeps_its_loss_while_an_optimiser_asks_several_times():
+    """L-BFGS asks up to five times in each of the five steps of an epoch."""
+    problem, seen = classifier(), []
+    fetch = problem.fetch
+    ids = [1, 5, 9, 13, 17]
+    problem.fetch = lambda rows: (seen.append(torch.as_tensor(rows).tolist()), fetch(rows))[1]
+    lbfgs = Recipe(epochs=1, batch_size=7, optimizer=lambda ps: torch.optim.LBFGS(ps, lr=0.1, max_iter=5))
+    baselines.neg_grad_plus(problem, ids, lbfgs, random_state=0)
+    assert sum(len(batch) == 5 and set(batch) == set(ids) for batch in seen) == 5
 
 
 def test_fisher_information_is_that_of_the_retained_samples_and_bounded():

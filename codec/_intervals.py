@@ -101,7 +101,8 @@ def codec_interval(
     Raises
     ------
     ValueError
-        Several responses; a constant y; y a function of ``given`` in the sample; ``confidence_level`` not in (0, 1);
+        Several responses; a constant y; y a function of ``given`` in the sample, or so nearly that the interval would
+        lie below -1; ``confidence_level`` not in (0, 1);
         for the bootstrap more than two columns of z and ``given`` or fewer than 100 rows; for the analytic interval
         fewer than four rows, ties in y or z, or several columns. The ordinary (n out of n) bootstrap is refused: it
         repeats rows, a repeated row is its own nearest neighbour, and it fails for this coefficient [2]_.
@@ -181,6 +182,12 @@ def interval_of_tables(
         _warn_below(BOOTSTRAP_ROWS, y.n_rows, fault)
     # The variance is an estimate with a relative error near sqrt(24 / n): n / 12 degrees of freedom.
     half = float(student.ppf(0.5 + confidence_level / 2.0, y.n_rows / 12.0)) * spread
+    if center + half < -1.0:
+        raise ValueError(
+            f"T is {center:.3g} in this sample, and no interval around it reaches -1: rows that are near in z and given "
+            "together are far apart in given, which tells nearly all of y. Bring z and given to like units, take more "
+            "rows, or test with codec_test."
+        )
     return ConfidenceInterval(max(center - half, -1.0), min(center + half, 1.0))
 
 

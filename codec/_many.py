@@ -346,6 +346,11 @@ class PowerCurve:
         float
             Number of rows, not rounded; the smallest size if its power is enough, ``nan`` if that of no size is.
 
+        Raises
+        ------
+        ValueError, TypeError
+            ``power`` is not in (0, 1], or is no number.
+
         Examples
         --------
         >>> import numpy as np
@@ -357,6 +362,8 @@ class PowerCurve:
         """
         from sklearn.isotonic import IsotonicRegression
 
+        if not check_positive(power, "power") <= 1.0:
+            raise ValueError(f"power is {power}; it must be at most 1.")
         smooth = IsotonicRegression().fit_transform(self.n_samples, self.power)
         reaches = np.flatnonzero(smooth >= power)
         if reaches.size == 0:
@@ -457,10 +464,10 @@ class _Subsamples:
     """Rows of data at hand, drawn without replacement."""
 
     def __init__(self, data: Sequence[Any], largest: int) -> None:
-        if not isinstance(data, (tuple, list)) or len(data) not in {2, 3}:
-            raise TypeError("source must be a function of (n, rng), or a tuple (y, z) or (y, z, given).")
-        self.data = data
-        n_rows = [len(part) for part in data]
+        self.data = _parts(data)
+        n_rows = [_n_rows(part) for part in self.data]
+        if not n_rows or -1 in n_rows:
+            raise TypeError("source must be a function of (n, rng), or a tuple (y, z) or (y, z, given) of arrays.")
         if len(set(n_rows)) > 1:
             raise ValueError(f"source has parts of {n_rows} rows; y, z and given need the same number.")
         self.n_rows = n_rows[0]
@@ -475,6 +482,21 @@ class _Subsamples:
         return [take_rows(part, rows) for part in self.data]
 
 
+def _parts(data: Any) -> Sequence[Any]:
+    """(y, z) or (y, z, given), without a condition that is None; nothing of anything else."""
+    if not isinstance(data, (tuple, list)) or len(data) not in {2, 3}:
+        return ()
+    return data[:2] if data[-1] is None else data
+
+
+def _n_rows(part: Any) -> int:
+    """Rows of an array, list or frame; -1 of a single value."""
+    try:
+        return len(part)
+    except TypeError:
+        return -1
+
+
 def _simulate(
     model: Callable[[int, np.random.Generator], Sequence[Any]],
     n: int,
@@ -483,8 +505,8 @@ def _simulate(
 ) -> float:
     """The p-value of one data set; NaN, which rejects nothing, if y or z is constant in it."""
     rng = np.random.default_rng(seed)
-    data = model(n, rng)
-    if not isinstance(data, (tuple, list)) or len(data) not in {2, 3} or any(len(part) != n for part in data):
+    data = _parts(model(n, rng))
+    if not data or any(_n_rows(part) != n for part in data):
         raise ValueError(f"source({n}, rng) must return (y, z) or (y, z, given), each with {n} rows.")
     with silenced(".*"):  # the same sign in hundreds of data sets
         try:

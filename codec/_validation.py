@@ -144,8 +144,12 @@ def _as_array(data: Any, argument: str) -> NDArray[Any]:
     data = without_mask(data)
     try:
         array = np.asarray(data)
+        if array.dtype.kind in "US" and not isinstance(data, np.ndarray):  # numbers and NaN in a list became text
+            array = np.asarray(data, dtype=object)
     except ValueError as error:
         raise ValueError(f"{argument} is not a rectangular array: {error}") from None
+    if array.dtype.kind == "V":
+        raise TypeError(f"{argument} is a structured array; pass a data frame, or its fields as columns.")
     if array.ndim == 1:
         array = array[:, None]
     _check_shape(array.shape, argument)

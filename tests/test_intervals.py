@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from marks import slowly
+from reference_impl import codec as reference_codec
 from scipy.stats import t as student
 
 from codec import _intervals, codec, codec_interval, codec_test
@@ -108,6 +109,16 @@ def test_bootstrap_interval_surrounds_the_coefficient():
     z = rng.normal(size=600)
     result = codec_test(z + rng.normal(size=600), z, statistic="codec", n_resamples=99, rng=0)
     assert result.confidence_interval(0.9).low < result.confidence_interval(0.9).high
+
+
+def test_no_interval_where_it_would_lie_below_its_range():
+    """T is at least 0: an interval below -1, whose upper end would be below its lower one, covers nothing."""
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 400))
+    assert reference_codec(x, 1000.0 * z, x) < -100
+    with pytest.raises(ValueError, match=r"T is -\d+ in this sample, and no interval around it reaches -1"):
+        codec_interval(x, 1000.0 * z, x, rng=0)
+    assert codec_interval(x + z, z, x, rng=0).low >= -1.0
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,11 @@ def test_power_grows():
     assert curve.power[0] < curve.power[1]
     assert np.all((curve.low <= curve.power) & (curve.power <= curve.high))
     assert 30 < curve.required(0.8) <= 200
-    assert np.isnan(curve.required(1.01))
+    for power in (1.01, 80, 0.0, -0.5, np.nan):
+        with pytest.raises(ValueError, match=r"power is .*; it must be"):
+            curve.required(power)
+    with pytest.raises(TypeError, match="power is 'high'; it must be a number"):
+        curve.required("high")
     assert list(curve.to_frame().columns) == ["n_samples", "power", "low", "high"]
 
 
@@ -107,6 +111,21 @@ def test_power_from_data():
         power_curve(data[0], [50])
     with pytest.raises(ValueError, match="must return"):
         power_curve(lambda n, rng: (rng.normal(size=n),), [50], n_simulations=1)
+    with pytest.raises(TypeError, match="source must be"):
+        power_curve((1.0, 2.0), [50])
+    with pytest.raises(TypeError, match="source must be"):
+        power_curve((*data[:1], None), [50])
+    with pytest.raises(ValueError, match="must return"):
+        power_curve(lambda *_: (1.0, 2.0), [50], n_simulations=1)
+
+
+def test_a_condition_of_none_is_no_condition():
+    """As in `codec_test(y, z, None)`."""
+    data = line_model(80, np.random.default_rng(0))
+    options = {"n_simulations": 8, "n_resamples": 19, "rng": 0}
+    assert power_curve((*data, None), 40, **options).power == power_curve(data, 40, **options).power
+    model = power_curve(lambda n, rng: (*line_model(n, rng), None), 40, **options)
+    assert model.power == power_curve(line_model, 40, **options).power
 
 
 def test_a_number_of_threads_that_is_none_is_named():

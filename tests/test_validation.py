@@ -380,6 +380,32 @@ def test_missing_text_of_y():
         assert value == codec(text.dropna(), Z[text.notna().to_numpy()])
 
 
+@pytest.mark.parametrize("missing", [np.nan, None, pd.NA])
+def test_a_missing_value_among_listed_text_is_no_class(missing):
+    """As an array the list would hold the text "nan"."""
+    labels = np.random.default_rng(0).choice(list("uvw"), N).tolist()
+    listed = [missing, *labels[1:]]
+    assert_refused(lambda: codec(listed, Z), "y contains NaN: column 'y0' has 1 missing value")
+    for data in (listed, tuple(listed)):
+        with pytest.warns(UserWarning, match=f"1 of {N} rows have missing values and were left out"):
+            assert codec(data, Z, nan_policy="omit") == codec(np.array(labels[1:]), Z[1:])
+
+
+def test_numbers_among_listed_text_are_no_classes():
+    """As an array the list would hold text alone."""
+    labels = np.random.default_rng(0).choice(list("uvw"), N).tolist()
+    assert_refused(lambda: codec([1.5, *labels[1:]], Z), "column 'y0' of y", "objects such as 1.5", kinds=TypeError)
+    rows = [list(row) for row in zip(labels, Y.tolist(), strict=True)]
+    frame = pd.DataFrame({"class": labels, "number": Y})
+    assert codec(rows, Z) == codec(frame, Z)
+
+
+def test_structured_arrays_are_refused():
+    fields = np.zeros(N, dtype=[("a", float), ("b", float)])
+    assert_refused(lambda: codec(fields, Z), "y is a structured array", kinds=TypeError)
+    assert_refused(lambda: codec(Y, fields), "z is a structured array", kinds=TypeError)
+
+
 def test_masked_values_are_missing():
     masked = np.ma.masked_array(Z, mask=np.zeros_like(Z, dtype=bool))
     assert codec(Y, masked) == codec(Y, Z)

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from types import NoneType
 from typing import Any, Self
 
@@ -66,7 +67,7 @@ def logistic_constants(radius: float) -> Constants:
     2.0
     """
     radius = check_positive(radius, "radius")
-    source = f"logistic loss, every row has ||x|| <= {radius:.4g}"
+    source = f"logistic loss, every row has ||x|| <= {rounded_up(radius, 4)}"
     return Constants(2.0 * radius, CURVATURE_CHANGE * radius**3, source)
 
 
@@ -93,7 +94,7 @@ def softmax_constants(radius: float) -> Constants:
     0.2722
     """
     radius = check_positive(radius, "radius")
-    source = f"softmax loss, every row has ||x|| <= {radius:.4g}"
+    source = f"softmax loss, every row has ||x|| <= {rounded_up(radius, 4)}"
     return Constants(2.0 * math.sqrt(2.0) * radius, 2.0 * math.sqrt(2.0) * CURVATURE_CHANGE * radius**3, source)
 
 
@@ -119,7 +120,8 @@ def ridge_constants(radius: float, target_radius: float, weight_decay: float) ->
     weight_decay = check_positive(weight_decay, "weight_decay")
     weights = target_radius / math.sqrt(weight_decay)
     lipschitz = radius * (radius * weights + target_radius) + weight_decay * weights
-    return Constants(lipschitz, 0.0, f"squared loss, every row has ||x|| <= {radius:.4g}, ||y|| <= {target_radius:.4g}")
+    norms = f"||x|| <= {rounded_up(radius, 4)}, ||y|| <= {rounded_up(target_radius, 4)}"
+    return Constants(lipschitz, 0.0, f"squared loss, every row has {norms}")
 
 
 # --------------------------------------------------------------------------- bounds
@@ -152,8 +154,8 @@ def moved_bound(constants: Constants, weight_decay: float, n: int, m: int, gradi
 def a_priori_bound(constants: Constants, weight_decay: float, n: int, m: int, gradient_norm: float = 0.0) -> float:
     """``gamma = M m^2 L^2 / (2 weight_decay^3 (n - m)^2)``: error of one exact Newton step on F_R.
 
-    The arguments are those of :func:`moved_bound`. A Newton step on a ``weight_decay``-strongly convex function with M-Lipschitz Hessian ends within
-    ``M / (2 weight_decay)`` times the squared distance it started from.
+    The arguments are those of :func:`moved_bound`. A Newton step on a ``weight_decay``-strongly convex function with
+    M-Lipschitz Hessian ends within ``M / (2 weight_decay)`` times the squared distance it started from.
 
     Examples
     --------
@@ -210,7 +212,7 @@ class Certificate:
     Certificate (a posteriori): 1 of 24 samples forgotten
       proved    distance to the retrained model <= ... ((||grad F_R|| + rounding) / weight decay)
       assumed   the loss is convex in the weights, so F_R is strongly convex with 0.1
-                squared loss, every row has ||x|| <= 1.414, ||y|| <= 1
+                squared loss, every row has ||x|| <= 1.415, ||y|| <= 1
       measured  ||grad F_R|| = ...
     """
 
@@ -273,28 +275,26 @@ def certify(
     bound = a_posteriori_bound(gradient_norm, weight_decay, rounding)
     over = " (||grad F_R|| / weight decay)" if rounding == 0.0 else " ((||grad F_R|| + rounding) / weight decay)"
     taken = [f"the loss is convex in the weights, so F_R is strongly convex with {weight_decay:.3g}", *assumed]
-    found = [f"||grad F_R|| = {gradient_norm:.3g}" + (f", rounding <= {rounding:.1g}" if rounding else "")]
+    found = [f"||grad F_R|| = {gradient_norm:.3g}" + (f", rounding <= {rounded_up(rounding, 1)}" if rounding else "")]
     if constants is not None:
-        prior = a_priori_bound(constants, weight_decay, n, m)
+        prior = rounded_up(a_priori_bound(constants, weight_decay, n, m))
         taken.append(constants.source)
-        found.append(f"known beforehand: one exact Newton step from the minimiser of F_S ends within {prior:.3g}")
+        found.append(f"known beforehand: one exact Newton step from the minimiser of F_S ends within {prior}")
     return Certificate(
         kind="a posteriori",
         bound=bound,
         n=n,
         m=m,
-        proved=(f"distance to the retrained model <= {_rounded_up(bound)}{over}",),
+        proved=(f"distance to the retrained model <= {rounded_up(bound)}{over}",) if bound < math.inf else (),
         assumed=tuple(taken),
         measured=(*found, *measured),
     )
 
 
-def _rounded_up(bound: float) -> str:
-    """Three digits that are not below the bound."""
-    if not 0.0 < bound < math.inf:
-        return f"{bound:.3g}"
-    unit = 10.0 ** (math.floor(math.log10(bound)) - 2)
-    return f"{math.ceil(bound / unit * (1.0 - 1e-12)) * unit:.3g}"
+def rounded_up(bound: float, digits: int = 3) -> str:
+    """So many digits that are not below the bound."""
+    found = Context(prec=digits, rounding=ROUND_CEILING).create_decimal_from_float(bound * (1.0 - 1e-12))
+    return f"{float(found):.{digits}g}"
 
 
 def certify_newton(n: int, m: int, *, weight_decay: float, constants: Constants, gradient_norm: float) -> Certificate:
@@ -308,7 +308,7 @@ def certify_newton(n: int, m: int, *, weight_decay: float, constants: Constants,
         bound=bound,
         n=n,
         m=m,
-        proved=(f"distance to the retrained model <= {_rounded_up(bound)} (M m^2 L^2 / (2 weight_decay^3 (n - m)^2))",),
+        proved=(f"distance to the retrained model <= {rounded_up(bound)} (M m^2 L^2 / (2 weight_decay^3 (n - m)^2))",),
         assumed=(
             f"the loss is convex in the weights, so F_R is strongly convex with {weight_decay:.3g}",
             constants.source,
@@ -337,6 +337,8 @@ def empirical(n: int, m: int, *, reason: str, measured: Sequence[str] = ()) -> C
 def check_epsilon_delta(epsilon: Any, delta: Any) -> tuple[float, float]:
     """A positive epsilon and a delta within (0, 1)."""
     epsilon, delta = check_positive(epsilon, "epsilon"), check_positive(delta, "delta")
+    if epsilon < 1e-9:  # rounding takes the digits of the difference that is delta
+        raise ValueError(f"epsilon is {epsilon}; it must be at least 1e-9, below which no noise can be computed.")
     if delta >= 1.0:
         raise ValueError(f"delta is {delta}; it must be below 1, and should be far below 1 / n_samples.")
     return epsilon, delta
@@ -402,8 +404,7 @@ def gaussian_epsilon(multiplier: float, delta: float) -> float:
     high = 1.0
     while gaussian_delta(multiplier, high) > delta:
         high *= 2.0
-    root = optimize.brentq(lambda e: gaussian_delta(multiplier, e) - delta, 0.0, high, xtol=1e-13, rtol=1e-13)
-    return float(root)
+    return float(optimize.brentq(lambda e: gaussian_delta(multiplier, e) - delta, 0.0, high, xtol=1e-13, rtol=1e-13))
 
 
 # --------------------------------------------------------------------------- several releases

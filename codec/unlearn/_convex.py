@@ -27,6 +27,7 @@ SMALL = 1_000  # parameters up to here: the dense inverse is kept in float64
 NEGLIGIBLE = 1e-12  # share of the largest eigenvalue below which a direction is left out; its size is kept
 LEADING = 0.2  # share of a sample's largest curvature below which its others stay in the Hessian
 MOST_LOST = 0.9  # share of the Hessian, along some direction, that a downdate may take
+MOST_DIGITS = 1e-3  # share of a sum below which what a downdate leaves of it is summed anew
 UNIT_ROUNDOFF = 2.0**-53
 
 
@@ -384,8 +385,11 @@ def conjugate_gradients(
 ) -> tuple[FloatArray, int]:
     """Solve ``product(x) = b`` to a relative residual; returns x and the number of products."""
     x, residual = np.zeros_like(b), b.copy()
+    goal = tolerance * float(np.linalg.norm(b))
+    if not goal > 0.0:  # nothing to solve, or nothing that can be
+        return x, 0
     z = precondition(residual)
-    direction, rz, goal = z, float(np.vdot(residual, z)), tolerance * float(np.linalg.norm(b))
+    direction, rz = z, float(np.vdot(residual, z))
     for step in range(1, max_iter + 1):
         image = product(direction)
         length = rz / float(np.vdot(direction, image))
@@ -525,7 +529,11 @@ class RidgeProblem:
         self.target_radius = float(np.sqrt(np.einsum("ij,ij->i", targets, targets).max()))
         self.weight_decay = weight_decay
         self.retained = np.ones(len(X))
+        self._sum_up()
+
+    def _sum_up(self) -> None:
         self.second = self.rows.T @ self.rows  # sum, not mean, of z z^T: rows can be taken out
+        self.summed = float(np.trace(self.second))
 
     @property
     def n_retained(self) -> int:
@@ -542,12 +550,19 @@ class RidgeProblem:
         self.retained[samples] = 0.0
         self.rows[samples] = 0.0
         self.targets[samples] = 0.0
+        if float(np.trace(self.second)) < MOST_DIGITS * self.summed:  # an outlier went: few digits are left of the rest
+            self._sum_up()
 
     def newton_step(self, V: FloatArray) -> FloatArray:
         """The minimiser: the loss is quadratic. A second step only takes back what rounding left."""
-        H = self.second / self.n_retained
+        H, g = self.second / self.n_retained, self.gradient(V).T
         H[np.diag_indices(len(H))] += self.weight_decay
-        return V - np.asarray(linalg.solve(H, self.gradient(V).T, assume_a="pos", check_finite=False)).T
+        try:
+            step = linalg.cho_solve(linalg.cho_factor(H, check_finite=False), g, check_finite=False)
+        except np.linalg.LinAlgError:  # rounding has made eigenvalues smaller than the weight decay
+            values, vectors = linalg.eigh(H, check_finite=False)
+            step = vectors @ (vectors.T @ g / values.clip(self.weight_decay)[:, None])
+        return V - np.asarray(step).T
 
     def rounding(self, V: FloatArray) -> float:
         """Bound on what float64 and the left-out directions hide of the gradient's norm."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -121,7 +122,7 @@ class Deletion:
             "iterations": self.iterations,
             "distance": self.distance,
             "seconds": sum(self.timings.values()),
-            "certificate": "empirical" if self.certificate is None else "certified",
+            "certificate": "certified" if _is_proved(self.certificate) else "empirical",
             "reason": self.reason,
         }
 
@@ -171,6 +172,11 @@ class Timer:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
+
+
+def _is_proved(certificate: Certificate | None) -> bool:
+    """Whether a bound is stated: one that is no number, or infinite, is none."""
+    return certificate is not None and certificate.bound is not None and math.isfinite(certificate.bound)
 
 
 def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:

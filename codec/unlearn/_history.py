@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,13 @@ class History:
 
     def _new_ledger(self, folder: str | Path, advice: str, *, saved: bool = False) -> Ledger:
         ledger = Ledger.open(folder, self.start)
-        if ledger.entries():
+        try:
+            if ledger.entries():
+                raise ValueError(f"ledger {str(folder)!r} holds requests already; {advice}.")
+            ledger.append({"kind": "start", "entropy": str(self.entropy), "settings": self._settings(), "saved": saved})
+        except BaseException:
             ledger.close()
-            raise ValueError(f"ledger {str(folder)!r} holds requests already; {advice}.")
-        ledger.append({"kind": "start", "entropy": str(self.entropy), "settings": self._settings(), "saved": saved})
+            raise
         return ledger
 
     def _read(self, ledger: Ledger, folder: str | Path) -> None:
@@ -157,36 +160,54 @@ class History:
             if "anchored" in entry:
                 self._settled, self.anchor = entry["anchored"], weights()
             self._take(Deletion.from_dict(entry["deletion"]), entry["waited"])
+        elif kind not in {"start", "previous", "weights"}:
+            raise ValueError(f"this version of codec knows no entry of kind {kind!r}; use the one that wrote it.")
 
     # ------------------------------------------------------------------------ changes
     def submit(self, ids: tuple[int, ...]) -> None:
         """A request that waits."""
-        self._write({"kind": "submitted", "ids": list(ids)})
-        self.pending.append(ids)
+        with self._whole():
+            self._write({"kind": "submitted", "ids": list(ids)})
+            self.pending.append(ids)
 
     def withdraw(self, place: int) -> None:
         """A request that waits no longer."""
-        self._write({"kind": "withdrawn", "place": place})
-        self.pending.pop(place)
+        with self._whole():
+            self._write({"kind": "withdrawn", "place": place})
+            self.pending.pop(place)
 
     def enter(self, deletion: Deletion, weights: Parameters, waited: bool) -> None:
         """A request that was done, and the parameters after it; one that was refused leaves the anchor where it was."""
         entry = {"kind": "deletion", "waited": waited, "deletion": deletion.to_dict()}
-        if self._before is not None and not deletion.accepted:
-            self._keep_anchor()
-        elif self._before is not None:  # in the one entry: on disk is both or neither
-            entry["anchored"] = self._settled
-        self._write(entry, weights if deletion.accepted else None)
-        self._before = None
-        self._take(deletion, waited)
-        if deletion.accepted:
-            self._previous, self.weights = (deletion.id, self.weights), weights
+        with self._whole():
+            if self._before is not None and not deletion.accepted:
+                self._keep_anchor()
+            elif self._before is not None:  # in the one entry: on disk is both or neither
+                entry["anchored"] = self._settled
+            self._write(entry, weights if deletion.accepted else None)
+            self._before = None
+            self._take(deletion, waited)
+            if deletion.accepted:
+                self._previous, self.weights = (deletion.id, self.weights), weights
 
     def take_back(self, number: int, weights: Parameters) -> None:
         """A request that stands no longer, and the parameters without it."""
-        self._write({"kind": "rollback", "request": number}, weights)
-        self.standing.remove(number)
-        self._previous, self.weights = None, weights
+        with self._whole():
+            self._write({"kind": "rollback", "request": number}, weights)
+            self.standing.remove(number)
+            self._previous, self.weights = None, weights
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A change on disk and here, or neither, be it interrupted between the two."""
+        lists = {name: list(getattr(self, name)) for name in ("deletions", "standing", "pending")}
+        before = vars(self) | lists
+        try:
+            with nullcontext() if self._ledger is None else self._ledger.whole():
+                yield
+        except BaseException:
+            vars(self).update(before)
+            raise
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -216,9 +237,10 @@ class History:
         """Enter a release before the copy is handed out."""
         after = Accountant(self.accountant.releases)
         found = after.add(epsilon, delta, sensitivity)
-        self._write({"kind": "release", "release": vars(found)})
-        self.accountant = after
-        return found
+        with self._whole():
+            self._write({"kind": "release", "release": vars(found)})
+            self.accountant = after
+            return found
 
     def _take(self, deletion: Deletion, waited: bool) -> None:
         if waited:
@@ -289,9 +311,10 @@ def with_noise(params: Mapping[str, Tensor], sigma: float, draw: np.random.Gener
     """Copies with independent normal noise on every coordinate.
 
     From numpy's generator, which has all bits of its seed: torch's on the CPU has 32 of them, few enough to try all.
+    The sum is rounded once, at its end: what is rounded before it is no longer normal.
     """
     noise = {name: torch.from_numpy(np.asarray(draw.standard_normal(tuple(w.shape)))) for name, w in params.items()}
-    return {name: w + sigma * noise[name].to(w) for name, w in params.items()}
+    return {name: (w.detach().cpu().double() + sigma * noise[name]).to(w) for name, w in params.items()}
 
 
 def ids_of(deletions: tuple[Deletion, ...]) -> list[int]:

@@ -5,7 +5,7 @@ parameters that it changed, as they are afterwards. Values, not differences: rea
 nothing, and what is read is what was written, bit for bit. Each line carries the SHA-256 of itself, of the
 line before it and of its file. The file is on disk (fsync) before its line is, so a line never lacks its
 file; a crash can leave at most a file without a line, which the next entry replaces, or half a line, which
-is taken off when the ledger is opened.
+is taken off when the ledger is opened. A last line that no crash leaves is an error: nothing whole is taken off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import os
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from torch import Tensor
 
 LINES = "ledger.jsonl"
 START = "0" * 64  # what the first line calls the line before it
+HEAD = b'{"index":0,"previous":"' + START.encode()  # the beginning of every ledger
 FORMAT = 1
 
 
@@ -197,10 +198,10 @@ class Ledger:
                     raise ValueError("it ends in the middle")
                 self._lines.append(_Line.read(text, place, previous))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                if place < len(texts) - 1:
+                if place < len(texts) - 1 or not _is_torn(text, place):
                     raise LedgerError(
-                        f"line {place} of {self._folder / LINES} is damaged ({error}); nothing after it can be "
-                        "trusted. Restore the folder from a copy."
+                        f"line {place} of {self._folder / LINES} is damaged, or no line of a ledger of this version "
+                        f"({error}); nothing from it on can be trusted. Restore the folder from a copy."
                     ) from error
                 self._take_off(text, place)
                 return
@@ -265,14 +266,15 @@ class Ledger:
         ValueError
             If JSON cannot hold the entry, or it undoes what is not standing. Nothing is written.
         LedgerError
-            If the ledger is closed, or was opened to be read.
+            If the ledger is closed, was opened to be read, or its file is no longer where it was.
         """
         if self._descriptor < 0:
             raise LedgerError("this ledger is closed; open it again with Ledger.open(folder).")
         if self._read_only:
             raise LedgerError("this ledger was opened to be read; open it again without read_only.")
+        self._check_place()
         text = _as_json(entry)
-        if "undoes" in text and text["undoes"] not in dict(self.standing()):
+        if "undoes" in text and text["undoes"] not in [index for index, _ in self.standing()]:
             raise ValueError(f"entry['undoes'] is {text['undoes']!r}, which is no standing entry of this ledger.")
         digest = None
         if tensors:
@@ -286,15 +288,37 @@ class Ledger:
         previous = self._lines[-1].hash if self._lines else START
         line = _Line(len(self._lines), previous, entry, digest)
         text = line.text()
-        try:
+        with self.whole():  # a full disk: the line must not stay in part
+            os.ftruncate(self._descriptor, self._size)  # what could not be taken off before
             _write_all(self._descriptor, text)
             os.fsync(self._descriptor)
-        except BaseException:  # a full disk: the line must not stay in part
+            self._lines.append(line)
+            self._size += len(text)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Where the block fails, or is interrupted, its entries are taken off again."""
+        n_lines, size = len(self._lines), self._size
+        try:
+            yield
+        except BaseException:
+            del self._lines[n_lines:]
+            self._size = size
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
             raise
-        self._lines.append(line)
-        self._size += len(text)
+
+    def _check_place(self) -> None:
+        """What goes into a file that was removed is lost."""
+        try:
+            there = os.path.samestat(os.fstat(self._descriptor), (self._folder / LINES).stat())
+        except OSError:
+            there = False
+        if not there:
+            raise LedgerError(
+                f"{self._folder / LINES} was moved, removed or replaced while it was open; put it back, or close this "
+                "ledger and open the folder where it is now."
+            )
 
     def _file(self, place: int) -> Path:
         return self._folder / f"{place:08d}.safetensors"
@@ -404,11 +428,22 @@ def _put(state: dict[str, Tensor], stored: Mapping[str, Tensor], index: int) -> 
 
 
 # --------------------------------------------------------------------------- files
+def _is_torn(text: bytes, place: int) -> bool:
+    """Whether a crash can have left this last line: the beginning of one, or what the disk put in its place."""
+    if place == 0 and text.strip(b"\0") and not HEAD.startswith(text[: len(HEAD)]):
+        return False  # somebody else's file
+    try:
+        json.loads(text)
+    except ValueError:
+        return True
+    return not text.endswith(b"\n")
+
+
 def _as_json(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry as it will be read again."""
     try:
         found: dict[str, Any] = json.loads(json.dumps(dict(entry)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"entry cannot be written as JSON ({error}); use numbers, text, lists and dicts.") from error
     return found
 

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from codec._validation import BoolArray, FloatArray, IntArray, check_integer
-from codec.unlearn._certificate import Accountant, Certificate, Constants, certify, check_epsilon_delta
+from codec.unlearn._certificate import Accountant, Certificate, Constants, certify, check_epsilon_delta, rounded_up
 from codec.unlearn._convex import check_rows
 from codec.unlearn._deletion import Deletion
 
@@ -54,8 +54,12 @@ class RemovableLinear(BaseEstimator):
         """Make now what the first :meth:`forget` needs; returns self."""
 
     @abstractmethod
-    def _remove(self, rows: IntArray) -> Any:
-        """Take rows out of the problem; returns what :meth:`_restore` needs."""
+    def _kept(self, rows: IntArray) -> Any:
+        """What :meth:`_restore` needs once the rows are gone."""
+
+    @abstractmethod
+    def _remove(self, rows: IntArray) -> None:
+        """Take rows out of the problem."""
 
     @abstractmethod
     def _restore(self, rows: IntArray, kept: Any) -> None:
@@ -110,8 +114,9 @@ class RemovableLinear(BaseEstimator):
         clock, before = [time.process_time()], self._coordinates()
         self.prepare()
         clock.append(time.process_time())
-        kept = self._remove(chosen)
+        kept = self._kept(chosen)
         try:
+            self._remove(chosen)
             taken, products = self._descend(steps)
             clock.append(time.process_time())
             certificate, weights = self._certify(taken), self._weights()
@@ -119,17 +124,18 @@ class RemovableLinear(BaseEstimator):
         except BaseException:
             self._restore(chosen, kept)
             raise
+        bound = math.nan if certificate.bound is None else certificate.bound
         self._settle()
         self._publish(weights)
         self.retained_[chosen] = False
         self.certificate_ = certificate
         deletion = Deletion(
-            id=len(self.deletions_),
+            id=len(self.deletions_) + 1,
             forgotten=tuple(int(row) for row in chosen),
             method="newton",
             selector="all",
             accepted=True,
-            reason=f"{taken} Newton step(s); distance to the retrained model <= {certificate.bound:.3g}",
+            reason=f"{taken} Newton step(s); distance to the retrained model <= {rounded_up(bound)}",
             iterations=products,
             distance=moved,
             timings={"curvature": clock[1] - clock[0], "step": clock[2] - clock[1]},
@@ -194,7 +200,7 @@ class RemovableLinear(BaseEstimator):
         if bound is None:
             return "no bound is proved"
         far = not bound <= self._fitted["tolerance"]
-        return f"the distance to the retrained model is proved to be at most {bound:.3g}" if far else ""
+        return f"the distance to the retrained model is proved to be at most {rounded_up(bound)}" if far else ""
 
     # ------------------------------------------------------------------ release
     def release(self, epsilon: float, delta: float, random_state: Any = None) -> Self:

@@ -30,6 +30,7 @@ from codec.unlearn._convex import (
 from codec.unlearn._removable import RemovableLinear
 
 MAX_DENSE = 10_000  # parameters whose dense inverse is kept: 400 MB in float32
+TINY = 1e-150  # least norm of a row: squares of smaller numbers are zero
 
 
 class RemovableLogisticRegression(ClassifierMixin, RemovableLinear):
@@ -131,7 +132,7 @@ class RemovableLogisticRegression(ClassifierMixin, RemovableLinear):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class only, {self.classes_[0]!r}; a classifier needs samples of two classes.")
+            raise ValueError(f"y has one class only, {self._name(0)}; a classifier needs samples of two classes.")
         self._start(SoftmaxProblem(self._with_intercept(X), labels, len(self.classes_), weight_decay))
         self._curvature = Curvature(self._problem, self._kind())
         self._point, steps = minimize(self._problem, 0.1 * tolerance * weight_decay, max_iter)
@@ -158,18 +159,22 @@ class RemovableLogisticRegression(ClassifierMixin, RemovableLinear):
         left = self._problem.class_counts() - self._problem.targets[:, rows].sum(axis=1)
         if left.min() == 0:
             raise ValueError(
-                f"forgetting these rows leaves none of class {self.classes_[int(left.argmin())]!r}; a model "
+                f"forgetting these rows leaves none of class {self._name(int(left.argmin()))}; a model "
                 "retrained without them would not know that class: keep one of its rows, or fit again."
             )
 
-    def _remove(self, rows: IntArray) -> Any:
+    def _name(self, k: int) -> str:
+        return repr(self.classes_[k : k + 1].tolist()[0])
+
+    def _kept(self, rows: IntArray) -> Any:
+        return self._point, self._problem.rows[rows], self._problem.targets[:, rows]
+
+    def _remove(self, rows: IntArray) -> None:
         problem, before = self._problem, self._point
         self._exact = len(rows) > 1  # many rows change the Hessian: what is kept of it is then a preconditioner
-        kept = (before, problem.rows[rows], problem.targets[:, rows])
         self._curvature.take_out(before, rows)
         self._point = problem.without(before, rows)
         problem.drop(rows)
-        return kept
 
     def _restore(self, rows: IntArray, kept: Any) -> None:
         self._point, self._problem.rows[rows], self._problem.targets[:, rows] = kept
@@ -191,7 +196,7 @@ class RemovableLogisticRegression(ClassifierMixin, RemovableLinear):
 
     def _constants(self) -> Constants:
         constants = logistic_constants if len(self.classes_) == 2 else softmax_constants
-        return constants(self._problem.radius)
+        return constants(max(self._problem.radius, TINY))
 
     def _weights(self) -> FloatArray:
         problem, point = self._problem, self._point
@@ -304,15 +309,17 @@ class RemovableRidge(MultiOutputMixin, RegressorMixin, RemovableLinear):
     def _coordinates(self) -> FloatArray:
         return self._V
 
-    def _remove(self, rows: IntArray) -> Any:
+    def _kept(self, rows: IntArray) -> Any:
         problem = self._problem
-        kept = (self._V, problem.rows[rows], problem.targets[rows], problem.second.copy())
-        problem.drop(rows)
-        return kept
+        return self._V, problem.rows[rows], problem.targets[rows], problem.second.copy(), problem.summed
+
+    def _remove(self, rows: IntArray) -> None:
+        self._problem.drop(rows)
 
     def _restore(self, rows: IntArray, kept: Any) -> None:
-        self._V, self._problem.rows[rows], self._problem.targets[rows], self._problem.second = kept
-        self._problem.retained[rows] = 1.0
+        problem = self._problem
+        self._V, problem.rows[rows], problem.targets[rows], problem.second, problem.summed = kept
+        problem.retained[rows] = 1.0
 
     def _step(self) -> int:
         self._V = self._problem.newton_step(self._V)
@@ -323,7 +330,7 @@ class RemovableRidge(MultiOutputMixin, RegressorMixin, RemovableLinear):
 
     def _constants(self) -> Constants:
         problem = self._problem
-        return ridge_constants(problem.radius, max(problem.target_radius, 1e-300), problem.weight_decay)
+        return ridge_constants(max(problem.radius, TINY), max(problem.target_radius, TINY), problem.weight_decay)
 
     def _weights(self) -> FloatArray:
         return np.asarray(self._problem.span.back(self._V))

@@ -25,6 +25,7 @@ from codec.unlearn._certificate import (
     logistic_constants,
     moved_bound,
     ridge_constants,
+    rounded_up,
     softmax_constants,
     zcdp_epsilon,
 )
@@ -329,3 +330,32 @@ def test_a_bound_that_is_no_number_releases_nothing():
     with pytest.raises(ValueError, match="no release: the certificate's bound is nan"):
         unlearner.release(1.0, 1e-5, bound=1e-6)
     assert not unlearner.accountant.releases
+
+
+@pytest.mark.parametrize("digits", [1, 3, 4])
+def test_no_printed_bound_is_below_what_it_bounds(digits):
+    for value in (1.2341e-6, 1.00049, 9.9951, 2.0**0.5, 5e-324, 123456.7):
+        printed = float(rounded_up(value, digits))
+        assert value * (1 - 1e-9) <= printed <= value * (1 + 10.0 ** (1 - digits)) * (1 + 1e-9)
+    assert rounded_up(0.1) == "0.1"
+
+
+def test_every_bound_of_a_certificate_is_printed_from_above():
+    constants = ridge_constants(math.sqrt(2.0), 1.00004, 0.1)  # to four digits 1.414 and 1, both too small
+    assert "||x|| <= 1.415, ||y|| <= 1.001" in constants.source
+    found = certify(100, 1, weight_decay=1.0, gradient_norm=1e-3, rounding=1.4e-7, constants=logistic_constants(1.0))
+    assert "rounding <= 2e-07" in found.measured[0]
+    prior = a_priori_bound(logistic_constants(1.0), 1.0, 100, 1)
+    assert float(found.measured[1].rsplit(" ", 1)[1]) >= prior
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_proves_nothing(norm):
+    assert "proved    nothing" in str(certify(100, 1, weight_decay=1.0, gradient_norm=norm))
+
+
+def test_noise_that_cannot_be_computed_is_refused():
+    """At epsilon = 1e-12 and delta = 1e-100 the noise had a delta of 5e-41; 1e-9 still has six digits."""
+    with pytest.raises(ValueError, match="epsilon is 1e-12; it must be at least 1e-9"):
+        gaussian_multiplier(1e-12, 1e-100)
+    assert float(exact_delta(gaussian_multiplier(1e-9, 1e-9), 1e-9)) == pytest.approx(1e-9, rel=1e-5)

@@ -439,3 +439,86 @@ def test_a_release_without_any_bound_is_refused(kind):
     model.certificate_ = dataclasses.replace(model.certificate_, bound=None)
     with pytest.raises(RuntimeError, match="cannot release: no bound is proved"):
         model.release(1.0, 1e-5)
+
+
+@pytest.mark.parametrize("solver", ["auto", "dense", "cg"])
+def test_a_step_from_the_minimiser_itself_stays_there(solver):
+    """Three pairs of opposite labels: the gradient is zero, exactly."""
+    X, y = np.ones((6, 1)), np.array([0, 1] * 3)
+    model = RemovableLogisticRegression(0.1, fit_intercept=False, solver=solver).fit(X, y)
+    deletion = model.forget([0, 1], steps=1)
+    assert model.coef_.item() == deletion.distance == 0.0
+
+
+@pytest.mark.parametrize("kind", [RemovableRidge, RemovableLogisticRegression])
+@pytest.mark.parametrize("size", [0.0, 1e-200])
+def test_rows_of_nothing_have_a_model_of_nothing(kind, size):
+    X, y = np.full((6, 2), size), np.array([0, 1] * 3)
+    model = kind(fit_intercept=False).fit(X, y)
+    assert not model.forget(0).distance
+    assert not model.coef_.any()
+
+
+def test_ridge_without_its_largest_row_has_the_digits_of_the_others():
+    """Taken out of the sum of squares alone, a row of size 1e5 leaves 1e-6 of rounding."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(50, 3)), rng.normal(size=50)
+    X[0] *= 1e5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = RemovableRidge(1e-3, fit_intercept=False).fit(X, y)
+    model.forget(0, steps=1)
+    exact = np.linalg.solve(X[1:].T @ X[1:] / 49 + 1e-3 * np.eye(3), X[1:].T @ y[1:] / 49)
+    assert np.linalg.norm(model.coef_ - exact) < 1e-12
+
+
+def test_ridge_with_weight_decay_below_rounding_can_forget():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        X, y = rng.normal(size=(6, 3)) * 1e6, rng.normal(size=6)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = RemovableRidge(1e-9, fit_intercept=False).fit(X, y)
+            bound = model.forget([0, 1, 2, 3, 4]).certificate.bound
+        exact = X[5] * y[5] / (X[5] @ X[5] + 1e-9)
+        assert np.linalg.norm(model.coef_ - exact) <= bound
+
+
+def test_requests_are_numbered_from_one():
+    X, y, _ = table(0)
+    model = RemovableRidge().fit(X, y)
+    assert [model.forget(row).id for row in (4, 2)] == [1, 2]
+
+
+def test_the_reason_does_not_state_less_than_the_bound():
+    X, y, _ = table(0)
+    model = RemovableLogisticRegression().fit(X, y > 0)
+    for row in range(20):
+        deletion = model.forget(row, steps=1)
+        assert float(deletion.reason.rsplit(" ", 1)[1]) >= deletion.certificate.bound * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("names", [["no", "yes"], [0, 1]])
+def test_a_class_is_named_as_the_caller_names_it(names):
+    X = table(2)[0]
+    labels = np.array([names[0]] * 119 + [names[1]])
+    model = RemovableLogisticRegression().fit(X, labels)
+    with pytest.raises(ValueError, match=f"none of class {names[1]!r};"):
+        model.forget(119)
+    with pytest.raises(ValueError, match=f"y has one class only, {names[0]!r};"):
+        clone(model).fit(X[:119], labels[:119])
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+@pytest.mark.parametrize("kind", [RemovableRidge, RemovableLogisticRegression])
+def test_rows_that_could_not_be_taken_out_are_as_before(kind, n_rows, monkeypatch):
+    """The weights had moved, or a sample's curvature was kept, when taking rows out ended half way."""
+    X, y, _ = table(2)
+    model, twin = kind().fit(X, y > 0).prepare(), kind().fit(X, y > 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model._problem), "drop", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.forget(range(n_rows))
+    assert model._gradient_norm() == twin._gradient_norm()
+    assert getattr(getattr(model, "_curvature", None), "downdated", None) is None
+    np.testing.assert_array_equal(flat(model), flat(twin))

@@ -22,6 +22,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +31,7 @@ import pandas as pd
 
 from codec._blanket import MarkovBlanketSelector
 from codec._forward import show_progress
+from codec._frames import text_shown, with_named_index
 from codec._selection import SelectionPath, foci, lfoci
 
 READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
@@ -74,7 +76,7 @@ def read_file(path: Path) -> pd.DataFrame:
         raise InputError(f"'{path}' is not a file")
     try:
         if name.endswith((".parquet", ".pq")):
-            return pd.read_parquet(path)
+            return with_named_index(pd.read_parquet(path))
         return _read_text(path, "\t" if name.endswith((".tsv", ".tsv.gz")) else ",")
     except pd.errors.EmptyDataError:
         raise InputError(f"'{path}' is empty") from None
@@ -113,14 +115,20 @@ def _refuse_twice(names: pd.Series[Any]) -> None:
 
 
 def _without_index_columns(table: pd.DataFrame, header: Sequence[str]) -> pd.DataFrame:
-    """Leave out the first column if it has no name, and those before it in an earlier file: what data frames write."""
+    """Leave out the first column if it has no name, and those before it in an earlier file: what data frames write.
+
+    Other columns without a name and without a value come from a separator at the end of each line.
+    """
     named = (j for j, name in enumerate(header) if not (INDEX_NAME.fullmatch(name) or (j == 0 and name == "")))
     n_index = min(next(named, len(header)), table.shape[1] - 1)
     if n_index:
         first = "first column has no name and is left out as a row index"
         several = f"first {n_index} columns have no names of their own and are left out as row indices"
         _note(f"the {first if n_index == 1 else several}")
-    return table.iloc[:, n_index:]
+    blank = [j for j, name in enumerate(header) if j and name == "" and len(table) and table.iloc[:, j].isna().all()]
+    if blank:
+        _note(f"left out as empty, without a name: column {', '.join(str(j + 1) for j in blank)}")
+    return table.iloc[:, [j for j in range(n_index, table.shape[1]) if j not in blank]]
 
 
 def split_columns(
@@ -147,6 +155,7 @@ def split_columns(
         raise InputError("the table has column names but no rows")
     _refuse_text(features)
     if _is_text(response):
+        _refuse_numbers_as_text(response)
         response = response.astype("category")
     return features, response
 
@@ -176,35 +185,38 @@ def _require_column(table: pd.DataFrame, name: str, option: str) -> None:
 
 
 def _is_text(column: pd.Series[Any]) -> bool:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return False
-    return pd.api.types.infer_dtype(column, skipna=True) in {"string", "bytes", "mixed", "mixed-integer"}
+    kinds = {"string", "bytes", "mixed", "mixed-integer"}
+    return column.dtype != "category" and pd.api.types.infer_dtype(column, skipna=True) in kinds
 
 
 def _refuse_objects(table: pd.DataFrame) -> None:
-    """Lists, arrays and records, which Parquet may hold."""
+    """Lists, arrays and records, which Parquet may hold, and dates."""
     for name in table.columns:
-        if (
-            not pd.api.types.is_object_dtype(table[name])
-            or pd.api.types.infer_dtype(table[name], skipna=True) != "mixed"
-        ):
-            continue
-        odd = next((value for value in table[name] if not isinstance(value, Hashable)), None)
-        if odd is not None:
-            shown = f"column '{name}' holds objects such as {str(odd)[:30]!r}, neither numbers nor text"
+        what = "dates or durations" if table[name].dtype.kind in "mM" else ""
+        if pd.api.types.is_object_dtype(table[name]):
+            odd = next((value for value in table[name] if not isinstance(value, Hashable)), None)
+            what = what if odd is None else f"objects such as {str(odd)[:30]!r}"
+        if what:
+            shown = f"column '{name}' holds {what}, neither numbers nor text"
             raise InputError(f"{shown}; use {_as_options('--drop', [name])} to leave it out")
 
 
 def _refuse_text(features: pd.DataFrame) -> None:
     text = [name for name in features.columns if _is_text(features[name])]
-    if not text:
-        return
-    sample = features[text[0]].dropna().iloc[0]
-    what = f"column '{text[0]}' holds text such as {str(sample)[:30]!r}"
-    if len(text) > 1:
-        what = f"columns {', '.join(map(repr, text))} hold text"
-    categorical, drop = _as_options("--categorical", text), _as_options("--drop", text)
-    raise InputError(f"{what}; use {categorical} for categories or {drop} to leave it out")
+    if text:
+        one = len(text) == 1
+        shown, _ = text_shown(features[text[0]])
+        what = f"column{'s' * (not one)} {', '.join(map(repr, text))} hold{'s' * one} {shown}"
+        categorical, drop = _as_options("--categorical", text), _as_options("--drop", text)
+        raise InputError(f"{what}; use {categorical} for categories or {drop} to leave {'it' if one else 'them'} out")
+
+
+def _refuse_numbers_as_text(target: pd.Series[Any]) -> None:
+    """Numbers and a few marks beside them would have as many classes as numbers."""
+    shown, share = text_shown(target)
+    if share > 0.5:
+        classes = _as_options("--categorical", [str(target.name)])
+        raise InputError(f"target '{target.name}' holds {shown}; correct it, or use {classes} for classes")
 
 
 def _as_options(option: str, names: Sequence[str]) -> str:
@@ -238,10 +250,10 @@ def _complete_rows(
     incomplete = missing.any(axis=1) | response.isna()
     n_incomplete = int(incomplete.sum())
     if nan_policy == "keep":
-        n_incomplete = int(response.isna().sum())
-        if n_incomplete:
-            _note(f"left out {n_incomplete} of {len(features)} rows without a target")
-        return features[response.notna()], response[response.notna()]
+        known = response.notna()
+        if not known.all():
+            _note(f"left out {(~known).sum()} of {len(features)} rows without a target")
+        return features[known], response[known]
     if n_incomplete == 0:
         return features, response
     counts = pd.concat([missing.sum(), pd.Series({response.name: int(response.isna().sum())})])
@@ -313,15 +325,9 @@ def format_path(path: SelectionPath) -> str:
 def blanket_frame(selector: MarkovBlanketSelector) -> pd.DataFrame:
     """One row a selected feature: feature, column, statistic, p-value."""
     columns = selector.blanket_
-    return pd.DataFrame(
-        {
-            "feature": selector.feature_names_in_[columns],
-            "column": columns,
-            "statistic": selector.scores_[columns],
-            "pvalue": selector.pvalues_[columns],
-        },
-        index=pd.RangeIndex(1, len(columns) + 1, name="step"),
-    )
+    found = {"feature": selector.feature_names_in_[columns], "column": columns}
+    found |= {"statistic": selector.scores_[columns], "pvalue": selector.pvalues_[columns]}
+    return pd.DataFrame(found, index=pd.RangeIndex(1, len(columns) + 1, name="step"))
 
 
 def format_blanket(selector: MarkovBlanketSelector, seconds: float) -> str:
@@ -508,14 +514,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"codec: {message} (see {self.prog} --help)\n")
 
 
-def _positive(text: str) -> int:
-    return _integer(text, 1)
-
-
-def _natural(text: str) -> int:
-    return _integer(text, 0)
-
-
 def _integer(text: str, low: int) -> int:
     try:
         value = int(text)
@@ -544,21 +542,21 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     select.set_defaults(run=run_select, categorical=[], drop=[])
-    add = select.add_argument
+    add, positive, natural = select.add_argument, partial(_integer, low=1), partial(_integer, low=0)
     add("file", type=Path, metavar="FILE", help="a table: " + ", ".join(READERS))
     add("--target", required=True, metavar="COLUMN", help="the column to explain")
     add("--output", type=Path, metavar="FILE.csv", help="also write the table of selected features here")
     add("--method", choices=("auto", "foci", "lfoci"), default="auto", help="auto: the tested Markov blanket (default); "
         "foci: whatever raises T; lfoci: the same after small noise")  # fmt: skip
     add("--alpha", type=float, metavar="A", help=f"auto: level of the tests (default: {ALPHA})")
-    add("--max-features", type=_positive, metavar="N", help="select at most N features (default: no limit)")
-    add("--neighbors", type=_positive, metavar="K", help="foci, lfoci: nearest neighbours; 1 (default) is R's FOCI, "
+    add("--max-features", type=positive, metavar="N", help="select at most N features (default: no limit)")
+    add("--neighbors", type=positive, metavar="K", help="foci, lfoci: nearest neighbours; 1 (default) is R's FOCI, "
         "10 or more finds weaker dependence in noisy data")  # fmt: skip
     add("--categorical", action="append", metavar="COL,..", help="columns that hold categories")
     add("--drop", action="append", metavar="COL,..", help="columns to leave out, such as an id")
     add("--nan-policy", choices=("raise", "omit", "keep"), default="raise", help="rows with missing values: an "
         "error (default), left out, or kept: that a value is missing is then information, too")  # fmt: skip
-    add("--seed", type=_natural, default=0, metavar="N", help="seed of the tests, or of lfoci's noise (default: 0)")
+    add("--seed", type=natural, default=0, metavar="N", help="seed of the tests, or of lfoci's noise (default: 0)")
     add("--jobs", type=int, metavar="N", help="threads; -1: all cores (default: one)")
     return parser
 

@@ -22,14 +22,10 @@ from codec._decisions import BlanketPath
 from codec._dependence import NominalY, read_response, refuse_constant
 from codec._family import Features, with_distances, with_indicators
 from codec._forward import Advance, Show, show_progress
-from codec._frames import as_frame, is_polars, refuse_foreign_frame, without_nullable
-from codec._markov import (
-    SCREEN_FEATURES,
-    SearchOptions,
-    spread_values,
-)
+from codec._frames import as_frame, is_polars, refuse_foreign_frame, refuse_series, without_nullable
+from codec._markov import SCREEN_FEATURES, SearchOptions, spread_values
 from codec._selection import Options, select_features
-from codec._stability import MIN_ROWS
+from codec._stability import MIN_ROWS, check_halves
 from codec._task import Task, few_whole_numbers, refuse_missing, split_rows, warn_of_rare_classes
 from codec._validation import (
     BoolArray,
@@ -54,7 +50,10 @@ from codec._validation import (
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
+
+    CALLER = 4  # stack level of who calls fit, seen from what fit calls: the callbacks have a frame of their own
 except ImportError:  # before scikit-learn 1.9
+    CALLER = 3
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Nothing to support."""
@@ -213,8 +212,8 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
 
     Constant columns carry no information and are never selected, unless ``always_include`` names them or the group
     that they belong to is selected, which enters as a whole. Dependence that holds by a deterministic relation among
-    features (copies of one another) leaves none of them necessary: of two identical columns the blanket holds one or
-    none.
+    features leaves none of them necessary. Of columns that say the same (copies, other units, other names of the same
+    classes) the search sees the first, or those of ``always_include``: the blanket holds one or none.
 
     References
     ----------
@@ -354,7 +353,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         n_columns = len(table.names)
         discrete = self._discrete(table, response)
         if not discrete:
-            table, response = count_once([table, response], stacklevel=4)
+            table, response = count_once([table, response], stacklevel=CALLER)
         groups = self._given_groups(table)
         features = Features(table, groups)
         features = features if discrete else with_indicators(features)  # there a missing value is a level
@@ -362,7 +361,6 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         task = Task(features, response, discrete, self._options(table, groups), self)
         stability = self._stability_options(response.n_rows)
         names = tuple(" + ".join(table.names[j] for j in group) for group in groups)
-        rows = np.arange(response.n_rows)
         share = None if self.split is None else _check_share(self.split, "split")
         kept_rows, held_rows = split_rows(response, share, rng)
         found = task.find(kept_rows, rng)
@@ -370,7 +368,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
             self.stability_ = task.stability(names, stability, rng)
             found = replace(found, members=task.stable_members(self.stability_))
         if stability is not None or held_rows.size:
-            found = task.test_members(found, held_rows if held_rows.size else rows, rng)
+            found = task.test_members(found, held_rows if held_rows.size else np.arange(response.n_rows), rng)
         self.path_ = BlanketPath(
             found.decisions, found.members, names, "discrete" if task.discrete else "auto", task.options.alpha,
             kept_rows.size, len(names), found.n_tests,
@@ -407,13 +405,15 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
 
     def _given_groups(self, table: Table) -> tuple[tuple[int, ...], ...]:
         """Every column in one group, groups by their first column."""
-        given = [list_of_columns(group, "groups") for group in list_of_columns(self.groups, "groups")]
-        groups = [tuple(columns_by_name(group, table.names, "groups")) for group in given]
+        given = list_of_columns(self.groups, "groups")
+        if alone := [group for group in given if isinstance(group, (str, numbers.Integral))]:
+            raise TypeError(f"groups holds {alone[0]!r}, which is no group; pass a list of lists of names or indices.")
+        groups = [tuple(columns_by_name(list_of_columns(g, "groups"), table.names, "groups")) for g in given]
         named = [j for group in groups for j in group]
         if len(set(named)) < len(named):
             twice = next(j for j in named if named.count(j) > 1)
             raise ValueError(f"groups names column {table.names[twice]!r} in two groups; each may be in one.")
-        if any(len(group) == 0 for group in groups):
+        if not all(groups):
             raise ValueError("groups holds an empty group; leave it out.")
         groups += [(j,) for j in range(len(table.names)) if j not in set(named)]
         return tuple(sorted(groups, key=min))
@@ -445,7 +445,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
                 f"stability is {self.stability!r} for {n_rows} rows; it selects in halves of them and needs at least "
                 f"{MIN_ROWS}. Pass more rows, or stability=None."
             )
-        return dict(options)
+        return check_halves(options)
 
     # ----------------------------------------------------------------------- FOCI and L-FOCI
     def _select_forward(self, features: Table, response: Table) -> None:
@@ -492,6 +492,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         refuse_foreign_frame(X, "X")
+        refuse_series(X, "X")
         if hasattr(X, "dtypes"):  # a frame: its categories would be lost in an array
             refuse_equal_names(getattr(X, "columns", ()), "X")
             features = read_table(X, "X")
@@ -504,7 +505,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         refuse_missing(response)
         if self.method != "auto":
             return features, response
-        warn_of_rare_classes(response)
+        warn_of_rare_classes(response, stacklevel=CALLER)
         present = replace(features, columns=np.nan_to_num(features.columns, nan=0.0, posinf=np.inf, neginf=-np.inf))
         drop_incomplete([response, present if self.allow_nan else features], "raise")
         check_spread(present)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 INTEGERS = {f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
 OBJECTS = "String", "Utf8", "Object", "Decimal", "Int128", "UInt128"  # of polars: Python has their values, numpy not
+NESTED = {"List", "Array", "Struct"}  # which are refused, with one of their values
 TIMES = {"Date", "Datetime", "Duration", "Time"}
 
 
@@ -43,6 +44,14 @@ def refuse_foreign_frame(data: Any, argument: str) -> None:
         )
 
 
+def refuse_series(data: Any, argument: str) -> None:
+    """One column alone is no table: it has neither names nor a number of columns."""
+    if isinstance(data, pd.Series) or (is_polars(data) and not hasattr(data, "columns")):
+        raise ValueError(
+            f"{argument} is a Series. Expected 2D array, got 1D array instead: pass a frame, {argument}.to_frame()."
+        )
+
+
 def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
     """Rows of an array, list or frame."""
     if is_polars(data):
@@ -52,6 +61,23 @@ def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
     if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):  # an array would lose categories and their order
         return data.take(rows)
     return np.asarray(data)[rows]
+
+
+def with_named_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """The levels of an index that have names are columns like others."""
+    named = [name for name in frame.index.names if name is not None]
+    return frame.reset_index(named) if named else frame
+
+
+def text_shown(column: pd.Series[Any]) -> tuple[str, float]:
+    """What text a column holds, one value that is no number before all others; and the share of numbers."""
+    present = column.dropna()
+    numbers = pd.to_numeric(present.astype(str).str.strip(), errors="coerce").notna()
+    n_numbers = int(numbers.sum())
+    if n_numbers == len(present):  # of more digits than the reader takes for a number
+        return f"text such as {str(present.iloc[0])[:30]!r}", 1.0
+    beside = f" beside {n_numbers} number{'s' * (n_numbers > 1)}" if n_numbers else ""
+    return f"text such as {str(present[~numbers].iloc[0])[:30]!r}{beside}", n_numbers / len(present)
 
 
 def without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +107,7 @@ def _polars_series(series: Any) -> pd.Series[Any]:
     kind = str(series.dtype).partition("(")[0]
     if kind in {"Categorical", "Enum"}:
         return pd.Series(pd.Categorical(series.cast(str).to_list()), name=series.name)
-    if kind in OBJECTS:
+    if kind in OBJECTS or kind in NESTED:
         return pd.Series(series.to_list(), name=series.name, dtype=object)
     if kind == "Boolean":
         return pd.Series(series.to_list(), name=series.name, dtype="boolean")

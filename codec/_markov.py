@@ -52,11 +52,12 @@ from codec._judges import (
     Judge,
     Verdict,
 )
+from codec._nulls import pool_rare
 from codec._plans import single_thread
 from codec._related import Families, find_families
 from codec._relevance import needed_outside
 from codec._residuals import two_valued
-from codec._screen import REGRESSION_SHARE, list_features
+from codec._screen import REGRESSION_SHARE, ROWS, list_features
 from codec._spouses import Children
 from codec._validation import FloatArray, Table, constant_columns
 
@@ -201,7 +202,14 @@ class _Search:
         cap = max(1, min(cap, self.y.n_rows // ROWS_PER_MEMBER))
         with self.show(f"screen: {len(self.pool)} features"):
             listed = list_features(
-                self.y, self.features, self.pool, self.always, cap, self.options.alpha, self.seed, self.options.n_jobs
+                _with_common_classes(self.y),
+                self.features,
+                self.pool,
+                self.always,
+                cap,
+                self.options.alpha,
+                self.seed,
+                self.options.n_jobs,
             )
         if self.options.test is None:
             listed = listed[: self.limit]
@@ -411,6 +419,12 @@ class _Search:
             return found[-1]
         self.n_tests += 1
         return self.judge.member(v, sorted(others), [v])
+
+
+def _with_common_classes(y: Table) -> Table:
+    """Of more classes than half of the rows only the common ones: trees learn nothing of a class that is there once."""
+    n_classes = [np.unique(values).size for values in y.columns[y.nominal]]
+    return pool_rare(y) if max(n_classes, default=0) > min(y.n_rows, ROWS) / 2 else y
 
 
 # --------------------------------------------------------------------------- given a blanket

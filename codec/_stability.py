@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -220,9 +220,7 @@ def stability_selection(
     if check_integer(n, "n", 1) < MIN_ROWS:
         raise ValueError(f"n is {n}: stability selection needs at least {MIN_ROWS} rows, since it selects in halves.")
     check_integer(n_features, "n_features", 1)
-    threshold = check_threshold(threshold)
-    if check_integer(n_subsamples, "n_subsamples", 2) % 2:
-        raise ValueError(f"n_subsamples is {n_subsamples}; halves are drawn in pairs, so it must be even.")
+    threshold = check_halves({"n_subsamples": n_subsamples, "threshold": threshold})["threshold"]
     generators = as_generator(rng).spawn(n_subsamples)
     halves = [rows for g in generators[::2] for rows in _complementary_pair(n, g)]
     tasks = (delayed(_count)(select, rows, g, n_features) for rows, g in zip(halves, generators, strict=True))
@@ -255,6 +253,18 @@ def check_threshold(threshold: Any) -> float:
     if not 0.5 < value <= 1.0:
         raise ValueError(f"threshold is {threshold!r}; it must be above 0.5 and at most 1.")
     return value
+
+
+def check_halves(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``n_subsamples``, a number of halves that come in pairs, and ``threshold``, if they are given."""
+    checked: dict[str, Any] = {}
+    if "n_subsamples" in options:
+        checked["n_subsamples"] = number = check_integer(options["n_subsamples"], "n_subsamples", 2)
+        if number % 2:
+            raise ValueError(f"n_subsamples is {number}; halves are drawn in pairs, so it must be even.")
+    if "threshold" in options:
+        checked["threshold"] = check_threshold(options["threshold"])
+    return checked
 
 
 def _complementary_pair(n: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:

@@ -330,6 +330,21 @@ def test_polars_frame_is_the_pandas_frame(mixed):
     assert polars.get_feature_names_out().tolist() == pandas.get_feature_names_out().tolist()
 
 
+@pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
+def test_one_column_alone_is_no_table(library):
+    with pytest.raises(ValueError, match=r"X is a Series\. Expected 2D array.* pass a frame, X\.to_frame\(\)"):
+        MarkovBlanketSelector().fit(
+            library.Series("a", np.arange(30.0)) if library is pl else pd.Series(range(30)), [0]
+        )
+
+
+@pytest.mark.parametrize("value", [{"q": 1}, [1, 2]])
+def test_records_and_lists_of_polars_are_named(value):
+    X = pl.DataFrame({"a": np.arange(30.0), "odd": [value] * 30})
+    with pytest.raises(TypeError, match="column 'odd' of X holds objects such as "):
+        MarkovBlanketSelector().fit(X, np.arange(30.0))
+
+
 def test_constant_columns_are_left_out(mixed):
     X, y = mixed
     for standardize in ("scale", "bounded", "rank", None):

@@ -421,6 +421,51 @@ def test_a_column_of_lists(tmp_path, capsys, asked):
     assert "column 'l' holds objects such as '[0 1]', neither numbers nor text; use --drop l" in capsys.readouterr().err
 
 
+def test_the_text_among_numbers_is_shown(table, tmp_path, capsys):
+    path = tmp_path / "marks.csv"
+    frame = table[["a", "b", "y"]].astype(str)
+    frame.loc[100, ["b", "y"]] = "?", "<5"
+    frame.to_csv(path, index=False)
+    line = refused(capsys, "select", path, "--target", "a")
+    assert "columns 'b', 'y' hold text such as '?' beside 149 numbers; use --categorical b,y for categories" in line
+    assert "or --drop b,y to leave them out" in line
+    line = refused(capsys, "select", path, "--target", "y", "--drop", "b")
+    assert "target 'y' holds text such as '<5' beside 149 numbers; correct it, or use --categorical y for cl" in line
+
+
+def test_what_decimal_commas_make_of_numbers_is_shown(table, tmp_path, capsys):
+    path = tmp_path / "commas.csv"
+    table[["a", "b", "y"]].map(lambda value: f"{value:.3f}".replace(".", ",")).to_csv(path, index=False)
+    shown = f"hold text such as '{table.a[0]:.3f}'; use".replace(".", ",")
+    assert shown in refused(capsys, "select", path, "--target", "y")
+
+
+def test_a_comma_at_the_end_of_each_line_makes_no_column(table, tmp_path, capsys):
+    path = tmp_path / "ends.csv"
+    path.write_text(table[["a", "b", "y"]].to_csv(index=False).replace("\n", ",\n"))
+    status, out, err = run(capsys, "select", path, "--target", "y", "--method", "foci")
+    assert (status, err) == (0, "codec: left out as empty, without a name: column 4\n")
+    assert "of 2 features" in out
+
+
+def test_a_named_index_in_parquet_is_a_column(table, tmp_path, capsys):
+    path = tmp_path / "indexed.parquet"
+    table[["a", "b", "y"]].set_index("a").to_parquet(path)
+    _, out, _ = run(capsys, "select", path, "--target", "y", "--method", "foci")
+    assert "of 2 features" in out
+    table.set_index("y").to_parquet(path)  # also if it is the target
+    assert run(capsys, "select", path, "--target", "y", "--drop", "city,kind")[0] == 0
+
+
+@pytest.mark.parametrize("unit", ["datetime64[ns]", "timedelta64[ns]"])
+def test_dates_in_parquet_are_left_out_on_request(unit, table, tmp_path, capsys):
+    path = tmp_path / "days.parquet"
+    table[["a", "b", "y"]].assign(day=np.arange(150).astype(unit)).to_parquet(path)
+    line = refused(capsys, "select", path, "--target", "y")
+    assert "column 'day' holds dates or durations, neither numbers nor text; use --drop day to leave it out" in line
+    assert run(capsys, "select", path, "--target", "y", "--drop", "day", "--method", "foci")[0] == 0
+
+
 def test_column_named_like_an_option_needs_quotes(table, tmp_path, capsys):
     path = tmp_path / "data.csv"
     table.rename(columns={"city": "home town"})[["a", "home town", "y"]].to_csv(path, index=False)

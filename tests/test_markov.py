@@ -1,7 +1,9 @@
 """The calibrated search: what it finds, with which options."""
 
+import warnings
 from functools import partial
 
+import markov_cases
 import networkx as nx
 import numpy as np
 import pandas as pd
@@ -11,6 +13,9 @@ from markov_cases import chosen, fit, normal, same_fit
 from scipy.stats import binom
 
 from codec import MarkovBlanketSelector, codec_test, fisher_z, g_test
+from codec._family import single_columns
+from codec._task import copies_among
+from codec._validation import read_table
 
 
 # --------------------------------------------------------------------------- an oracle in place of the test
@@ -703,10 +708,83 @@ def test_missing_values_of_discrete_features_reach_the_tests_of_members(kind, op
     assert fitted.scores_[0] > 0.0
 
 
-@pytest.mark.filterwarnings("ignore:The number of unique classes")  # so do scikit-learn's trees
 def test_numbers_stored_as_text_are_no_classes():
+    # Every row is a class of its own: whatever order the classes are in, they are the same up to their names.
+    for seed in range(4):
+        X = normal(80, 3, seed)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fitted = fit(X, [f"{value!r} EUR" for value in X[:, 0].tolist()], random_state=seed)
+        assert ["y has 80 classes in 80 rows" in str(one.message) for one in caught] == [True]
+        assert caught[0].filename == markov_cases.__file__  # whoever calls fit, not fit or scikit-learn
+        assert fitted.blanket_.size == 0
+
+
+def test_a_response_of_which_every_row_is_a_class_leaves_the_others():
+    X = normal(100, 4)
+    names = [f"row {i}" for i in range(100)]
+    y = pd.DataFrame({"number": X[:, 1] + 0.3 * normal(100, 1, 1)[:, 0], "name": names})
+    same_fit(fit(X, y), fit(X, y[["number"]]))
+    assert chosen(X, y, split=0.5) == [1]
+
+
+# --------------------------------------------------------------------------- columns that say the same
+@pytest.mark.parametrize("copy", [lambda x: x, lambda x: 1 - x, lambda x: np.array(["no", "yes"])[x]])
+def test_of_equal_classes_the_first_is_selected(copy, global_random_seed):
+    # y is what most of three flags say, nine times in ten; a fourth is one of them again, under another name.
+    rng = np.random.default_rng(global_random_seed)
+    X = pd.DataFrame(rng.integers(0, 2, (500, 5))).add_prefix("x")
+    y = (X[["x0", "x1", "x2"]].sum(axis=1) > 1).to_numpy() ^ (rng.random(500) < 0.1)
+    again = pd.Series(copy(X["x0"].to_numpy()))
+    both = X.assign(again=again.astype("category") if again.dtype == object else again)
+    selector = fit(both, y)
+    assert selector.path_.method == "discrete"
+    assert not selector.support_[5]
+    assert selector.support_[:3].all()
+    alone = fit(X, y)
+    np.testing.assert_array_equal(selector.blanket_, alone.blanket_)
+    assert (selector.n_tests_, selector.path_.n_features) == (alone.n_tests_, 6)
+    first = selector.path_.decisions[0]
+    assert (first.action, first.feature, first.given) == ("removed", 5, (0,))
+
+
+def test_of_numbers_in_two_units_one_is_selected():
+    # Both were kept: a smoother never takes all of a column out of its copy, and what is left agrees with y.
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((80, 3))
-    with pytest.warns(UserWarning, match="y has 80 classes in 80 rows"):
-        fitted = MarkovBlanketSelector(random_state=0).fit(X, [f"{value:.3f} EUR" for value in X[:, 0]])
-    assert fitted.blanket_.size <= 1
+    X = rng.standard_normal((120, 4))
+    y = X[:, 0] + X[:, 2] * X[:, 1] + 0.2 * rng.standard_normal(120)
+    both = np.column_stack([X, 1.8 * X[:, 0] + 32.0])
+    assert chosen(both, y) == [0, 1, 2]
+    assert chosen(both, y, symmetric=True) == [0, 1, 2]
+    assert fit(both, y, always_include=[4]).blanket_.tolist()[0] == 4
+    assert not fit(both, y, always_include=[4]).support_[0]
+    assert {0, 4} <= set(chosen(both, y, always_include=[0, 4]))  # as was asked for
+    assert chosen(both, y, stability={"n_subsamples": 4, "threshold": 0.75}) == [0, 1, 2]
+
+
+def test_groups_of_the_same_columns_say_the_same():
+    X = normal(120, 3)
+    both = np.column_stack([X, 5.0 - X[:, 1], 2.0 * X[:, 0]])
+    selector = fit(both, X[:, 0] + X[:, 1], groups=[[0, 1], [3, 4]])
+    assert selector.blanket_.tolist() == [0, 1]
+
+
+def said_alike(a, b, nominal):
+    """Slowly: a perfect correlation, or one class of b for each class of a and the other way round."""
+    if nominal or min(np.unique(a).size, np.unique(b).size) == 2:
+        pairs = np.unique(np.column_stack([a, b]), axis=0)
+        return len(pairs) == np.unique(a).size == np.unique(b).size
+    return abs(np.corrcoef(a, b)[0, 1]) > 1.0 - 1e-12
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_columns_that_say_the_same_are_found(classes, global_random_seed):
+    rng = np.random.default_rng(global_random_seed)
+    columns = [rng.integers(0, 3, 9).astype(float) for _ in range(12)] + [rng.standard_normal(9), np.full(9, 2.0)]
+    for j in rng.integers(0, 14, 12):
+        columns.append(rng.choice([1.0, -3.0, 1e-3]) * columns[j] + rng.choice([0.0, 7.0]))
+    table = read_table(np.column_stack(columns), "X")
+    found = copies_among(single_columns(table), (), classes)
+    for v, a in enumerate(columns):
+        same = [u for u, b in enumerate(columns[:v]) if np.ptp(a) and np.ptp(b) and said_alike(b, a, classes)]
+        assert found.get(v) == (same[0] if same else None)

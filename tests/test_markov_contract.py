@@ -44,6 +44,8 @@ from codec import MarkovBlanketSelector, fisher_z
         ({"stability": {"halves": 10}}, "stability is"),
         ({"stability": 100}, "stability is 100"),
         ({"stability": np.True_, "split": 0.5}, "stability and split"),
+        ({"groups": ["x0", "x1"]}, "groups holds 'x0', which is no group; pass a list of lists"),
+        ({"groups": 2}, "groups holds 2, which is no group"),
         ({"stability": {"threshold": 0.4}}, "threshold is 0.4"),
         ({"stability": {"threshold": "x"}}, "threshold is 'x'; it must be a number"),
         ({"stability": {"n_subsamples": 5}}, "must be even"),
@@ -102,6 +104,15 @@ def test_flags_of_numpy_are_flags(product):
     same_fit(fit(X, y, screen=np.False_), fit(X, y, screen=False))
     same_fit(fit(X, y, stability=np.False_), fit(X, y))
     assert fit(X, y, stability=np.True_, test=fisher_z, screen=False).stability_.n_subsamples == 100
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.5}, {"n_subsamples": 7}, {"n_subsamples": 4.0}])
+def test_wrong_halves_are_refused_before_the_search(options, product):
+    def never(*_):
+        raise AssertionError("the search has begun")
+
+    with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+        fit(*product, test=never, stability=options)
 
 
 def test_too_few_rows_for_halves_are_named():

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import Dataset, default_collate
+from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path, tree_map
+from torch.utils.data import Dataset, IterableDataset, default_collate
 
 CACHE_BYTES = 2**31  # a data set whose samples fit is read once and kept
 
@@ -37,7 +37,7 @@ class Tensors:
 
     def __init__(self, inputs: Any, targets: Any, device: torch.device) -> None:
         self.inputs, self.targets = as_tensors(inputs), as_tensors(targets)
-        lengths = {len(leaf) for leaf in tree_leaves((self.inputs, self.targets))}
+        lengths = {len(leaf) if leaf.dim() else 0 for leaf in tree_leaves((self.inputs, self.targets))}
         if len(lengths) != 1:
             raise ValueError(f"train_data has entries of {sorted(lengths)} samples; all must have the same number.")
         self.n = lengths.pop()
@@ -78,6 +78,8 @@ class Samples:
         rows = [_row(self.data[i]) for i in ids.tolist()]
         try:
             return _split(default_collate(rows), self.target_key)
+        except TypeError as error:
+            raise TypeError(f"train_data gives samples that hold what is no number: {error}.") from None
         except RuntimeError as error:
             raise ValueError(
                 f"train_data gives samples that cannot be stacked ({error}); pad sequences to one length, or bring "
@@ -91,15 +93,25 @@ def as_tensors(data: Any) -> Any:
         return {key: as_tensors(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)) and not is_column(data):
         return tree_map(as_tensors, data, is_leaf=is_column)
+    if isinstance(data, Tensor) and data.layout != torch.strided:
+        raise TypeError(f"train_data holds a tensor of layout {data.layout}; pass data.to_dense().")
     try:
-        if isinstance(data, Tensor):
-            return data
-        return torch.as_tensor(np.array(data.to_numpy()) if hasattr(data, "to_numpy") else data, device="cpu")
-    except (TypeError, ValueError) as error:
+        return data if isinstance(data, Tensor) else torch.as_tensor(_array(data), device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"train_data holds what is no number, or rows of several lengths: {error} Encode text and categories as "
             "numbers first."
         ) from None
+
+
+def _array(data: Any) -> Any:
+    """Copies of arrays that torch does not read (in descending order) or warns of (read-only, where they fit)."""
+    if hasattr(data, "to_numpy"):
+        return np.array(data.to_numpy())
+    if not isinstance(data, np.ndarray):
+        return data
+    backwards = any(stride < 0 for stride in data.strides)
+    return data.copy() if backwards or (not data.flags.writeable and data.nbytes <= CACHE_BYTES) else data
 
 
 def is_column(data: Any) -> bool:
@@ -119,7 +131,8 @@ def read_data(data: Any, target_key: str, device: torch.device) -> Tensors | Sam
         return Tensors(data[0], data[1], device)
     if isinstance(data, Mapping):
         return Tensors(*_split(data, target_key), device)
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    known = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    if not known or isinstance(data, IterableDataset):
         raise TypeError(
             f"train_data must be a Dataset with a length, a pair (inputs, targets) or a dict of tensors, got "
             f"{type(data).__name__}. Ids of samples have no meaning in a DataLoader: pass its dataset."
@@ -127,13 +140,25 @@ def read_data(data: Any, target_key: str, device: torch.device) -> Tensors | Sam
     if len(data) == 0:
         raise ValueError("train_data is empty.")
     samples = Samples(data, target_key)
-    one = sum(leaf.nbytes for leaf in tree_leaves(samples.take(torch.tensor([0]))) if isinstance(leaf, Tensor))
-    if one * len(samples) > CACHE_BYTES:
+    one = samples.take(torch.tensor([0]))
+    _check_numbers(one)
+    if sum(leaf.nbytes for leaf in tree_leaves(one)) * len(samples) > CACHE_BYTES:
         return samples
     first, again = samples.take(torch.arange(min(8, len(data)))), samples.take(torch.arange(min(8, len(data))))
     if not all(torch.equal(a, b) for a, b in zip(tree_leaves(first), tree_leaves(again), strict=True)):
         raise ValueError("train_data gives another sample at every reading; switch off its random augmentation.")
     return Tensors(*samples.take(torch.arange(len(data))), device)
+
+
+def _check_numbers(batch: Any) -> None:
+    """Refuse entries of a collated batch that are no tensors, such as names of files."""
+    wrong = [
+        f"{keystr(path[1:]) or 'the sample'} ({type(leaf).__name__})"
+        for path, leaf in tree_leaves_with_path(batch)
+        if not isinstance(leaf, Tensor)
+    ]
+    if wrong:
+        raise TypeError(f"train_data gives samples that hold what is no number: {', '.join(wrong)}; leave that out.")
 
 
 def _split(batch: Any, target_key: str) -> tuple[Any, Any]:
@@ -158,7 +183,8 @@ def __described_one(leaf: Any) -> str:
     told = f"{str(leaf.dtype).removeprefix('torch.')} of shape {tuple(leaf.shape)}"
     if not leaf.numel() or leaf.is_complex():
         return told
-    return f"{told} from {leaf.min().item():.4g} to {leaf.max().item():.4g}"
+    low, high = leaf.detach().double().aminmax()  # torch has no smallest of unsigned integers of 16 bits and more
+    return f"{told} from {low.item():.4g} to {high.item():.4g}"
 
 
 def copied(tree: Any) -> Any:
@@ -170,5 +196,5 @@ def to_device(tree: Any, device: torch.device) -> Any:
 
 
 def _moved(leaf: Tensor, device: torch.device) -> Tensor:
-    there = leaf.to(device)
+    there = leaf.detach().to(device)
     return there.clone() if there.is_inference() else there  # derivatives know no tensors of inference mode

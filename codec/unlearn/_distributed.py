@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.overrides import TorchFunctionMode
 
 from codec._forward import Find
 from codec._neighbors import Geometry, Response
@@ -121,15 +122,17 @@ def whole_copy(model: nn.Module) -> nn.Module:
     _check_wrappers(model)
     _check_rows(model)
     wrapped = [module for module in model.modules() if _is_fsdp(module)]
-    memo = _made(model)
+    memo: dict[int, Any] = {}
     for module in wrapped:  # torch forbids to copy these: make the class that was wrapped
         plain: Any = type(module).__mro__[2]
         memo[id(module)] = plain.__new__(plain)
     for module in wrapped:
         made = memo[id(module)]
         made.__dict__.update({key: copy.copy(value) for key, value in vars(nn.Module()).items() if "hook" in key})
-        made.__dict__.update({key: copy.deepcopy(value, memo) for key, value in vars(module).items() if _own(key)})
-    found = copy.deepcopy(model, memo)
+        with _WithoutGraph():
+            made.__dict__.update({key: copy.deepcopy(value, memo) for key, value in vars(module).items() if _own(key)})
+    with _WithoutGraph():
+        found = copy.deepcopy(model, memo)
     _gather(found)
     return found
 
@@ -151,16 +154,23 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """A copy, also where hooks have left tensors made of parameters (weight norm, pruning)."""
-    return copy.deepcopy(model, _made(model))
+    """A copy, also where hooks or calls have left tensors made of parameters (weight norm, pruning, kept features)."""
+    with _WithoutGraph():
+        return copy.deepcopy(model)
 
 
-def _made(model: nn.Module) -> dict[int, Any]:
-    """The values of tensors that are plain attributes, by identity: torch does not copy what it made of parameters."""
-    attributes = [value for module in model.modules() for value in vars(module).values() if type(value) is Tensor]
-    return {
-        id(value): value.detach().clone().requires_grad_(value.is_leaf and value.requires_grad) for value in attributes
-    }
+class _WithoutGraph(TorchFunctionMode):
+    """Copies of what torch refuses to copy, being made of other tensors, hold the values alone."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError:  # with a graph, or from within a transform of torch.func
+            if func is not Tensor.__deepcopy__:
+                raise
+        tensor, memo = args
+        memo[id(tensor)] = tensor.detach().clone()
+        return memo[id(tensor)]
 
 
 def _check_wrappers(model: nn.Module) -> None:

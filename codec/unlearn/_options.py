@@ -11,7 +11,7 @@ from torch import nn
 
 from codec._validation import as_generator, check_amount, check_flag, check_integer, check_option, check_positive
 from codec.unlearn._curvature import KINDS
-from codec.unlearn._search import Scope, Screen, Selector, check_search
+from codec.unlearn._search import LEAST_ROWS, RECORDING, Scope, Screen, Selector, check_search
 from codec.unlearn._units import Units, find_units
 from codec.unlearn._update import METHODS, check_solver
 
@@ -70,6 +70,11 @@ class Options:
     def check_selection(self, n_units: int) -> None:
         """Refuse a selection that this many units do not allow."""
         check_search(self.selector, self.scope, self.screen, "auto", self.max_units, self.n_neighbors, n_units)
+        if self.selector in RECORDING and self.n_perturbations < LEAST_ROWS:
+            raise ValueError(
+                f"n_perturbations is {self.n_perturbations}; selector={self.selector!r} looks for nearest neighbours "
+                f"among the perturbed copies, of which it needs at least {LEAST_ROWS}."
+            )
 
 
 def units_of(units: Any, model: nn.Module) -> Units:

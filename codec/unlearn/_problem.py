@@ -110,7 +110,7 @@ class Problem:
         No trainable parameter, half precision, no data, data that the model or the loss cannot take, a loss that is
         not finite, a model whose output changes from one call to the next or with the other samples of the batch, or a
         loss that is not the mean of its values for single samples (class weights, ignored positions,
-        ``reduction='sum'``).
+        ``reduction='sum'``), or has trainable parameters of its own.
     TypeError
         Data that hold no numbers, or a loss that is the class of one.
 
@@ -146,6 +146,7 @@ class Problem:
         self.source = data
         self.model = whole_copy(model).eval()
         self.names, self.tied = _trainable(self.model)
+        self._elsewhere = _elsewhere(self.model, self.tied)
         self.device = _device(self.model, device)
         self.model.to(self.device)
         self._nesting = _without_nesting(self.model)
@@ -206,10 +207,16 @@ class Problem:
 
     def outputs(self, params: Mapping[str, Tensor], inputs: Any) -> Tensor:
         """What the loss takes, of the model with these trainable parameters, (b, ...)."""
+        state = self.buffers()
         if self._writes:
-            inputs = copied(inputs)
+            inputs, state = copied(inputs), state | copied(dict(self.model.named_buffers()))
+        return self._called({**state, **params}, inputs)
+
+    def _called(self, given: Parameters, inputs: Any) -> Tensor:
+        """The call itself; torch's own way with tied tensors loses a module that stands in two places."""
         args, kwargs = ((), inputs) if isinstance(inputs, dict) else (_as_args(inputs), {})
-        return self._output(functional_call(self.model, {**self.buffers(), **params}, args, kwargs))
+        others = {name: given[first] for name, first in self._elsewhere.items() if first in given}
+        return self._output(functional_call(self.model, given | others, args, kwargs, tie_weights=False))
 
     def losses(self, outputs: Tensor, targets: Any) -> Tensor:
         """One loss a sample, (b,), without weight decay."""
@@ -275,7 +282,7 @@ class Problem:
         """Refuse what no derivative can be taken of, and what is no mean of one loss a sample, with a ValueError."""
         params = self.parameters()
         with torch.no_grad(), self._explained():
-            self._writes = self._writes_into_inputs(params)
+            self._writes = self._writes_in_place(params)
             self.check_repeatable(params)
             self._check_apart(params)
             self._check_losses(params)
@@ -298,12 +305,12 @@ class Problem:
                 "outputs."
             ) from error
 
-    def _writes_into_inputs(self, params: Parameters) -> bool:
-        """Whether a call of the model changes its inputs in place; then every call gets a copy."""
-        inputs = copied(self.fetch(torch.arange(min(self.n, 8)))[0])
-        leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    def _writes_in_place(self, params: Parameters) -> bool:
+        """Whether a call of the model changes its inputs or buffers in place; then every call gets copies."""
+        inputs, state = copied((self.fetch(torch.arange(min(self.n, 8)))[0], dict(self.model.named_buffers())))
+        leaves = [leaf for leaf in tree_leaves((inputs, state)) if isinstance(leaf, Tensor)]
         before = [leaf._version for leaf in leaves]
-        self.outputs(params, inputs)
+        self._called({**self.buffers(), **state, **params}, inputs)
         return before != [leaf._version for leaf in leaves]
 
     def check_repeatable(self, params: Mapping[str, Tensor]) -> None:
@@ -344,7 +351,8 @@ class Problem:
             if not _agree(losses[:half], fewer, CLOSE, rounding):
                 raise ValueError(
                     f"loss of a sample changes with the other samples in its batch; {_shapes(outputs, targets)}. Where the two should be the "
-                    "same, bring them to one shape: targets[:, None], or output=lambda o: o.squeeze(-1)."
+                    "same, bring them to one shape: targets[:, None], or output=lambda o: o.squeeze(-1). From losses that "
+                    "compare the samples of a batch (contrastive ones) no sample can be deleted."
                 )
         for wrong in self._no_mean(outputs, targets, losses):
             raise ValueError(wrong)
@@ -358,7 +366,8 @@ class Problem:
         return [
             f"loss is {float(whole):.4g} for {len(losses)} samples together, but its mean over them one by one is "
             f"{float(mean):.4g}; what was trained on must be the mean of one loss a sample. Class weights, ignored or "
-            f"masked positions, reduction='sum' and shapes that broadcast do this ({_shapes(outputs, targets)}). Pass a "
+            f"masked positions, reduction='sum' and shapes that broadcast do this ({_shapes(outputs, targets)}), and "
+            "losses that compare the samples of a batch (contrastive ones), of which no sample can be deleted. Pass a "
             "callable that gives one value a sample, scaled so that their mean is what was trained on; for class weights "
             "w: lambda o, t: cross_entropy(o, t, weight=w, reduction='none') * n / w[y].sum(), y all n targets."
         ]
@@ -401,6 +410,22 @@ def _trainable(model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
     if not first:
         raise ValueError("model has no parameter with requires_grad=True: there is nothing to change.")
     return tuple(first.values()), tied
+
+
+def _elsewhere(model: nn.Module, tied: Mapping[str, str]) -> dict[str, str]:
+    """Of the tied names, with their first: one for each other module that holds the tensor."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+
+    def place(name: str) -> tuple[int, str]:
+        owner, _, role = name.rpartition(".")
+        return id(modules[owner]), role
+
+    taken, found = {place(first) for first in tied.values()}, {}
+    for name, first in tied.items():
+        if place(name) not in taken:
+            taken.add(place(name))
+            found[name] = first
+    return found
 
 
 def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
@@ -468,11 +493,25 @@ def _loss_function(loss: Loss) -> _PerSample:
         loss = nn.MSELoss()
     elif not callable(loss):
         raise ValueError(f"loss must be 'cross_entropy', 'mse' or a callable loss(output, target), got {loss!r}.")
+    own = _learnt(loss) if isinstance(loss, nn.Module) else []
+    if own:
+        raise ValueError(
+            f"loss has trainable parameters ({', '.join(own[:3])}), which the training data shaped and no step would "
+            "change; move them into the model, or freeze them (requires_grad_(False))."
+        )
     if getattr(loss, "reduction", None) not in {"mean", "sum"}:
         return _PerSample(loss, loss)
     each = copy.deepcopy(loss)
     setattr(each, "reduction", "none")  # noqa: B010 - any callable with this attribute
     return _PerSample(each, loss)
+
+
+def _learnt(loss: nn.Module) -> list[str]:
+    """Names of trainable parameters; the module itself need not be hashable."""
+    found = list(loss.named_parameters(recurse=False))
+    for prefix, child in loss.named_children():
+        found += child.named_parameters(prefix)
+    return [name for name, p in found if p.requires_grad]
 
 
 class _PerSample:

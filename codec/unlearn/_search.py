@@ -29,6 +29,8 @@ from codec.unlearn._units import Units
 SELECTORS = (
     "lfoci", "lfoci-pooled", "first-pick", "gradient_norm", "kfac_greedy", "greedy_decrement", "random", "all",
 )  # fmt: skip
+RECORDING = ("lfoci", "lfoci-pooled", "first-pick")  # those that look at recordings, for nearest neighbours
+LEAST_ROWS = 3  # that nearest neighbours are found among
 LEAST_BUDGET = 20  # units that are changed by default, or the root of their number
 GROWTH = 200  # share of the units that a request may change by default, over its share of the samples
 SCREEN = 1.25  # candidates that the screen lets through, for each unit that L-FOCI may choose
@@ -238,9 +240,13 @@ def _ranking(evidence: Evidence, units: Tensor, scores: Tensor, method: str) -> 
 
 
 def _of_user(evidence: Evidence, selector: Callable[[Evidence, int], Any], budget: int) -> Ranking:
-    found = torch.as_tensor(selector(evidence, budget))
-    name = getattr(selector, "__name__", type(selector).__name__)
-    if found.dim() != 1 or found.is_floating_point() or not 0 < len(found) == len(set(found.tolist())):
+    name, given = getattr(selector, "__name__", type(selector).__name__), selector(evidence, budget)
+    try:
+        found = torch.as_tensor(given)
+    except (RuntimeError, TypeError, ValueError):
+        raise TypeError(f"selector {name} gave {given!r}; it must give a sequence of numbers of units.") from None
+    whole = not (found.is_floating_point() or found.dtype == torch.bool)
+    if found.dim() != 1 or not whole or not 0 < len(found) == len(set(found.tolist())):
         raise ValueError(f"selector {name} must give distinct numbers of units, at least one; got {found.tolist()}.")
     if int(found.min()) < 0 or int(found.max()) >= evidence.units.n_units:
         raise ValueError(f"selector {name} gave units outside 0..{evidence.units.n_units - 1}: {found.tolist()}.")

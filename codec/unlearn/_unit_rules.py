@@ -212,6 +212,8 @@ def by_sample(tensor: Tensor, batch: int, alone: Sequence[int] | None = None, fo
     folded : bool, default False
         The samples are in the first axis alone, as in the maps of convolutions: lengths of others do not matter.
     """
+    if tensor.shape[:-1].numel() == 0:
+        raise ValueError(_no_axis(tensor.shape, batch))
     axis = _grown_axis(tensor.shape, batch, alone) if alone is not None and batch > 1 else None
     axis = _axis_by_length(tensor.shape, batch, folded) if axis is None else axis
     if axis < 0:
@@ -240,7 +242,15 @@ def _axis_by_length(shape: Sequence[int], batch: int, folded: bool) -> int:
         return 0
     if first == 1:
         return -1
-    raise ValueError(f"an activation of shape {tuple(shape)} has no axis for the {batch} samples.")
+    raise ValueError(_no_axis(shape, batch))
+
+
+def _no_axis(shape: Sequence[int], batch: int) -> str:
+    return (
+        f"an activation of shape {tuple(shape)} has no axis for the {batch} samples. Modules that are called on some of "
+        "the samples alone (routed experts) cannot be recorded: pass a selector that records nothing ('gradient_norm', "
+        "'kfac_greedy', ...), or units= without them."
+    )
 
 
 def _along(axis: int, folded: bool = False) -> Reader:

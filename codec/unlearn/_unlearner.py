@@ -251,11 +251,13 @@ class Unlearner:
 
     # ------------------------------------------------------------------------ what is seen from outside
     @property
+    @torch.inference_mode(False)
     def model(self) -> nn.Module:
         """A copy of the model as it is now, in evaluation mode."""
         return self.problem.model_with(self._history.weights)
 
     @property
+    @torch.inference_mode(False)
     def parameters(self) -> Parameters:
         """Copies of the trainable parameters as they are now, by name."""
         return clone(self._history.weights)
@@ -297,6 +299,7 @@ class Unlearner:
             self._history.submit(fresh)
         return fresh
 
+    @torch.inference_mode(False)
     def run(self, *, verbose: bool = False) -> tuple[Deletion, ...]:
         """Do the waiting requests in the order in which they came; ``verbose=True`` shows progress.
 

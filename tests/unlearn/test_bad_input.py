@@ -47,10 +47,23 @@ class Wandering(torch.utils.data.Dataset):
         return torch.randn(5), i % 3
 
 
+class Centred(nn.Module):
+    """A loss that learns with the model."""
+
+    def __init__(self):
+        super().__init__()
+        self.centres = nn.Parameter(torch.zeros(3))
+
+    def forward(self, output, target):
+        return nn.functional.cross_entropy(output - self.centres, target, reduction="none")
+
+
 HALF = {"model": lambda: net().half(), "data": lambda: (data()[0].half(), data()[1])}
 PROBLEMS = {
     "data on another device than the model": ({"data": lambda: (data()[0].to("meta"), data()[1])}, "bring both to one"),
     "model without values": ({"model": lambda: nn.Linear(5, 3, device="meta")}, "meta device"),
+    "loss with parameters": ({"loss": Centred()}, r"loss has trainable parameters \(centres\)"),
+    "loss with a layer": ({"loss": nn.Sequential(nn.Identity(), Centred())}, r"parameters \(1\.centres\)"),
     "loss is NaN": ({"loss": nowhere}, "not finite on the first samples"),
     "half precision": (HALF, r"float16; .*call model\.float\(\)"),
     "nothing is trainable": ({"model": lambda: net().requires_grad_(False)}, "no parameter with requires_grad"),
@@ -98,7 +111,15 @@ OPTIONS = {
     "max_units in a word": ({"max_units": "auto"}, "max_units is 'auto'"),
     "screen": ({"screen": "all"}, "screen is 'all'"),
     "n_neighbors": ({"n_neighbors": None}, "n_neighbors is None"),
+    "two perturbations": ({"n_perturbations": 2}, "n_perturbations is 2; selector='lfoci' looks for nearest"),
+    "one for the paper's selector": ({"n_perturbations": 1, "selector": "lfoci-pooled"}, "n_perturbations is 1;"),
 }
+
+
+def test_three_perturbations_are_enough_and_one_where_none_is_looked_at():
+    for options in ({"n_perturbations": 3}, {"n_perturbations": 1, "selector": "gradient_norm"}):
+        ours = Unlearner(net(), "cross_entropy", data(), weight_decay=0.01, max_units=2, random_state=0, **options)
+        assert len(ours.forget([0]).units) == 2
 
 
 NO_TYPE = {

@@ -3,13 +3,14 @@
 import copy
 import pickle
 from collections import UserDict
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from codec.unlearn import Unlearner, baselines
 from codec.unlearn._chain import NoChainError, find_chain
@@ -166,7 +167,10 @@ def test_an_encoder_is_the_same_model_with_and_without_derivatives():
 def test_inference_mode_around_a_call_changes_nothing():
     with torch.inference_mode():
         inside = Unlearner(MODEL, "cross_entropy", (X.clone(), Y), weight_decay=0.1, random_state=0)
-        inside.forget([1])
+        inside.submit([1])
+        inside.run()
+        copied = inside.model
+    assert not any(p.is_inference() for p in (*copied.parameters(), *inside.parameters.values()))
     outside = Unlearner(MODEL, "cross_entropy", (X, Y), weight_decay=0.1, random_state=0)
     outside.forget([1])
     for unlearner in (inside, outside):
@@ -287,6 +291,107 @@ def test_squared_error_of_several_outputs_is_the_mean_over_them():
     torch.testing.assert_close(ours.sample_losses(ours.parameters()), (out - target).square().mean(1).detach())
 
 
+class Counting(nn.Linear):
+    """Counts its calls in a buffer, in evaluation mode too, and divides by the count."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+        self.register_buffer("calls", torch.ones(()))
+
+    def forward(self, x):
+        found = super().forward(x) / self.calls.clone()
+        self.calls += 1.0
+        return found
+
+
+def test_buffers_that_the_model_writes_into_stay_as_they_are():
+    model = Counting()
+    unlearner = Unlearner(model, "cross_entropy", (X, Y), weight_decay=0.1, selector="all")
+    unlearner.forget([1])
+    assert float(model.calls) == float(unlearner.model.calls) == 1.0
+
+
+class Keeping(nn.Module):
+    """Keeps what its layer gave, in a list and through a hook that is an object."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept, self.layer, self.out = [], nn.Linear(3, 4), nn.Linear(4, 2)
+        self.layer.register_forward_hook(Collector())
+
+    def forward(self, x):
+        self.kept = [torch.tanh(self.layer(x))]
+        return self.out(self.kept[0])
+
+
+class Collector:
+    def __init__(self):
+        self.found = []
+
+    def __call__(self, module, args, output):
+        self.found = [output]
+
+
+def test_a_model_that_keeps_what_it_computed_is_copied():
+    model = Keeping()
+    model(X)  # torch's own copy fails from here on
+    kept, weights = model.kept[0], [p.detach().clone() for p in model.parameters()]
+    unlearner = Unlearner(model, "cross_entropy", (X, Y), weight_decay=0.1, max_units=3, random_state=0)
+    torch.testing.assert_close(unlearner.model(X), model.out(kept))
+    assert unlearner.forget([1]).accepted
+    assert not torch.equal(unlearner.model(X), model.out(kept))
+    assert model.kept[0] is kept
+    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), weights, strict=True))
+
+
+class Shared(nn.Module):
+    """One layer in two places, another with its weight, and both under a further name."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.tied = nn.Linear(3, 3), nn.Linear(3, 3, bias=False)
+        self.again, self.tied.weight = self.first, self.first.weight
+        self.more = nn.ModuleList([self.tied, self.first])
+
+    def forward(self, x):
+        return self.again(torch.tanh(self.more[0](torch.tanh(self.first(x)))))
+
+
+def shared_by_hand(weight, bias, x):
+    return torch.tanh(torch.tanh(x @ weight.T + bias) @ weight.T) @ weight.T + bias
+
+
+def test_a_layer_in_two_places_is_one_and_stays_it():
+    ours = problem(Shared())
+    parameter, changed = ours.model.first.weight, {"first.weight": torch.eye(3) / 2, "first.bias": torch.ones(3)}
+    torch.testing.assert_close(ours.outputs(changed, X), shared_by_hand(torch.eye(3) / 2, torch.ones(3), X))
+    assert ours.model.first.weight is ours.model.tied.weight is parameter
+    assert ours.names == ("first.weight", "first.bias")
+    assert parameter.requires_grad
+
+
+def test_a_layer_in_two_places_is_deleted_from_as_the_formula_says():
+    """The whole step by dense algebra: Jacobians of what the model is by hand, mean squared error over 3 outputs."""
+    torch.manual_seed(0)
+    model, x, t = Shared().double(), torch.randn(20, 3).double(), torch.randn(20, 3).double()
+    w = torch.cat([p.detach().flatten() for p in (model.first.weight, model.first.bias)])
+
+    def outputs(flat):
+        return shared_by_hand(flat[:9].view(3, 3), flat[9:], x)
+
+    jacobian = torch.autograd.functional.jacobian(outputs, w)
+    gradients = 2.0 / 3.0 * torch.einsum("io,iop->ip", outputs(w) - t, jacobian) + 0.1 * w
+    kept = jacobian[2:].reshape(-1, 12)
+    curvature = 2.0 / 3.0 * kept.T @ kept / 18 + (0.1 + 0.05) * torch.eye(12, dtype=w.dtype)
+    step = torch.linalg.solve(curvature, gradients.mean(0) - gradients[2:].mean(0))
+    unlearner = Unlearner(
+        model, "mse", (x, t), weight_decay=0.1, damping=0.05, update="chained", selector="all", tolerance=1e-9
+    )
+    assert unlearner.forget([0, 1]).accepted
+    found = torch.cat([p.flatten() for p in unlearner.parameters.values()]) - w
+    torch.testing.assert_close(found, step, rtol=1e-8, atol=1e-12)
+
+
 class Pairs(Dataset):
     def __len__(self):
         return len(X)
@@ -313,6 +418,9 @@ class Lists(Pairs):
         Lists(),
         {"input": X, "labels": Y},
         {"input": X.tolist(), "labels": Y.tolist()},
+        (X.clone().requires_grad_() * 1.0, Y),
+        (X.flip(0).numpy()[::-1], Y.flip(0).numpy()[::-1]),
+        (np.broadcast_to(X.numpy(), X.shape), Y),  # read-only
         (UserDict({"input": X}), Y),
     ],
 )
@@ -321,6 +429,58 @@ def test_every_form_of_data_is_the_same_samples(data):
     ours = problem(model, data=data)
     torch.testing.assert_close(ours.sample_losses(ours.parameters(), [5, 2]), losses_of(model, [5, 2]))
     assert ours.n == 8
+
+
+class Streamed(IterableDataset):
+    def __len__(self):
+        return len(X)
+
+    def __iter__(self):
+        return zip(X, Y, strict=True)
+
+
+class WithNames(Pairs):
+    def __getitem__(self, i):
+        return {"input": X[i], "labels": int(Y[i]), "file": f"{i}.png"}
+
+
+class Unlabelled(Pairs):
+    def __getitem__(self, i):
+        return X[i], None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Streamed(), "a Dataset with a length.*got Streamed"),
+        (WithNames(), r"no number: \['file'\]\[0\] \(str\)"),
+        (Unlabelled(), "no number: .*NoneType"),
+        ((X.to_sparse(), Y), "sparse_coo; pass data.to_dense"),
+        ((SimpleNamespace(x=X), Y), "what is no number.*SimpleNamespace"),
+    ],
+)
+def test_data_without_numbers_are_refused_in_words(data, message):
+    with pytest.raises(TypeError, match=message):
+        problem(data=data)
+
+
+def test_unsigned_integers_that_do_not_fit_are_told():
+    with pytest.raises(ValueError, match=r"Inputs are uint16 of shape \(8, 3\) from 0 to 23"):
+        problem(data=((10 * X).round().to(torch.uint16), Y))
+
+
+def test_a_pair_of_a_batch_and_a_number_has_two_lengths():
+    with pytest.raises(ValueError, match=r"\[0, 8\] samples"):
+        problem(data=(X, torch.tensor(1)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda o, _t: torch.cdist(o, o).mean(1), lambda o, _t: (o @ o.T).mean()],
+)
+def test_losses_that_compare_samples_are_refused_in_words(loss):
+    with pytest.raises(ValueError, match=r"compare the samples of a batch \(contrastive ones\)"):
+        problem(loss=loss)
 
 
 @pytest.mark.parametrize("pack", [tuple, list])

@@ -393,6 +393,30 @@ def hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
+class Routed(nn.Module):
+    """Each sample goes to one of two experts; to one of them none of the first four."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(2, 3), nn.Linear(2, 3)])
+
+    def forward(self, x):
+        out = x.new_zeros(len(x), 3)
+        for k, expert in enumerate(self.experts):
+            mine = (x[:, 0] > 0) == bool(k)
+            out[mine] = expert(x[mine])
+        return out
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2, 3], [0, 4]])
+def test_experts_of_some_samples_are_refused_in_words(ids):
+    x = torch.randn(12, 2)
+    x[:, 0] = torch.cat([torch.ones(4), -torch.ones(8)])
+    problem = Problem(Routed(), "cross_entropy", (x, torch.arange(12) % 3), weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"routed experts\) cannot be recorded: pass a selector"):
+        run(problem, ids, perturb=same, n_perturbations=8)
+
+
 class Meter(nn.Module):
     """Counts its calls in a buffer, also in evaluation mode, and draws from torch's generator."""
 

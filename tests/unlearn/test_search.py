@@ -300,11 +300,21 @@ def test_simple_selectors():
         ({"selector": lambda _e, _k: []}, "at least one"),
         ({"selector": lambda _e, _k: [1, 1]}, "distinct"),
         ({"selector": lambda _e, _k: [12]}, "outside 0..11"),
+        ({"selector": lambda _e, _k: [True, False]}, "distinct numbers of units"),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         search(evidence(), **options)
+
+
+@pytest.mark.parametrize("given", [None, {1, 2}, (unit for unit in (1, 2)), [[1], [2, 3]]])
+def test_what_is_no_sequence_of_units_is_refused(given):
+    def mine(_evidence, _max_units):
+        return given
+
+    with pytest.raises(TypeError, match=r"selector mine gave .*; it must give a sequence of numbers of units"):
+        search(evidence(), selector=mine)
 
 
 # --------------------------------------------------------------------------- greedy on the decrement

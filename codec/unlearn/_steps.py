@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.unlearn._certificate import Certificate, certify
+from codec.unlearn._certificate import Certificate, certify, rounded_up
 from codec.unlearn._curvature import Curvature
 from codec.unlearn._deletion import NAN, Timer
 from codec.unlearn._history import History, ids_of
@@ -211,7 +211,7 @@ class Steps:
             gradient_norm=norm,
             rounding=rounding,
             assumed=(
-                f"rounding hides at most {rounding:.1g} of ||grad F_R||, which is an estimate",
+                f"rounding hides at most {rounded_up(rounding, 1)} of ||grad F_R||, which is an estimate",
                 *assumed_of_buffers(problem.model),
             ),
         )

@@ -562,7 +562,7 @@ class Unlearner:
         certificate = self._steps.certificate(self._history.weights, self.forgotten)
         if certificate.bound is None or not certificate.bound <= bound:  # NaN is no bound
             raise ValueError(
-                f"no release: the certificate's bound is {certificate.bound:.3g}, above the {bound:.3g} that the noise "
+                f"no release: the certificate's bound is {certificate.bound:.6g}, above the {bound:.6g} that the noise "
                 "would be made for; take another Newton step (n_steps), or retrain."
             )
         source = self.accountant.noise_source(random_state)

@@ -149,7 +149,7 @@ class Problem:
         self._elsewhere = _elsewhere(self.model, self.tied)
         self.device = _device(self.model, device)
         self.model.to(self.device)
-        self._nesting = _without_nesting(self.model)
+        self._nesting = without_nesting(self.model)
         self._output = output or _tensor_of
         self._loss = _loss_function(loss)
         self.likelihood = _is_likelihood(loss)
@@ -449,7 +449,7 @@ def _tensor_of(output: Any) -> Tensor:
     raise TypeError(f"model returned {type(output).__name__}; pass output= to pick the tensor that the loss takes.")
 
 
-def _without_nesting(model: nn.Module) -> list[str]:
+def without_nesting(model: nn.Module) -> list[str]:
     """Switch off the nested tensors that encoders make of padded samples, but not where derivatives are taken.
 
     They have zeros at padded positions: pooled over all of them, the model would be another one in passes without

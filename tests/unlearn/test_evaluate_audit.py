@@ -143,6 +143,14 @@ def test_forgetting_quality_by_hand():
     assert ev.forgetting_quality(*two).score == (0.25 + 1.0) / 2
 
 
+def test_confidences_of_any_size_are_told_apart():
+    """The same four models as above in another unit; 100 thresholds a unit would be 500 billion."""
+    unlearned, retrained = 1e9 * np.array([[0.0, 1, 2, 3]]).T, 1e9 * np.array([[2.5, 3.5, 4, 5]]).T
+    score, epsilons = ev.forgetting_quality(unlearned, retrained)
+    assert epsilons[0] == pytest.approx(np.log((1 - DELTA - 0.25) / 0.25), rel=1e-12)
+    assert score == 0.25
+
+
 def test_forgetting_quality_at_its_ends():
     apart = np.array([[0.0], [1.0], [2.0]])
     assert ev.forgetting_quality(apart, apart).score == 1.0
@@ -164,6 +172,8 @@ def test_an_epsilon_in_the_last_bin_counts():
 
 def test_competition_score_by_hand():
     assert ev.competition_score(0.8, (0.9, 1.0), (0.6, 0.8)) == pytest.approx(0.8 * 0.9 * 0.75)
+    with pytest.raises(ZeroDivisionError):
+        ev.competition_score(0.8, (0.9, 1.0), (np.float64(0.6), np.float64(0.0)))
 
 
 # --------------------------------------------------------------------------- KLoM

@@ -47,6 +47,14 @@ def test_js_divergence_is_the_square_of_scipys_distance(outputs):
     assert ev.js_divergence(first, other) == pytest.approx(ev.js_divergence(other, first), rel=1e-14)
 
 
+def test_js_divergence_of_nearly_equal_models_is_not_negative():
+    """Rounding used to leave sums of -1e-17."""
+    rng = np.random.default_rng(0)
+    for size in np.repeat(10.0 ** np.arange(-16, -6), 50):
+        logits = rng.normal(size=(1, 4)) * 3
+        assert 0.0 <= ev.js_divergence(logits, logits + size * rng.normal(size=(1, 4))) <= 100 * max(size, 1e-16)
+
+
 def test_models_without_a_common_class_have_js_log_2_even_where_probabilities_underflow():
     assert ev.js_divergence([[1e4, 0.0]], [[0.0, 1e4]]) == pytest.approx(LOG2, rel=1e-15)
 
@@ -93,6 +101,24 @@ def test_modified_entropy_of_a_sure_model_knows_right_from_wrong():
     right, wrong = (ev.modified_entropy([[800.0, 0.0, 0.0]], [y])[0] for y in (0, 1))
     assert right == 0.0
     assert wrong == pytest.approx(1600 - LOG2, rel=1e-12)  # -log(p_y) - log(1 - p_0), p_y = e^-800, 1 - p_0 = 2 e^-800
+
+
+@pytest.mark.parametrize("gap", [40.0, 50.0, 300.0])
+def test_entropies_of_a_sure_model_lose_no_digits(gap):
+    """F = (1 - q, q) with q = e^-gap: -(1 - q) log(1 - q) - q log q = q + gap q, and twice -q log(1 - q), to first order.
+
+    log(1 - q) used to be rounded to 0, which halved the modified entropy.
+    """
+    q = np.exp(-gap)
+    assert ev.entropy([[gap, 0.0]], [0])[0] == pytest.approx((1 + gap) * q, rel=1e-12, abs=0.0)
+    assert ev.modified_entropy([[gap, 0.0]], [0])[0] == pytest.approx(2 * q**2, rel=1e-12, abs=0.0)
+
+
+def test_a_class_that_is_masked_adds_nothing_to_the_entropies():
+    masked = [[0.0, 0.0, -np.inf]]  # F = (1/2, 1/2, 0)
+    assert ev.entropy(masked, [0])[0] == pytest.approx(LOG2, rel=1e-15)
+    assert ev.modified_entropy(masked, [0])[0] == pytest.approx(LOG2, rel=1e-15)
+    assert ev.modified_entropy(masked, [2])[0] == np.inf  # -log F_y
 
 
 def scores(seed, ties):

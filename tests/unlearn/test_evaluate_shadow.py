@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from scipy.special import logit
 from scipy.stats import norm
 from torch import nn
@@ -199,6 +200,46 @@ def test_a_cache_of_other_data_or_seeds_is_refused(tmp_path):
         run(cache=tmp_path, random_state=1)
     with pytest.raises(ValueError, match="other data, targets, samples or seeds"):
         shadow_models(train, {"a": nothing}, DATA, [0], test=TEST, n_models=8, cache=tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"half of a file"])
+def test_a_file_of_a_cache_that_is_damaged_is_named_and_made_again(tmp_path, content):
+    whole = run(cache=tmp_path)
+    path = sorted(tmp_path.glob("*.safetensors"))[5]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path.name}' is damaged .* delete it, and its model is trained again"):
+        run(cache=tmp_path)
+    path.unlink()
+    same(run(cache=tmp_path), whole)
+
+
+def test_a_cache_that_does_not_say_of_what_it_is_is_refused(tmp_path):
+    """Outputs on other samples used to be taken for those of this request."""
+    run(cache=tmp_path)
+    settings = tmp_path / "settings.json"
+    settings.write_text(settings.read_text()[:40])
+    with pytest.raises(ValueError, match=r"settings.json' cannot be read .*; pass another folder"):
+        run(cache=tmp_path)
+    settings.unlink()
+    with pytest.raises(ValueError, match="holds outputs of models but no settings"):
+        shadow_models(train, {"nothing": nothing}, DATA, [0, 1, 2], test=TEST, n_models=8, cache=tmp_path)
+    settings.touch()
+    with pytest.raises(ValueError, match=r"settings\.json' is a file; pass a folder"):
+        run(cache=settings)
+
+
+def test_other_files_in_the_folder_of_a_cache_do_no_harm(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"of somebody else")
+    same(run(cache=tmp_path), run(cache=tmp_path))
+
+
+def test_a_cache_of_models_that_do_not_say_their_classes_is_read(tmp_path):
+    whole = run(cache=tmp_path)
+    assert whole.n_classes == 3
+    for path in tmp_path.glob("nothing-*.safetensors"):
+        rows = load_file(path)
+        save_file({key: value for key, value in rows.items() if key != "n_classes"}, path)
+    same(run(cache=tmp_path), whole)
 
 
 def test_a_cache_knows_columns_by_their_names(tmp_path):

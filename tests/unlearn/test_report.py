@@ -112,3 +112,10 @@ def test_a_report_prints_as_a_table_of_requests():
     assert len(lines) == 4  # the line above, the names of the columns, a row each
     assert max(map(len, lines)) < 160
     assert repr(Report(())) == "Deletions: 0 requests, 0 stand, 0 samples in them."
+
+
+@pytest.mark.parametrize("bound", [None, float("nan"), float("inf")])
+def test_a_certificate_without_a_bound_certifies_nothing(bound):
+    nothing = dataclasses.replace(ONE, certificate=Certificate("a posteriori", bound, 100, 2))
+    assert nothing.summary()["certificate"] == "empirical"
+    assert dataclasses.replace(ONE, certificate=BOUND).summary()["certificate"] == "certified"

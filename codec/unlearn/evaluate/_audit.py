@@ -23,6 +23,7 @@ TINY = 1e-30  # added to standard deviations, as in the code of Carlini et al.
 POOLED_BELOW = 64  # models; a variance of its own for every sample needs more
 CAP = 50.0  # of epsilon, in the released code of the competition
 PER_UNIT = 100  # thresholds, there
+MOST = 10**6  # thresholds; beyond, one between any two values is as good
 BUFFER = 2.0  # around the ends of an interval, there
 BUCKET = 0.5  # of epsilon, there
 BINS, FLOOR, CLIP = 20, 1e-5, 100.0  # in the released code of KLoM
@@ -333,7 +334,8 @@ def competition_score(
     >>> competition_score(0.5, (0.9, 0.9), (0.4, 0.8))
     0.25
     """
-    return quality * (retain_accuracy[0] / retain_accuracy[1]) * (test_accuracy[0] / test_accuracy[1])
+    retain, test = ([float(value) for value in pair] for pair in (retain_accuracy, test_accuracy))
+    return quality * (retain[0] / retain[1]) * (test[0] / test[1])
 
 
 def _sample_epsilon(unlearned: Array, retrained: Array, delta: float) -> float:
@@ -351,8 +353,10 @@ def _sample_epsilon(unlearned: Array, retrained: Array, delta: float) -> float:
 
 def _one_threshold(upper: Array, lower: Array) -> Array:
     """FPR and FNR of "from here upwards it is the one with the larger median"."""
-    low, high = min(upper.min(), lower.min()), max(upper.max(), lower.max())
-    thresholds = np.linspace(low, high, math.ceil((high - low) * PER_UNIT))
+    values = np.unique(np.concatenate([upper, lower]))
+    low, high = values[0], values[-1]
+    number = math.ceil((high - low) * PER_UNIT)
+    thresholds = np.linspace(low, high, number) if number <= MOST else values
     below = [np.searchsorted(np.sort(bank), thresholds, side="left") / len(bank) for bank in (upper, lower)]
     return np.array([1.0 - below[1], below[0]])
 

@@ -12,18 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from codec.unlearn._deletion import Deletion
-from codec.unlearn._distributed import plain_copy
 from codec.unlearn._problem import Loss
 from codec.unlearn._training import Recipe, reset, seed_of, seeded
 from codec.unlearn._unlearner import Unlearner
 from codec.unlearn.evaluate._membership import FPR, attack_scores, auc, tpr_at_fpr
 from codec.unlearn.evaluate._metrics import accuracy, activation_distance, disagreement, js_divergence, zrf
-from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Outputs, Parts, Train, as_model, parameter_distance
+from codec.unlearn.evaluate._outputs import (
+    ORIGINAL,
+    RETRAINED,
+    Outputs,
+    Parts,
+    Train,
+    as_model,
+    copy_of,
+    known,
+    parameter_distance,
+)
 from codec.unlearn.evaluate._relearn import relearn_epochs
 from codec.unlearn.evaluate._result import DISTANCES, GAP, Evaluation
 from codec.unlearn.evaluate._study import ShadowModels
 
 PARTS = ("retain", "forget", "test")
+REMEDY = "Pass forget=split(data, ids)['forget'], ids those that shadow_models forgot, in their order, or train others."
 Models = Mapping[str, Any]
 Everyone = dict[str, list[nn.Module]]
 
@@ -73,7 +83,8 @@ def evaluate(
     relearn : Recipe, optional
         How to train for the relearn time, see :func:`relearn_epochs`. Default: it is not measured.
     shadows : ShadowModels, optional
-        Result of :func:`shadow_models` for the same forgotten samples: every model is attacked with them.
+        Result of :func:`shadow_models` for the same forgotten samples, in the same order: every model is attacked
+        with them.
     output, target_key, device, batch_size
         As in :class:`~codec.unlearn.Problem`.
     random_state : None, int, SeedSequence or Generator, default 0
@@ -90,7 +101,8 @@ def evaluate(
     ValueError, TypeError
         No original or no retrained model, or both ``train`` and retrained models; seeds that come twice; a deletion
         without parameters; data that cannot be read; a model whose output changes from one call to the next; an
-        original or retrained model that has diverged; ``shadows`` of another number of forgotten samples.
+        original or retrained model that has diverged; models with other classes than the original, or that cannot be
+        copied; ``shadows`` of other forgotten samples or classes (of the inputs of many samples 64 are looked at).
 
     Notes
     -----
@@ -113,7 +125,11 @@ def evaluate(
         With ``shadows``: share of the forgotten samples that LiRA, and U-LiRA with the shadow models of a method of
         the same name, takes for training samples.
     ``relearn_epochs``
-        See :func:`relearn_epochs`.
+        See :func:`relearn_epochs`. Of several originals each model is held against its own where there are as many
+        models, else against the mean of their losses; retrained models always against the mean.
+
+    Models run in evaluation mode and compute what was trained: torch's encoders without the nested tensors that they
+    make of padded samples where no derivatives are taken, and which put zeros at padded positions.
 
     Where the targets are not class labels, only the losses, ``mia_loss`` and ``parameter_distance`` are there. A
     model with one logit z for two classes is a classifier with ``loss='cross_entropy'`` and ``output=lambda z:
@@ -148,19 +164,24 @@ def evaluate(
     >>> result.to_frame()["forget_accuracy"].round(2).to_dict()
     {'original': 0.8, 'retrained': 0.2}
     """
-    everyone = _resolve(models, train, retain, seeds)
+    drawn = _drawn(models, train, seeds)
+    everyone = _resolve(models)
     original, seed = everyone[ORIGINAL][0], seed_of(random_state)
     data = {"retain": retain, "forget": forget, "test": test}
     if nonmembers is not None:
         data["nonmembers"] = nonmembers
     options = {"output": output, "target_key": target_key, "device": device, "batch_size": batch_size}
-    parts = Parts(original, loss, data, **options)
+    parts = Parts(original, loss, data, title=f"models[{ORIGINAL!r}]", **options)
     fresh, notes = _fresh(original, untrained, seed)
+    if shadows is not None:
+        _check_shadows(shadows, forget, target_key)
+    if train is not None:
+        everyone[RETRAINED] = [_retrained(train, retain, one) for one in drawn]
     seen = {name: [_Seen(m, parts.run(m, f"models[{name!r}]")) for m in group] for name, group in everyone.items()}
     if any(one.diverged for name in (ORIGINAL, RETRAINED) for one in seen[name]):
         raise ValueError("models: an original or retrained model gives outputs that are not finite; it has diverged.")
-    random = parts.run(fresh)["forget"] if fresh is not None else None
-    goal = float(seen[ORIGINAL][0].outputs["forget"].losses.mean())
+    random = parts.run(fresh, "untrained")["forget"] if fresh is not None else None
+    _check_classes(seen, random)
     rows = {}
     for name, group in seen.items():
         for run, one in enumerate(group):
@@ -170,6 +191,7 @@ def evaluate(
                 rows[name, run] |= _attacked(shadows, name, one.outputs["forget"])
             if relearn is not None and not one.diverged:
                 work = parts.problem("forget", one.model)
+                goal = _goal(seen, name, run)
                 rows[name, run]["relearn_epochs"] = relearn_epochs(work, goal, relearn, random_state=seed)
     runs = pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["name", "run"]))
     scores = {name: [one.scores for one in group] for name, group in seen.items()}
@@ -177,8 +199,8 @@ def evaluate(
 
 
 # --------------------------------------------------------------------------- who is compared
-def _resolve(models: Models, train: Train | None, retain: Any, seeds: Sequence[int]) -> Everyone:
-    """Every model by name, the retrained ones last."""
+def _drawn(models: Models, train: Train | None, seeds: Sequence[int]) -> list[int]:
+    """Seeds of the models that are to be trained, none without ``train``; and whether there are models to compare."""
     if not isinstance(models, Mapping):
         raise TypeError(
             f"models is a {type(models).__name__}; it must be a dict by name, the trained model as 'original'."
@@ -192,6 +214,20 @@ def _resolve(models: Models, train: Train | None, retain: Any, seeds: Sequence[i
             "a table without a retrained model shows nothing: pass models['retrained'], or train=, a callable "
             "train(retain, seed) that makes them; not both."
         )
+    if train is None:
+        return []
+    if not np.iterable(seeds):
+        raise TypeError(f"seeds is {seeds!r}; it must be a sequence of int, such as range(3).")
+    drawn = [int(seed) for seed in seeds]
+    if not drawn:
+        raise ValueError("seeds is empty: at least one retrained model is needed.")
+    if len(set(drawn)) < len(drawn):
+        raise ValueError(f"seeds is {drawn}; the same seed twice is the same model, not another one.")
+    return drawn
+
+
+def _resolve(models: Models) -> Everyone:
+    """Every model that was passed by name, the retrained ones last."""
     found = _as_list(models[ORIGINAL])
     if not found or any(isinstance(one, Deletion) for one in found):
         raise ValueError("models['original'] must be the trained model itself, or a list of such models.")
@@ -207,16 +243,6 @@ def _resolve(models: Models, train: Train | None, retain: Any, seeds: Sequence[i
             raise ValueError(f"models[{name!r}] is an empty list.")
         bases = originals if len(group) == len(originals) else originals[:1] * len(group)
         everyone[str(name)] = [as_model(one, f"models[{name!r}]", base) for one, base in zip(group, bases, strict=True)]
-    if train is not None:
-        if not np.iterable(seeds):
-            raise TypeError(f"seeds is {seeds!r}; it must be a sequence of int, such as range(3).")
-        drawn = [int(seed) for seed in seeds]
-        if not drawn:
-            raise ValueError("seeds is empty: at least one retrained model is needed.")
-        if len(set(drawn)) < len(drawn):
-            raise ValueError(f"seeds is {drawn}; the same seed twice is the same model, not another one.")
-        made = [_retrained(train, retain, seed) for seed in drawn]
-        everyone[RETRAINED] = [as_model(one, "train's result", one) for one in made]
     return everyone
 
 
@@ -230,14 +256,16 @@ def _retrained(train: Train, retain: Any, seed: int) -> nn.Module:
         model = train(retain, seed)
     if not isinstance(model, nn.Module):
         raise TypeError(f"train returned {type(model).__name__}; it must return the trained torch module.")
-    return model
+    return as_model(model, "train's result", model)
 
 
 def _fresh(original: nn.Module, untrained: nn.Module | None, seed: int) -> tuple[nn.Module | None, list[str]]:
     """The untrained model of ZRF, or why there is none."""
+    if untrained is not None and not isinstance(untrained, nn.Module):
+        raise TypeError(f"untrained is of type {type(untrained).__name__}; it must be a torch module.")
     if untrained is not None:
         return untrained, []
-    model = plain_copy(original)
+    model = copy_of(original, f"models[{ORIGINAL!r}]")
     try:
         reset(model, seed)
     except ValueError as error:
@@ -269,6 +297,24 @@ def _row(one: _Seen, retrained: Sequence[_Seen], random: Outputs | None) -> dict
             row["zrf"] = zrf(forget.logits, random.logits)
     row["parameter_distance"] = _mean([parameter_distance(one.model, other.model) for other in retrained])
     return {name: row[name] for name in sorted(row, key=lambda column: column.startswith("mia_"))}
+
+
+def _check_classes(seen: Mapping[str, Sequence[_Seen]], random: Outputs | None) -> None:
+    """Refuse classifiers whose outputs cannot be compared."""
+    first = seen[ORIGINAL][0].outputs["forget"].n_classes
+    named = [(f"models[{name!r}]", one.outputs["forget"]) for name, group in seen.items() for one in group]
+    for name, outputs in [*named, *([("untrained", random)] if random is not None else [])]:
+        if outputs.n_classes != first:
+            raise ValueError(
+                f"{name} gives {outputs.n_classes or 'no'} logits for classes, the original {first or 'none'}; compare "
+                "models with the same classes, a class that is forgotten among them."
+            )
+
+
+def _goal(seen: Mapping[str, Sequence[_Seen]], name: str, run: int) -> float:
+    """Loss of the original on the forgotten samples that a model is to learn again."""
+    losses = [float(one.outputs["forget"].losses.mean()) for one in seen[ORIGINAL]]
+    return losses[run] if len(seen[name]) == len(losses) and name != RETRAINED else _mean(losses)
 
 
 def _levels(found: Mapping[str, Outputs]) -> dict[str, float]:
@@ -313,13 +359,33 @@ def _inferred(scores: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     return row
 
 
+def _check_shadows(shadows: Any, forget: Any, target_key: str) -> None:
+    """Refuse shadow models of other forgotten samples, as far as that can be known, before anything is trained."""
+    if not isinstance(shadows, ShadowModels):
+        raise TypeError(f"shadows is of type {type(shadows).__name__}; it must be the result of shadow_models.")
+    here = known(forget, target_key)
+    if here is None:
+        raise ValueError("shadows: attacks with shadow models need class labels as targets.")
+    n_samples, n = shadows[ORIGINAL].forget.shape[1], len(here.labels)
+    if n != n_samples:
+        raise ValueError(f"shadows were trained for {n_samples} forgotten samples; forget has {n}. {REMEDY}")
+    there = shadows.samples
+    if there is not None and not np.array_equal(there.labels, here.labels):
+        wrong = (there.labels != here.labels).nonzero()[0].tolist()
+        raise ValueError(f"shadows were trained for samples with other labels than forget's, at {wrong[:5]}. {REMEDY}")
+    if there is not None and there.inputs != here.inputs:
+        raise ValueError(f"shadows were trained for samples with other inputs than forget's. {REMEDY}")
+
+
 def _attacked(shadows: ShadowModels, name: str, forget: Outputs) -> dict[str, float]:
     """Share of the forgotten samples that look trained on, to attacks with shadow models."""
     if forget.logits is None or forget.labels is None:
         raise ValueError("shadows: attacks with shadow models need class labels as targets.")
-    n_samples = shadows[ORIGINAL].forget.shape[1]
-    if len(forget.labels) != n_samples:
-        raise ValueError(f"shadows were trained for {n_samples} forgotten samples; forget has {len(forget.labels)}.")
+    if shadows.n_classes not in {None, forget.n_classes}:
+        raise ValueError(
+            f"shadows were trained with {shadows.n_classes} classes, models have {forget.n_classes}; train shadow models "
+            "of their form."
+        )
     row = {"lira_member": float((shadows.attack(forget.logits, forget.labels) > 0.5).mean())}
     if name in shadows.names and name not in (ORIGINAL, RETRAINED):
         row["ulira_member"] = float((shadows.attack(forget.logits, forget.labels, name) > 0.5).mean())

@@ -88,7 +88,7 @@ def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """
     values, _ = check_logits(logits, labels)
     logs, _ = log_probabilities(values)
-    return np.asarray(-np.where(np.isneginf(logs), 0.0, np.exp(logs) * logs).sum(1))
+    return np.asarray(-(np.exp(logs) * np.where(np.isneginf(logs), 0.0, logs)).sum(1))
 
 
 def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:

@@ -110,7 +110,7 @@ def js_divergence(logits: ArrayLike, other: ArrayLike) -> float:
     """
     p, q = (softmax(values, axis=1) for values in check_pair(logits, other))
     m = (p + q) / 2
-    return float(np.mean((rel_entr(p, m) + rel_entr(q, m)).sum(1) / 2))
+    return max(0.0, float(np.mean((rel_entr(p, m) + rel_entr(q, m)).sum(1) / 2)))  # rounding may be below 0
 
 
 def activation_distance(logits: ArrayLike, other: ArrayLike) -> float:
@@ -228,13 +228,14 @@ def logit_confidence(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def log_probabilities(logits: Array) -> tuple[Array, Array]:
-    """``log p`` and ``log(1 - p)`` of every class; the second without cancellation where p is near 1."""
+    """``log p`` and ``log(1 - p)`` of every class, both without cancellation where p is near 1."""
     logs = log_softmax(logits, axis=1)
     rows, top = np.arange(len(logits)), logits.argmax(1)
     small = logs.copy()
     small[rows, top] = -np.inf
     complement = np.log1p(-np.exp(small))
     complement[rows, top] = logsumexp(small, axis=1)
+    logs[rows, top] = np.log1p(-np.exp(complement[rows, top]))
     return logs, complement
 
 

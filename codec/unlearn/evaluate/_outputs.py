@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from codec.unlearn._data import Samples, content_of, read_data, spread
 from codec.unlearn._deletion import Deletion
 from codec.unlearn._distributed import plain_copy, uncompiled
-from codec.unlearn._problem import Loss, Problem
+from codec.unlearn._problem import CHECKED, Loss, Problem, without_nesting
 from codec.unlearn._unlearner import Unlearner
 from codec.unlearn.evaluate._metrics import Array, Labels
+from codec.unlearn.evaluate._split import in_memory
 
 ORIGINAL, RETRAINED = "original", "retrained"
+UNCOPIED = (TypeError, RuntimeError, copy.Error)  # what deepcopy raises
 Train = Callable[[Any, int], nn.Module]
 
 
@@ -33,39 +38,115 @@ class Outputs:
     labels: Labels | None
 
     @property
+    def n_classes(self) -> int | None:
+        """Logits a sample; None where the targets are no classes."""
+        return None if self.logits is None else self.logits.shape[1]
+
+    @property
     def finite(self) -> bool:
-        """Whether the model has not diverged."""
-        return bool(np.isfinite(self.losses).all() and (self.logits is None or np.isfinite(self.logits).all()))
+        """Whether the model has not diverged; a class whose logit is minus infinity is masked."""
+        return bool(np.isfinite(self.losses).all() and (self.logits is None or (self.logits < np.inf).all()))
 
 
 class Parts:
     """The parts of the data, each read once; any model can be run on them."""
 
-    def __init__(self, model: nn.Module, loss: Loss, data: Mapping[str, Any], **options: Any) -> None:
-        self._problems = {name: _problem(name, model, loss, part, options) for name, part in data.items()}
+    def __init__(
+        self, model: nn.Module, loss: Loss, data: Mapping[str, Any], *, title: str = "model", **options: Any
+    ) -> None:
+        self._problems = {name: _problem(name, title, model, loss, part, options) for name, part in data.items()}
         shared = next(iter(self._problems.values())).model
         for problem in self._problems.values():
             problem.model = shared  # one copy is enough
 
     def problem(self, part: str, model: nn.Module) -> Problem:
         """A part of the data with a copy of this model, in evaluation mode."""
-        return _with(self._problems[part], self._own(model))
+        return _with(self._problems[part], self._own(model, "model"))
 
     def run(self, model: nn.Module, name: str = "model") -> dict[str, Outputs]:
         """The model's outputs on every part; refused where they change from one call to the next."""
-        own = self._own(model)
+        own = self._own(model, name)
         work = _with(next(iter(self._problems.values())), own)
         try:
             work.check_repeatable(work.parameters())
-            return {part: _run(_with(problem, own)) for part, problem in self._problems.items()}
+            found = {part: _run(_with(problem, own)) for part, problem in self._problems.items()}
         except torch.OutOfMemoryError:
             raise
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from error
         except (ValueError, RuntimeError, IndexError) as error:
             raise ValueError(f"{name}: {str(error).replace('train_data', 'the data')}") from error
+        if all(outputs.logits is not None for outputs in found.values()):
+            return found
+        return {part: Outputs(outputs.losses, None, None) for part, outputs in found.items()}
 
-    def _own(self, model: nn.Module) -> nn.Module:
+    def _own(self, model: nn.Module, name: str) -> nn.Module:
+        """A copy that computes what was trained, see :func:`without_nesting`."""
         device = next(iter(self._problems.values())).device
-        return plain_copy(model).to(device).eval()
+        own = copy_of(model, name).to(device).eval()
+        without_nesting(own)
+        return own
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """By what samples are known again.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (n_samples,)
+        Their classes, in order.
+    inputs : str
+        Digest of the inputs of samples spread over them, whatever the form and the types of the data.
+    """
+
+    labels: Labels
+    inputs: str
+
+
+def known(data: Any, target_key: str) -> Known | None:
+    """By what these samples are known again; None where the targets are no whole numbers, one a sample."""
+    first = next((leaf for leaf in tree_leaves(data) if isinstance(leaf, Tensor)), torch.empty(0))
+    samples = read_data(data, target_key, first.device) if in_memory(data) else Samples(data, target_key)
+    targets = [samples.take(ids)[1] for ids in torch.split(torch.arange(len(samples)), CHECKED)]
+    if not all(isinstance(t, Tensor) and t.dim() == 1 and not t.is_floating_point() for t in targets):
+        return None
+    inputs = tree_leaves(samples.take(spread(len(samples), CHECKED))[0])
+    digests = sorted(hashlib.sha256(content_of(_plain(leaf))).hexdigest() for leaf in inputs)
+    labels = torch.cat(targets).cpu().numpy().astype(np.int64)
+    return Known(labels, hashlib.sha256("".join(digests).encode()).hexdigest()[:16])
+
+
+def _plain(leaf: Any) -> Any:
+    """Numbers as they are in every type."""
+    return leaf.cpu().double() if isinstance(leaf, Tensor) and not leaf.is_complex() else leaf
+
+
+def copy_of(model: nn.Module, name: str) -> nn.Module:
+    """A copy of a model; a TypeError that says what in it cannot be copied."""
+    try:
+        return plain_copy(model)
+    except torch.OutOfMemoryError:
+        raise
+    except UNCOPIED as error:
+        raise TypeError(
+            f"{name} cannot be copied, and no model is run or changed but as a copy: {_uncopied(model)}. Modules must "
+            "hold no locks, open files or generators: take these out, or leave them out of copies by a __getstate__ of the "
+            "module."
+        ) from error
+
+
+def _uncopied(model: nn.Module) -> str:
+    """Which attribute of which module deepcopy refuses."""
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key in {"_modules", "_parameters", "_buffers"} or isinstance(value, Tensor):
+                continue
+            try:
+                copy.deepcopy(value)
+            except UNCOPIED:
+                return f"its attribute {'.'.join(filter(None, (name, key)))!r} of type {type(value).__name__}"
+    return f"deepcopy refuses its {type(model).__name__}"
 
 
 def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
@@ -81,7 +162,7 @@ def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
     if isinstance(value, nn.Module):
         model = uncompiled(value)
         frozen = not any(p.requires_grad for p in model.parameters())  # for use: what was trained is not known
-        return plain_copy(model).requires_grad_(True) if frozen else model
+        return _trainable(copy_of(model, name)) if frozen else model
     if isinstance(value, Unlearner):
         return value.model
     if not isinstance(value, Deletion):
@@ -94,11 +175,21 @@ def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:
             f"{name} is a Deletion without parameters, as Unlearner.forget gives it; pass the unlearner, or a "
             "copy of its model."
         )
-    model = plain_copy(original)
+    model = copy_of(original, f"models[{ORIGINAL!r}]")
     unknown = set(value.parameters) - set(model.state_dict())
     if unknown:
         raise ValueError(f"{name} holds {sorted(unknown)[:3]}, which the original model has not.")
-    model.load_state_dict(dict(value.parameters), strict=False)
+    try:
+        model.load_state_dict(dict(value.parameters), strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{name} is a Deletion of a model of another form than the original: {error}") from error
+    return model
+
+
+def _trainable(model: nn.Module) -> nn.Module:
+    """The model with all parameters trainable that can be; whole numbers of quantized ones cannot."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     return model
 
 
@@ -135,10 +226,14 @@ def parameter_distance(model: nn.Module, other: nn.Module) -> float:
 
 
 # --------------------------------------------------------------------------- private
-def _problem(name: str, model: nn.Module, loss: Loss, part: Any, options: Mapping[str, Any]) -> Problem:
+def _problem(name: str, title: str, model: nn.Module, loss: Loss, part: Any, options: Mapping[str, Any]) -> Problem:
     try:
         return Problem(model, loss, part, weight_decay=0.0, **options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, *UNCOPIED) as error:
+        if isinstance(error, UNCOPIED):
+            copy_of(model, title)  # says so where it is the model that cannot be copied
+        if not isinstance(error, (ValueError, TypeError)):
+            raise
         raise type(error)(f"{name}: {str(error).replace('train_data', 'the data')}") from error
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path
@@ -27,11 +28,11 @@ from torch.utils.data import Subset
 from codec._forward import show_progress
 from codec._validation import as_generator, check_integer, check_jobs
 from codec.unlearn._data import content_of, spread
-from codec.unlearn._distributed import plain_copy, uncompiled
+from codec.unlearn._distributed import uncompiled
 from codec.unlearn._problem import CHECKED, Loss
 from codec.unlearn._training import seeded
 from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
-from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Parts, Train, as_model
+from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Parts, Train, as_model, copy_of, known
 from codec.unlearn.evaluate._split import in_memory, n_samples, split
 from codec.unlearn.evaluate._study import Bank, ShadowModels
 
@@ -126,7 +127,8 @@ def shadow_models(
     ------
     ValueError, IndexError, TypeError
         No method, fewer than 8 models, a name that is taken, targets that are no class labels, samples to forget that
-        are unknown, repeated, none or all, a model that has diverged, or a cache of other data, seeds or samples.
+        are unknown, repeated, none or all, a model that has diverged or cannot be copied, or a cache of other data,
+        seeds or samples, or that cannot be read.
 
     Examples
     --------
@@ -166,8 +168,9 @@ def shadow_models(
         if (missing := tuple(name for name in rows if found[name, k] is None))
     ]
     found |= _run_all(work, jobs, n_jobs, verbose)
-    banks = {name: _bank([found[name, k] for k in range(n_models)]) for name in (*names, RETRAINED)}
-    return ShadowModels(banks)
+    rows = {name: [row for k in range(n_models) if (row := found[name, k])] for name in (*names, RETRAINED)}
+    banks = {name: _bank(group) for name, group in rows.items()}
+    return ShadowModels(banks, known(parts["forget"], target_key), _n_classes(rows))
 
 
 def _split(data: Any, forget: Any) -> dict[str, Any]:
@@ -214,7 +217,7 @@ def _run(work: _Work, job: _Job) -> Iterator[tuple[str, dict[str, Array]]]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"train returned {type(model).__name__}; it must return the trained torch module.")
     model = uncompiled(model)
-    parts = Parts(model, work.loss, work.parts, **work.options)
+    parts = Parts(model, work.loss, work.parts, title="train's result", **work.options)
     for name in job.wanted:
         changed = model if name == job.kind else _unlearned(work, name, model, job.number)
         yield name, _outputs(parts, changed, f"{name}, model {job.number}")
@@ -223,7 +226,7 @@ def _run(work: _Work, job: _Job) -> Iterator[tuple[str, dict[str, Array]]]:
 def _unlearned(work: _Work, name: str, model: nn.Module, number: int) -> nn.Module:
     seed = _seed(work.entropy, name, number)
     with seeded(seed):
-        return as_model(work.unlearn[name](plain_copy(model), seed), f"unlearn[{name!r}]", model)
+        return as_model(work.unlearn[name](copy_of(model, "train's result"), seed), f"unlearn[{name!r}]", model)
 
 
 def _outputs(parts: Parts, model: nn.Module, title: str) -> dict[str, Array]:
@@ -237,6 +240,7 @@ def _outputs(parts: Parts, model: nn.Module, title: str) -> dict[str, Array]:
         row[f"{part}_accuracy"] = np.array([accuracy(outputs.logits, outputs.labels)])
         if part != "retain":
             row[f"{part}_confidence"] = logit_confidence(outputs.logits, outputs.labels)
+        row["n_classes"] = np.array([float(outputs.logits.shape[1])])
     return row
 
 
@@ -259,30 +263,47 @@ def _settings_of(work: _Work) -> Iterator[None]:
         torch.set_default_dtype(dtype)
 
 
-def _bank(rows: Sequence[dict[str, Array] | None]) -> Bank:
-    stacked = {key: np.stack([row[key] for row in rows if row is not None]) for key in rows[0] or {}}
-    return Bank(
-        stacked["forget_confidence"],
-        stacked["test_confidence"],
-        *(stacked[f"{part}_accuracy"][:, 0] for part in ("retain", "forget", "test")),
-    )
+def _bank(rows: Sequence[dict[str, Array]]) -> Bank:
+    confidences = (np.stack([row[f"{part}_confidence"] for row in rows]) for part in ("forget", "test"))
+    accuracies = (np.concatenate([row[f"{part}_accuracy"] for row in rows]) for part in ("retain", "forget", "test"))
+    return Bank(*confidences, *accuracies)
+
+
+def _n_classes(rows: Mapping[str, Sequence[dict[str, Array]]]) -> int | None:
+    """Of all models; None where they differ or no row says, as those of older caches."""
+    found = {int(row["n_classes"][0]) for group in rows.values() for row in group if "n_classes" in row}
+    return found.pop() if len(found) == 1 else None
 
 
 # --------------------------------------------------------------------------- the cache
 def _open(folder: Path, parts: Mapping[str, Any], random_state: int, target_key: str) -> Path:
     """The folder, made or recognised by what it says of its data."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"cache {str(folder)!r} is a file; pass a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     data = {name: _fingerprint(part) for name, part in parts.items()}
     settings = {"format": FORMAT, "random_state": random_state, "target_key": target_key, **data}
     path = folder / "settings.json"
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != settings:
+        if _settings(path) != settings:
             raise ValueError(
                 f"cache {str(folder)!r} holds shadow models of other data, targets, samples or seeds; pass another folder."
             )
+    elif any(folder.glob(f"*-{'?' * 8}-{'?' * 5}.safetensors")):
+        raise ValueError(
+            f"cache {str(folder)!r} holds outputs of models but no settings.json, which says of what data; pass another "
+            "folder."
+        )
     else:
         _replace(path, json.dumps(settings, indent=1).encode())
     return folder
+
+
+def _settings(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"cache: {str(path)!r} cannot be read ({error}); pass another folder.") from error
 
 
 def _fingerprint(data: Any) -> str:
@@ -303,7 +324,12 @@ def _path(folder: Path, name: str, number: int) -> Path:
 def _read(folder: Path | None, name: str, number: int) -> dict[str, Array] | None:
     if folder is None or not (path := _path(folder, name, number)).exists():
         return None
-    return dict(load_file(path))
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(
+            f"cache: {str(path)!r} is damaged ({error}); delete it, and its model is trained again."
+        ) from error
 
 
 def _write(folder: Path, name: str, number: int, row: dict[str, Array]) -> None:

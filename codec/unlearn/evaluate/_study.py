@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
@@ -22,8 +23,8 @@ from codec.unlearn.evaluate._audit import (
     u_lira,
 )
 from codec.unlearn.evaluate._membership import auc, tpr_at_fpr
-from codec.unlearn.evaluate._metrics import Array, logit_confidence
-from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED
+from codec.unlearn.evaluate._metrics import Array, Labels, logit_confidence
+from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Known
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,10 @@ class ShadowModels:
     ----------
     banks : dict of str to Bank
         'original': trained on all data; every method: the same models, unlearned; 'retrained'.
+    samples : Known, optional
+        By what the forgotten samples are known again: ``labels``, and a digest of their ``inputs``.
+    n_classes : int, optional
+        Logits a sample that the models give.
 
     Examples
     --------
@@ -83,6 +88,8 @@ class ShadowModels:
     """
 
     banks: Mapping[str, Bank]
+    samples: Known | None = None
+    n_classes: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -113,8 +120,9 @@ class ShadowModels:
             ``n_models``; ``lira_member``, see :meth:`lira`; ``ulira_accuracy``, ``ulira_auc``, ``ulira_tpr`` (1 %
             false positives): U-LiRA on each model with the others as shadow models, over all samples; ``worst_auc``:
             the same for the sample it tells best; ``audited_epsilon``, of one attack on whole models;
-            ``forgetting_quality``, ``competition_score``; ``klom_forget``, ``klom_test``: means over the samples;
-            ``retain_accuracy``, ``forget_accuracy``, ``test_accuracy``.
+            ``forgetting_quality``, ``competition_score`` (NaN where the retrained models have an accuracy of 0);
+            ``klom_forget``, ``klom_test``: means over the samples; ``retain_accuracy``, ``forget_accuracy``,
+            ``test_accuracy``.
 
         See Also
         --------
@@ -164,9 +172,12 @@ class ShadowModels:
         KeyError
             ``name`` is not among :attr:`names`.
         ValueError
-            Logits or labels of another shape or number of samples.
+            Logits or labels of another shape or number of samples, of another number of classes than the shadow
+            models have, or labels that are not those of the forgotten samples.
         """
-        return u_lira(logit_confidence(logits, labels), self[name].forget, self[RETRAINED].forget)
+        observed = logit_confidence(logits, labels)
+        self._check(np.asarray(logits), np.asarray(labels))
+        return u_lira(observed, self[name].forget, self[RETRAINED].forget)
 
     def lira(self, name: str) -> pd.DataFrame:
         """LiRA on the models of a method: whether they still look trained on the samples.
@@ -210,6 +221,22 @@ class ShadowModels:
         figure = figure_html(lambda: self.plot().figure_, "ROC curves of U-LiRA")
         return page_html(title, f"{self._repr_html_()}{figure}", path)
 
+    def _check(self, logits: Array, labels: Labels) -> None:
+        """Refuse outputs on other samples or of other models, as far as that can be known."""
+        if self.n_classes not in {None, logits.shape[1]}:
+            raise ValueError(
+                f"logits have {logits.shape[1]} classes, those of the shadow models {self.n_classes}; train shadow models "
+                "of the form of the model under attack."
+            )
+        if self.samples is None or len(labels) != len(self.samples.labels):  # another number is refused below
+            return
+        wrong = (labels != self.samples.labels).nonzero()[0].tolist()
+        if wrong:
+            raise ValueError(
+                f"labels differ from those of the samples that the shadow models were made for at {wrong[:5]}"
+                f"{' and others' * (len(wrong) > 5)}; pass these samples, in the order of `forget` of shadow_models."
+            )
+
     def _pair(self, name: str) -> tuple[Bank, Bank]:
         """The models of a row and those that they are held against."""
         if name == RETRAINED:
@@ -229,7 +256,7 @@ class ShadowModels:
             "worst_auc": max(auc(a, b) for a, b in zip(seen.T, unseen.T, strict=True)),
             "audited_epsilon": _epsilon(bank, other, delta, confidence_level),
             "forgetting_quality": quality,
-            "competition_score": competition_score(quality, retain, test),
+            "competition_score": competition_score(quality, retain, test) if retain[1] * test[1] > 0 else float("nan"),
             "klom_forget": float(klom(bank.forget, other.forget).mean()),
             "klom_test": float(klom(bank.test, other.test).mean()),
             "retain_accuracy": float(bank.retain_accuracy.mean()),

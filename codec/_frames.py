@@ -52,6 +52,12 @@ def refuse_series(data: Any, argument: str) -> None:
         )
 
 
+def array_of(data: Any) -> NDArray[Any]:
+    """An array; numbers and NaN in a list with text stay what they are."""
+    array = np.asarray(data)
+    return np.asarray(data, dtype=object) if array.dtype.kind in "US" and not isinstance(data, np.ndarray) else array
+
+
 def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
     """Rows of an array, list or frame."""
     if is_polars(data):
@@ -60,7 +66,7 @@ def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
         return data.iloc[rows]
     if isinstance(data, (pd.Index, pd.api.extensions.ExtensionArray)):  # an array would lose categories and their order
         return data.take(rows)
-    return np.asarray(data)[rows]
+    return array_of(data)[rows]
 
 
 def with_named_index(frame: pd.DataFrame) -> pd.DataFrame:

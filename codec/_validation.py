@@ -19,7 +19,7 @@ from joblib import delayed
 from numpy.typing import NDArray
 from scipy import sparse
 
-from codec._frames import as_frame
+from codec._frames import array_of, as_frame
 from codec._notes import warn
 from codec._parallel import in_threads
 
@@ -143,9 +143,7 @@ def without_mask(data: Any) -> Any:
 def _as_array(data: Any, argument: str) -> NDArray[Any]:
     data = without_mask(data)
     try:
-        array = np.asarray(data)
-        if array.dtype.kind in "US" and not isinstance(data, np.ndarray):  # numbers and NaN in a list became text
-            array = np.asarray(data, dtype=object)
+        array = array_of(data)
     except ValueError as error:
         raise ValueError(f"{argument} is not a rectangular array: {error}") from None
     if array.dtype.kind == "V":

@@ -119,6 +119,13 @@ def test_power_from_data():
         power_curve(lambda *_: (1.0, 2.0), [50], n_simulations=1)
 
 
+def test_a_missing_value_among_text_at_hand_is_told():
+    words = [np.nan, *("ab"[k % 2] for k in range(199))]
+    z = np.random.default_rng(0).normal(size=200)
+    with pytest.raises(ValueError, match="missing"):
+        power_curve((words, z), [100], n_simulations=20, n_resamples=19, rng=0)
+
+
 def test_a_condition_of_none_is_no_condition():
     """As in `codec_test(y, z, None)`."""
     data = line_model(80, np.random.default_rng(0))

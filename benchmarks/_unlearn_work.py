@@ -56,10 +56,13 @@ def digits(folder: Path, quick: bool, seed: int, *, alike: bool = False) -> Digi
         train, test = order[:1000], order[1000:]
         return Digits(x[train], y[train], x[test], y[test])
     order = np.random.default_rng(1000 + seed).permutation(60_000)
-    file, others = ("train", order[4000:9000]) if alike else ("t10k", slice(5000, None))
-    x, y = (read_idx(folder / "mnist" / f"train-{name}-ubyte.gz")[order[:4000]] for name in IDX)
-    test_x, test_y = (read_idx(folder / "mnist" / f"{file}-{name}-ubyte.gz")[others] for name in IDX)
-    return Digits(scaled(x), labels(y), scaled(test_x), labels(test_y))
+    train = [read_idx(folder / "mnist" / f"train-{name}-ubyte.gz") for name in IDX]
+    if alike:
+        test = [part[order[4000:9000]] for part in train]
+    else:
+        test = [read_idx(folder / "mnist" / f"t10k-{name}-ubyte.gz")[5000:] for name in IDX]
+    x, y = (part[order[:4000]] for part in train)
+    return Digits(scaled(x), labels(y), scaled(test[0]), labels(test[1]))
 
 
 def scaled(raw: np.ndarray) -> Tensor:

@@ -70,8 +70,8 @@ def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
 
 
 def with_named_index(frame: pd.DataFrame) -> pd.DataFrame:
-    """The levels of an index that have names are columns like others."""
-    named = [name for name in frame.index.names if name is not None]
+    """The levels of an index that have names are columns like others, but for those that a column has, too."""
+    named = [name for name in frame.index.names if name is not None and name not in frame.columns]
     return frame.reset_index(named) if named else frame
 
 

@@ -15,8 +15,8 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """Compile lazily with numba, serially and without the GIL; keep the machine code on disk.
 
     Where neither the package nor the user's cache folder can be written, numba refuses to cache at all;
-    the function is then compiled anew in every process. So it is where their disk is full. A kernel's kept code holds the kernels of other
-    modules that it calls: after editing one, delete ``codec/__pycache__``.
+    the function is then compiled anew in every process. So it is where their disk is full. A kernel's kept
+    code holds the kernels of other modules that it calls: after editing one, delete ``codec/__pycache__``.
     """
     try:
         return _forgiving(njit(cache=True, nogil=True, **options)(function))

@@ -453,6 +453,8 @@ def test_a_named_index_in_parquet_is_a_column(table, tmp_path, capsys):
     table[["a", "b", "y"]].set_index("a").to_parquet(path)
     _, out, _ = run(capsys, "select", path, "--target", "y", "--method", "foci")
     assert "of 2 features" in out
+    table[["a", "b", "y"]].set_index("a", drop=False).to_parquet(path)  # there already
+    assert "of 2 features" in run(capsys, "select", path, "--target", "y", "--method", "foci")[1]
     table.set_index("y").to_parquet(path)  # also if it is the target
     assert run(capsys, "select", path, "--target", "y", "--drop", "city,kind")[0] == 0
 

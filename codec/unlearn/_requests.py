@@ -21,10 +21,11 @@ def read_ids(request: Any, n: int, data: Any = None) -> list[int]:
 
     ``data`` is the training data as the caller gave them; a Subset counts from 0 there, however deep it is nested.
     """
+    in_order = sorted if isinstance(request, Set) else list
     if isinstance(request, Subset):
         request = _indices(request, data)
     elif isinstance(request, Set):
-        request = sorted(request)
+        request = list(request)
     if isinstance(request, (list, tuple)) and len({isinstance(i, (bool, np.bool_)) for i in request}) > 1:
         raise TypeError(f"ids holds numbers and True or False, {list(request)[:5]}; pass ids, or a mask of booleans.")
     values = np.asarray(request.cpu() if isinstance(request, Tensor) else request)
@@ -36,7 +37,7 @@ def read_ids(request: Any, n: int, data: Any = None) -> list[int]:
         raise ValueError("ids is empty: there is nothing to forget.")
     if values.ndim > 1 or not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"ids must be integers, got {values.dtype} of shape {values.shape}.")
-    ids = [int(i) for i in np.atleast_1d(values)]
+    ids = in_order(int(i) for i in np.atleast_1d(values))
     outside = [i for i in ids if not 0 <= i < n]
     if outside:
         raise IndexError(f"ids holds {outside[:5]}; training samples are numbered 0 to {n - 1}.")

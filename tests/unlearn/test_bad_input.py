@@ -198,6 +198,7 @@ REQUESTS = {
     NOTHING_LEFT: ({"ids": [7], "repeated": "ignore"}, ValueError, "nothing to do"),
     "no integers": ({"ids": [1.5]}, TypeError, "must be integers"),
     "text": ({"ids": "first"}, TypeError, "must be integers"),
+    "numbers and text": ({"ids": {1, "a"}}, TypeError, "must be integers"),
     "no such class": ({"target": 9}, ValueError, "no training sample of this class"),
     "ids and a class": ({"ids": [1], "target": 1}, ValueError, "either ids or target"),
     "neither": ({}, ValueError, "either ids or target"),

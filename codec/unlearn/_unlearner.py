@@ -230,24 +230,11 @@ class Unlearner:
             self.problem.parameters(),
             entropy_of(random_state),
             anchored=update not in WITHOUT_ANCHOR,
-            settings=partial(self._settings, loss),
+            settings=partial(_settings, self.problem, self.units, self.options, loss),
         )
         self._steps = Steps(self.problem, self.units, self.options, self._history)
         if ledger is not None and self.problem.team.rank == 0:
             self._history.begin(ledger)
-
-    def _settings(self, loss: Loss) -> dict[str, Any]:
-        """What must be the same where a ledger is resumed."""
-        return {
-            "n": self.problem.n,
-            "weight_decay": self.problem.weight_decay,
-            "update": self.options.update,
-            "loss": name_of(loss),
-            "selector": name_of(self.options.selector),
-            "units": f"{self.units.n_units}, {digest(self.units.all_labels)}",
-            "data": self.problem.fingerprint(),
-            "fixed": fingerprint(self.problem.buffers())[:16],  # buffers and frozen parameters
-        }
 
     # ------------------------------------------------------------------------ what is seen from outside
     @property
@@ -573,3 +560,17 @@ class Unlearner:
     def accountant(self) -> Accountant:
         """Privacy spent by the releases so far."""
         return self._history.accountant
+
+
+def _settings(problem: Problem, units: Units, options: Options, loss: Loss) -> dict[str, Any]:
+    """What must be the same where a ledger is resumed."""
+    return {
+        "n": problem.n,
+        "weight_decay": problem.weight_decay,
+        "update": options.update,
+        "loss": name_of(loss),
+        "selector": name_of(options.selector),
+        "units": f"{units.n_units}, {digest(units.all_labels)}",
+        "data": problem.fingerprint(),
+        "fixed": fingerprint(problem.buffers())[:16],  # buffers and frozen parameters
+    }

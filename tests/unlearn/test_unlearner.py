@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -690,9 +691,26 @@ def test_two_unlearners_never_write_into_one_ledger(tmp_path):
     plain.forget([1])
     assert same(copy.deepcopy(plain).parameters, plain.parameters)
     del ours  # nobody can close it any more
-    gc.collect()
     unlearner_again = Unlearner.resume(tmp_path, model, "cross_entropy", (X, y), weight_decay=0.01, selector="all")
     unlearner_again.close()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_memory_is_free_without_a_garbage_collection(kept, tmp_path):
+    # A linearisation takes gigabytes; Python looks for cycles of objects when it likes.
+    model, X, y = net()
+    ours = unlearner(model, X, y, ledger=tmp_path if kept else None)
+    ours.forget([1, 2])
+    ours.rollback()
+    ours.forget([3])
+    assert ours.report().to_html()
+    held = weakref.ref(ours), weakref.ref(ours.problem), weakref.ref(ours._steps)
+    gc.disable()
+    try:
+        del ours
+        assert [ref() for ref in held] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_resuming_needs_the_same_frozen_layers(tmp_path):

@@ -97,9 +97,11 @@ def settings(folder: Path, quick: bool) -> dict[str, Setting]:
         return _networks.vgg11(2 if quick else 8)
 
     def images(seed: int) -> _networks.Data:
-        whole = _networks.cifar(folder, 200 if quick else 10_000, quick)
-        rows = torch.randperm(whole.n, generator=torch.Generator().manual_seed(seed))[: 200 if quick else 2_000]
-        return _networks.Data(whole.x[rows], whole.y[rows], whole.test_x, whole.test_y)
+        """Test images are the others of the training file: of the same kind, and four times as many as in the test file."""
+        whole = _networks.cifar(folder, 400 if quick else 10_000, quick)
+        order = torch.randperm(whole.n, generator=torch.Generator().manual_seed(seed))
+        seen, unseen = order.split([n := 200 if quick else 2_000, whole.n - n])
+        return _networks.Data(whole.x[seen], whole.y[seen], whole.x[unseen], whole.y[unseen])
 
     digits = partial(_unlearn_work.digits, folder, quick, alike=True)
     short = Recipe(epochs=5, lr=0.05, batch_size=50, schedule="cosine")

@@ -64,6 +64,16 @@ def test_samples_never_seen_are_like_those_seen(bench, monkeypatch):
         np.testing.assert_allclose(x[:, 0] * 0.3081 + 0.1307, y / 255, atol=1e-4)
 
 
+def test_images_never_seen_are_all_others_of_the_training_file(bench, monkeypatch):
+    torch, networks = importlib.import_module("torch"), bench._networks
+    numbers, test_file = torch.arange(10_000), -torch.ones(2_000)
+    monkeypatch.setattr(networks, "cifar", lambda *_: networks.Data(numbers, numbers, test_file, test_file))
+    data = bench.settings(Path("none"), quick=False)["cifar"].read(51)
+    assert (len(data.x), len(data.test_x)) == (2_000, 8_000)
+    torch.testing.assert_close(torch.cat([data.y, data.test_y]).sort().values, numbers)
+    torch.testing.assert_close((data.x, data.test_x), (data.y, data.test_y))
+
+
 def test_every_selector_and_every_baseline_is_there(bench, case):
     from codec.unlearn import baselines
     from codec.unlearn._search import SELECTORS

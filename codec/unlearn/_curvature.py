@@ -23,7 +23,7 @@ from codec.unlearn._kfac import (
     layer_rows,
 )
 from codec.unlearn._linearisation import Linearisation, Restricted, restrict
-from codec.unlearn._newton import ROUGH, follow
+from codec.unlearn._newton import ROUGH, answers, follow
 from codec.unlearn._problem import Batch, Problem
 from codec.unlearn._products import GAUSS_NEWTON, Products, Tensors, output_curvature
 from codec.unlearn._slices import Slices
@@ -292,23 +292,33 @@ class Curvature:
         """Go on from what `solve` answers for ``b`` to where the linearised model's objective less ``b^T x`` is least.
 
         The objective is that of the retained samples, with the solution's damping; outputs are linear in the change,
-        the loss is taken as it is. The first solution is kept where it answers ``b`` (`follow`), and where no
-        linearisation fits.
+        the loss is taken as it is. The first solution is kept where it answers ``b`` (`answers`), and where no
+        linearisation fits; further steps are damped less on the last layer (`_newton`).
         """
         r = self._restricted
         if r is None or self.kind not in {"ggn", "fisher"}:
             return first
-        start, mu = r.encode(first.x), first.damping
-        least = self.problem.weight_decay + mu
-
-        def more(x: Tensor, rest: Tensor) -> Solution:
-            return self._solve_coordinates(r.moved(x), rest, mu, None, ROUGH, max_iter)
+        start, decay, mu = replace(first, x=r.encode(first.x)), self.problem.weight_decay, first.damping
+        floor, right = max(decay + mu, self._floor), r.encode(b)
 
         def inner(one: Tensor, other: Tensor) -> float:
-            return float(one @ r.precondition(other, max(least, self._floor)))
+            return float(one @ r.precondition(other, floor))
 
-        found = follow(replace(first, x=start), r.encode(b), lambda x: r.force(x) + least * x, more, inner, tol)
-        return replace(found, x=first.x + r.decode(found.x - start)) if found.steps > 1 else first
+        if answers(start, right, lambda x: r.force(x) + (decay + mu) * x, inner, tol):
+            return first
+
+        def force(x: Tensor) -> Tensor:
+            return r.force(x) + decay * x + r.pull(x, mu)
+
+        def more(x: Tensor, rest: Tensor) -> Solution:
+            here = r.moved(x)
+            return solve_cg(
+                lambda v: here.product(v) + decay * v + r.pull(v, mu), rest, tol=ROUGH, max_iter=max_iter,
+                preconditioner=lambda raised: lambda v: here.precondition(v, floor + raised),
+            )  # fmt: skip
+
+        found = follow(start, right, force, more, inner, tol)
+        return replace(found, x=first.x + r.decode(found.x - start.x)) if found.steps > 1 else first
 
     def _solve_restricted(
         self, r: Restricted, b: Tensor, damping: float, x0: Tensor | None, tol: float, max_iter: int

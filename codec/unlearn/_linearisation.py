@@ -31,6 +31,7 @@ from codec.unlearn._kfac import (
     layer_rows,
     without,
 )
+from codec.unlearn._newton import LAST
 from codec.unlearn._problem import Problem
 from codec.unlearn._products import output_curvature, output_slope
 from codec.unlearn._slices import Slices
@@ -302,6 +303,15 @@ class Restricted:
         ]
         found.curvature = whole.without_rows(curvature, self.forgotten)
         return found
+
+    def pull(self, x: Tensor, damping: float) -> Tensor:
+        """The damping times coordinates, less of it on the last layer (`_newton`)."""
+        parts = self.split(x)
+        lighter = [
+            part if which is not self.rows[-1] else LAST * part
+            for (which, _), part in zip(self._touched(), parts, strict=True)
+        ]
+        return damping * torch.cat([part.reshape(-1) for part in lighter])
 
     def _changes(self, x: Tensor) -> list[Tensor | None]:
         """The matrix of every layer, None where it stays as it is."""

@@ -23,7 +23,7 @@ from codec.unlearn._kfac import (
     layer_rows,
 )
 from codec.unlearn._linearisation import Linearisation, Restricted, restrict
-from codec.unlearn._newton import ROUGH, answers, follow
+from codec.unlearn._newton import LAST, ROUGH, answers, follow
 from codec.unlearn._problem import Batch, Problem
 from codec.unlearn._products import GAUSS_NEWTON, Products, Tensors, output_curvature
 from codec.unlearn._slices import Slices
@@ -298,26 +298,26 @@ class Curvature:
         r = self._restricted
         if r is None or self.kind not in {"ggn", "fisher"}:
             return first
-        start, decay, mu = replace(first, x=r.encode(first.x)), self.problem.weight_decay, first.damping
-        floor, right = max(decay + mu, self._floor), r.encode(b)
+        start, right = replace(first, x=r.encode(first.x)), r.encode(b)
+        least, last = (self.problem.weight_decay + factor * first.damping for factor in (1.0, LAST))
+
+        def inverse(x: Tensor) -> Tensor:
+            return r.precondition(x, max(least, self._floor))
 
         def inner(one: Tensor, other: Tensor) -> float:
-            return float(one @ r.precondition(other, floor))
+            return float(one @ inverse(other))
 
-        if answers(start, right, lambda x: r.force(x) + (decay + mu) * x, inner, tol):
+        if answers(start, right, lambda x: r.force(x) + least * x, inner, tol):
             return first
-
-        def force(x: Tensor) -> Tensor:
-            return r.force(x) + decay * x + r.pull(x, mu)
 
         def more(x: Tensor, rest: Tensor) -> Solution:
             here = r.moved(x)
             return solve_cg(
-                lambda v: here.product(v) + decay * v + r.pull(v, mu), rest, tol=ROUGH, max_iter=max_iter,
-                preconditioner=lambda raised: lambda v: here.precondition(v, floor + raised),
+                lambda v: here.product(v) + r.damped(v, least, last), rest,
+                tol=ROUGH, max_iter=max_iter, preconditioner=lambda _: inverse,
             )  # fmt: skip
 
-        found = follow(start, right, force, more, inner, tol)
+        found = follow(start, right, lambda x: r.force(x) + r.damped(x, least, last), more, inner, tol)
         return replace(found, x=first.x + r.decode(found.x - start.x)) if found.steps > 1 else first
 
     def _solve_restricted(

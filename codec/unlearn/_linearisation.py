@@ -31,7 +31,6 @@ from codec.unlearn._kfac import (
     layer_rows,
     without,
 )
-from codec.unlearn._newton import LAST
 from codec.unlearn._problem import Problem
 from codec.unlearn._products import output_curvature, output_slope
 from codec.unlearn._slices import Slices
@@ -304,14 +303,10 @@ class Restricted:
         found.curvature = whole.without_rows(curvature, self.forgotten)
         return found
 
-    def pull(self, x: Tensor, damping: float) -> Tensor:
-        """The damping times coordinates, less of it on the last layer (`_newton`)."""
-        parts = self.split(x)
-        lighter = [
-            part if which is not self.rows[-1] else LAST * part
-            for (which, _), part in zip(self._touched(), parts, strict=True)
-        ]
-        return damping * torch.cat([part.reshape(-1) for part in lighter])
+    def damped(self, x: Tensor, damping: float, last: float) -> Tensor:
+        """Coordinates times a damping, another one on the last layer."""
+        factors = [last if which is self.rows[-1] else damping for which, _ in self._touched()]
+        return torch.cat([(mu * piece).reshape(-1) for mu, piece in zip(factors, self.split(x), strict=True)])
 
     def _changes(self, x: Tensor) -> list[Tensor | None]:
         """The matrix of every layer, None where it stays as it is."""

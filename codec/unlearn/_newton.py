@@ -6,7 +6,7 @@ the logit of a class that is gone, and the quadratic model stops far from where 
 linearised at its starting point; only the loss is taken as it is.
 
 Training without the class would have pushed its logit down from the first batch on, most of all in the last layer,
-which the pull towards the trained weights (`_point.pull`) does not know. There it is a quarter, a measured factor
+which the pull towards the trained weights (`_point.pull`) does not know. There it is a third, a measured factor
 (docs, "What is measured").
 """
 
@@ -21,10 +21,10 @@ from torch import Tensor
 from codec.unlearn._solve import Product, Solution
 
 ROUGH = 0.5  # tolerance of each further step
-CLOSE = 0.05  # residual at which further steps end, relative to the right side's
+CLOSE = 0.02  # residual at which further steps end, relative to the right side's
 STEPS = 30
 HALVINGS = 4
-LAST = 0.25  # of the damping, on the last layer
+LAST = 1 / 3  # of the damping, on the last layer
 
 Inner = Callable[[Tensor, Tensor], float]
 

@@ -7,7 +7,7 @@ linearised at its starting point; only the loss is taken as it is.
 
 Training without the class would have pushed its logit down from the first batch on, most of all in the last layer,
 which the pull towards the trained weights (`_point.pull`) does not know. There it is a third, a measured factor
-(docs, "What is measured").
+(docs, "A class that goes").
 """
 
 from __future__ import annotations

@@ -99,8 +99,8 @@ def settings(folder: Path, quick: bool) -> dict[str, Setting]:
     def images(seed: int) -> _networks.Data:
         """Test images are the others of the training file: of the same kind, and four times as many as in the test file."""
         whole = _networks.cifar(folder, 400 if quick else 10_000, quick)
-        order = torch.randperm(whole.n, generator=torch.Generator().manual_seed(seed))
-        seen, unseen = order.split([n := 200 if quick else 2_000, whole.n - n])
+        n = 200 if quick else 2_000
+        seen, unseen = torch.randperm(whole.n, generator=torch.Generator().manual_seed(seed)).tensor_split([n])
         return _networks.Data(whole.x[seen], whole.y[seen], whole.x[unseen], whole.y[unseen])
 
     digits = partial(_unlearn_work.digits, folder, quick, alike=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "bench_evaluate.py"
@@ -65,7 +65,7 @@ def test_samples_never_seen_are_like_those_seen(bench, monkeypatch):
 
 
 def test_images_never_seen_are_all_others_of_the_training_file(bench, monkeypatch):
-    torch, networks = importlib.import_module("torch"), bench._networks
+    networks = bench._networks
     numbers, test_file = torch.arange(10_000), -torch.ones(2_000)
     monkeypatch.setattr(networks, "cifar", lambda *_: networks.Data(numbers, numbers, test_file, test_file))
     data = bench.settings(Path("none"), quick=False)["cifar"].read(51)

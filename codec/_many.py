@@ -17,8 +17,8 @@ from codec._inference import codec_test
 from codec._jit import interruptible
 from codec._notes import silenced, warn
 from codec._plans import (
-    ConstantError,
     MethodName,
+    NothingToTestError,
     StatisticName,
     collect,
     make_plan,
@@ -409,15 +409,15 @@ def power_curve(
     Returns
     -------
     PowerCurve
-        ``power`` with intervals; ``.required(0.8)``; ``.to_frame()``. A data set in which y or z is constant counts as
-        not rejected (p = 1).
+        ``power`` with intervals; ``.required(0.8)``; ``.to_frame()``. A data set in which y or z is constant, or
+        y is a function of the condition, counts as not rejected (p = 1).
 
     Raises
     ------
     ValueError
         A size is below 20, or above half of the rows of data at hand; ``alpha`` is not in (0, 1); ``source`` returns
-        another number of rows than asked for; y or z is constant in every data set; and whatever :func:`codec_test`
-        refuses.
+        another number of rows than asked for; there is nothing to test in any data set; and whatever
+        :func:`codec_test` refuses.
     TypeError
         ``source`` is neither a function nor a tuple of two or three parts; :func:`codec_test` has no such option.
 
@@ -447,7 +447,10 @@ def power_curve(
             delayed(_simulate)(model, sizes[k // n_simulations], seed, options) for k, seed in enumerate(seeds)
         )
     if np.isnan(pvalues).all():
-        raise ValueError("source gives a constant y or z in every simulated data set: nothing to test.")
+        raise ValueError(
+            "source gives a constant y or z, or a y that is a function of given, in every simulated data set: nothing "
+            "to test."
+        )
     hits = (np.reshape(pvalues, (len(sizes), n_simulations)) <= alpha).sum(axis=1)
     intervals = [binomtest(int(h), n_simulations).proportion_ci() for h in hits]
     return PowerCurve(
@@ -503,7 +506,7 @@ def _simulate(
     seed: np.random.SeedSequence,
     options: dict[str, Any],
 ) -> float:
-    """The p-value of one data set; NaN, which rejects nothing, if y or z is constant in it."""
+    """The p-value of one data set; NaN, which rejects nothing, if there is nothing to test in it."""
     rng = np.random.default_rng(seed)
     data = _parts(model(n, rng))
     if not data or any(_n_rows(part) != n for part in data):
@@ -511,5 +514,5 @@ def _simulate(
     with silenced(".*"):  # the same sign in hundreds of data sets
         try:
             return codec_test(*data, rng=rng, **options).pvalue
-        except ConstantError:
+        except NothingToTestError:
             return float("nan")

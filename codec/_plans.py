@@ -101,8 +101,8 @@ class TermValue(NamedTuple):
 
 
 # --------------------------------------------------------------------------- data and plan
-class ConstantError(ValueError):
-    """y or z holds a single value."""
+class NothingToTestError(ValueError):
+    """y or z holds a single value, or y is a function of the condition."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def read_data(y: Any, z: Any, given: Any, nominal_y: NominalY, nan_policy: NanPo
         constant = constant_columns(table)
         if constant.any():
             name = table.names[int(np.argmax(constant))]
-            raise ConstantError(
+            raise NothingToTestError(
                 f"{table.argument} is constant (column {name!r} holds a single value): nothing to test."
             )
     if n_omitted:
@@ -273,7 +273,7 @@ def prepare(
 def _coefficient(data: Data, z: Table, k: int, seed: int) -> Coefficient:
     coefficient = Coefficient(data.y, z, data.given, k, np.random.default_rng(seed))
     if not np.isfinite(coefficient.observed()):
-        raise ValueError("y is a function of given in this sample: nothing is left that z could explain.")
+        raise NothingToTestError("y is a function of given in this sample: nothing is left that z could explain.")
     return coefficient
 
 

@@ -94,6 +94,21 @@ def test_power_is_the_same_in_several_processes():
     assert np.array_equal(curves[0].power, curves[1].power)
 
 
+def test_data_without_anything_to_test_reject_nothing():
+    drawn = []
+
+    def model(n, rng):
+        x, z = rng.normal(size=(2, n))
+        drawn.append(len(drawn) % 2)
+        return np.repeat(np.arange(2.0), n // 2) if drawn[-1] else x + z, z, np.repeat(np.arange(2.0), n // 2)
+
+    options = {"statistic": "codec", "method": "permutation", "n_resamples": 19, "rng": 0}
+    assert power_curve(model, 60, n_simulations=8, **options).power <= 0.5
+    assert sum(drawn) == 4
+    with pytest.raises(ValueError, match="y that is a function of given"):
+        power_curve(lambda n, rng: (x := np.repeat([0.0, 1.0], n // 2), rng.normal(size=n), x), 60, **options)
+
+
 def test_power_from_data():
     rng = np.random.default_rng(0)
     data = line_model(200, rng)

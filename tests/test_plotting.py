@@ -345,6 +345,11 @@ def test_scores_that_make_no_curve_are_refused(scores, message):
         AttackDisplay(scores)
 
 
+def test_no_two_curves_look_alike():
+    display = AttackDisplay({f"m{i}": ([1.0, 2.0], [0.0, 1.5]) for i in range(20)}).plot()
+    assert len({(line.get_color(), line.get_linestyle()) for line in display.lines_.values()}) == 20
+
+
 def test_names_with_an_underscore_are_in_the_legend():
     display = AttackDisplay({"_m": ([1.0, 2.0], [0.0, 1.5]), "b": ([1.0, 2.0], [0.0, 1.5])}).plot()
     assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == ["_m", "b"]

@@ -24,6 +24,7 @@ TITLES = {
     "test_disagreement": "test disagreement with retrained",
 }
 METHODS = ("#7a4fa3", KEPT, "#3d9a50", "#c23b6b", "#8a7a1f", "#4f79d1")  # colours of methods; the others are fixed
+STYLES = ("-", "--", ":", "-.")  # of one colour
 COLUMNS = 3
 
 
@@ -207,7 +208,8 @@ class AttackDisplay:
         for place, (label, (name, (members, others))) in enumerate(zip(labels, self.scores.items(), strict=True)):
             fpr, tpr = _rates(members, others)
             colour = {"original": NOTED, "retrained": "0.35"}.get(name, METHODS[place % len(METHODS)])
-            (self.lines_[name],) = axes.step(fpr, tpr, where="post", color=colour, label=label)
+            style = STYLES[place // len(METHODS) % len(STYLES)]
+            (self.lines_[name],) = axes.step(fpr, tpr, where="post", color=colour, linestyle=style, label=label)
         axes.plot([least, 1.0], [least, 1.0], color="0.7", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
         axes.set(xscale="log", yscale="log", xlim=(least, 1.0), ylim=(least, 1.05))
         axes.set(xlabel="false positive rate", ylabel="true positive rate")

@@ -15,7 +15,7 @@ from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._deletion import Deletion
 from codec.unlearn._kfac import NoFactorsError, kronecker_factors
 from codec.unlearn._options import units_of
-from codec.unlearn._problem import Problem
+from codec.unlearn._problem import Problem, outside_modes
 from codec.unlearn._products import Products
 from codec.unlearn._requests import Request, fresh_ids, others, read_ids
 from codec.unlearn._slices import Slices
@@ -483,7 +483,7 @@ def _step_on(
     return record_baseline(problem, ids, method, run, report=report)
 
 
-@torch.inference_mode(False)  # training needs derivatives, wherever the call comes from
+@outside_modes
 def record_baseline(
     problem: Problem,
     ids: Request,

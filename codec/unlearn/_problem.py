@@ -10,8 +10,9 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from codec.unlearn._data import content_of, copied, described, read_data, spread
 from codec.unlearn._distributed import Group, Team, plain_copy, whole_copy
 
 PASS_BYTES = {"cpu": 2**28, "cuda": 2**33}  # intermediate results of a pass
+DEVICES = ("cpu", "cuda", "mps", "xpu")  # that autocast knows
 FLOATS = (torch.float32, torch.float64)
 CHECKED = 64  # most samples of the checks, spread over the data
 ROUGH = 1e-2  # of outputs: more than rounding differs between two batches, TF32 included
@@ -40,8 +42,28 @@ LIKELIHOOD_FUNCTIONS = (
     functional.binary_cross_entropy_with_logits,
 )
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Loss = str | Callable[[Any, Any], Tensor]
 Parameters = dict[str, Tensor]
+
+
+def outside_modes(function: Callable[P, R]) -> Callable[P, R]:
+    """The function in the modes it was written for, wherever it is called.
+
+    Derivatives are needed under ``torch.inference_mode()``, too, and the model's own precision under autocast.
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ExitStack() as modes:
+            modes.enter_context(torch.inference_mode(False))
+            for kind in DEVICES:
+                if torch.is_autocast_enabled(kind):
+                    modes.enter_context(torch.autocast(kind, enabled=False))
+            return function(*args, **kwargs)
+
+    return run
 
 
 class Batch(NamedTuple):
@@ -124,7 +146,7 @@ class Problem:
     (3, ('weight', 'bias'), torch.Size([3]))
     """
 
-    @torch.inference_mode(False)  # derivatives are needed, wherever the call comes from
+    @outside_modes
     def __init__(
         self,
         model: nn.Module,

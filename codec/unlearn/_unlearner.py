@@ -21,7 +21,7 @@ from codec.unlearn._history import History, clone, digest, ids_of, with_noise
 from codec.unlearn._ledger import fingerprint
 from codec.unlearn._options import WITHOUT_ANCHOR, Guard, Options, check_statistics, entropy_of, name_of, units_of
 from codec.unlearn._point import check_double
-from codec.unlearn._problem import Loss, Parameters, Problem
+from codec.unlearn._problem import Loss, Parameters, Problem, outside_modes
 from codec.unlearn._report import Report
 from codec.unlearn._requests import fresh_ids, ids_of_class, read_ids
 from codec.unlearn._search import Scope, Screen, Selector
@@ -174,7 +174,7 @@ class Unlearner:
     (True, (3, 7))
     """
 
-    @torch.inference_mode(False)
+    @outside_modes
     def __init__(
         self,
         model: nn.Module,
@@ -238,13 +238,13 @@ class Unlearner:
 
     # ------------------------------------------------------------------------ what is seen from outside
     @property
-    @torch.inference_mode(False)
+    @outside_modes
     def model(self) -> nn.Module:
         """A copy of the model as it is now, in evaluation mode."""
         return self.problem.model_with(self._history.weights)
 
     @property
-    @torch.inference_mode(False)
+    @outside_modes
     def parameters(self) -> Parameters:
         """Copies of the trainable parameters as they are now, by name."""
         return clone(self._history.weights)
@@ -286,7 +286,7 @@ class Unlearner:
             self._history.submit(fresh)
         return fresh
 
-    @torch.inference_mode(False)
+    @outside_modes
     def run(self, *, verbose: bool = False) -> tuple[Deletion, ...]:
         """Do the waiting requests in the order in which they came; ``verbose=True`` shows progress.
 
@@ -316,7 +316,7 @@ class Unlearner:
         self._history.withdraw(place)
         return waiting[place]
 
-    @torch.inference_mode(False)
+    @outside_modes
     def forget(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> Deletion:
         """Delete samples: one call, one request, done at once, before those that wait.
 
@@ -401,7 +401,7 @@ class Unlearner:
         return deletion
 
     # ------------------------------------------------------------------------ undo
-    @torch.inference_mode(False)
+    @outside_modes
     def rollback(self, id: int | None = None) -> None:  # noqa: A002 - as in `Deletion.id`
         """Take back a request: its samples count as training samples again.
 
@@ -468,7 +468,7 @@ class Unlearner:
         self._history.save(folder)
 
     @classmethod
-    @torch.inference_mode(False)
+    @outside_modes
     def resume(cls, folder: str | Path, model: nn.Module, loss: Loss, train_data: Any, **options: Any) -> Self:
         """Continue from a folder: the same weights, bit for bit, and every request that was handed in.
 
@@ -507,7 +507,7 @@ class Unlearner:
         self._history.close()
 
     # ------------------------------------------------------------------------ release
-    @torch.inference_mode(False)
+    @outside_modes
     def release(self, epsilon: float, delta: float, *, bound: float, random_state: Rng = None) -> nn.Module:
         """A copy with noise on all trainable parameters, (epsilon, delta)-indistinguishable from a retrained one.
 

@@ -182,6 +182,20 @@ def test_inference_mode_around_a_call_changes_nothing():
     assert all(torch.equal(fine.parameters[k], v) for k, v in again.parameters.items())
 
 
+def test_autocast_around_a_call_changes_nothing():
+    def both():
+        unlearner = Unlearner(MODEL, "cross_entropy", (X, Y), weight_decay=0.1, random_state=0)
+        unlearner.forget([1])
+        return unlearner.parameters, baselines.fine_tune(problem(MODEL), [1], random_state=0).parameters
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert MODEL(X).dtype == torch.bfloat16  # so it would matter
+        inside = both()
+        assert torch.is_autocast_enabled("cpu")
+    for ours, plain in zip(inside, both(), strict=True):
+        assert all(torch.equal(ours[k], v) for k, v in plain.items())
+
+
 def test_an_unlearner_can_be_pickled_after_a_request():
     unlearner = Unlearner(MODEL, "cross_entropy", (X, Y), weight_decay=0.1, random_state=0)
     unlearner.forget([1])

@@ -34,6 +34,7 @@ VALUES_AT_ONCE = 2**17
 COPIES = "rows are copies of other rows"
 HARMLESS = 0.02  # share of rows that are copies: as good as none
 MANY_VALUES, HARDLY = 0.25, 0.05  # shares of rows: distinct values of a column, agreement by chance
+FEW, OFTEN = 5, 0.05  # rows, and their share, up to which a value may be there by copying
 EXACT_INTEGERS = 2**53  # below, float64 holds every integer
 SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
 
@@ -310,18 +311,37 @@ def rows_without_copies(tables: Sequence[Table]) -> IntArray | None:
     """The rows that are no copies of earlier ones; None where hardly any is, or chance may have made equal rows.
 
     Rows that agree in every column are copies if others would hardly agree by chance: one column holds many distinct
-    values, and the shares of rows that agree in it and in all other columns have a small product.
+    values, and the shares of rows that agree in it and in all other columns have a small product. A value that many
+    rows share (the zeros of an inflated count, a censored time, a missing value) tells nothing of copies, so rows
+    without any other value in a column of many are left out of all that.
     """
     columns = [column for table in tables for column in table.columns]
-    rows = first_of_equal(columns)
     n = tables[0].n_rows
-    if n - rows.size <= HARMLESS * n:
+    if n - first_of_equal(columns).size <= HARMLESS * n:
+        return None
+    telling = np.flatnonzero(_telling(columns))
+    if not telling.size:
+        return None
+    columns = [column[telling] for column in columns]
+    first = first_of_equal(columns)
+    if telling.size - first.size <= HARMLESS * n:
         return None
     n_values = [np.unique(column).size for column in columns]
     most = int(np.argmax(n_values))
-    others = [column[rows] for column in columns[:most] + columns[most + 1 :]]
-    by_chance = (1.0 - n_values[most] / rows.size) * (1.0 - first_of_equal(others).size / rows.size)
-    return rows if n_values[most] >= MANY_VALUES * n and by_chance <= HARDLY else None
+    others = [column[first] for column in columns[:most] + columns[most + 1 :]]
+    by_chance = (1.0 - n_values[most] / first.size) * (1.0 - first_of_equal(others).size / first.size)
+    return np.delete(np.arange(n), np.delete(telling, first)) if by_chance <= HARDLY else None
+
+
+def _telling(columns: Sequence[FloatArray]) -> NDArray[np.bool_]:
+    """Which rows hold a value that few rows share in a column of many values."""
+    n = columns[0].size
+    found = np.zeros(n, dtype=np.bool_)
+    for column in columns:
+        values, code, count = np.unique(column, return_inverse=True, return_counts=True)
+        if values.size >= MANY_VALUES * n:
+            found |= (count <= max(FEW, OFTEN * n))[code]
+    return found
 
 
 def count_once(tables: Sequence[Table], stacklevel: int) -> list[Table]:

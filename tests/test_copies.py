@@ -37,7 +37,8 @@ def test_the_rows_are_those_of_pandas(seed: int, share: float, missing: bool) ->
     X = X[rng.permutation(len(X))]
     y = np.where(np.isnan(X[:, 0]), 0.5, X[:, 0])
     frame = pd.DataFrame(np.column_stack([X, y]))
-    expected = np.flatnonzero(~frame.duplicated().to_numpy())
+    nothing_but_a_category = np.isnan(X[:, 1:]).all(axis=1)  # no row is known by it
+    expected = np.flatnonzero(~frame.duplicated().to_numpy() | nothing_but_a_category)
     np.testing.assert_array_equal(_rows(X, y), expected)
 
 
@@ -55,6 +56,47 @@ def test_rows_that_agree_by_chance_are_no_copies(kind: str, seed: int) -> None:
         "distinct": rng.standard_normal((300, 2)),
     }
     assert _rows(tables[kind], y) is None
+
+
+def _inflated(rng: np.random.Generator, n: int, p: int, zeros: float) -> np.ndarray:
+    """Columns with a value that many rows share, as of rain, spending or a detector's limit."""
+    return rng.exponential(size=(n, p)) * (rng.random((n, 1)) >= zeros)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("p", [1, 3])
+@pytest.mark.parametrize("zeros", [0.1, 0.15, 0.25, 0.5])
+def test_zeros_that_many_rows_share_are_no_copies(zeros: float, p: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    X = _inflated(rng, 300, p, zeros)
+    assert _rows(X, _inflated(rng, 300, 1, zeros)) is None  # independent
+    assert _rows(X, rng.exponential(size=300) * (X[:, 0] > 0)) is None  # y is zero where X is
+
+
+def test_copies_beside_zeros_are_found() -> None:
+    rng = np.random.default_rng(0)
+    X, y = _inflated(rng, 300, 2, 0.2), _inflated(rng, 300, 1, 0.2)
+    again = np.flatnonzero((X[:, 0] > 0) | (y[:, 0] > 0))
+    kept = _rows(np.r_[X, X[again]], np.r_[y, y[again]])
+    np.testing.assert_array_equal(kept, np.arange(300))
+
+
+def test_zeros_in_common_are_not_found_to_be_dependent() -> None:
+    """Of a hundred, five are expected at level .05, and twelve are less likely than .002."""
+    found = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        X, y = _inflated(rng, 300, 1, 0.25), _inflated(rng, 300, 1, 0.25)[:, 0]
+        found += MarkovBlanketSelector(random_state=seed).fit(X, y).support_.any()
+    assert found < 12
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_zeros_that_depend_are_found(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    X = _inflated(rng, 300, 1, 0.25)
+    y = rng.exponential(size=300) * (X[:, 0] > 0)
+    assert MarkovBlanketSelector(random_state=seed).fit(X, y).support_.all()
 
 
 def test_the_two_equal_flowers_of_iris_are_left() -> None:

@@ -191,8 +191,8 @@ def _is_text(column: pd.Series[Any]) -> bool:
 
 def _refuse_objects(table: pd.DataFrame) -> None:
     """Lists, arrays and records, which Parquet may hold, and dates."""
-    for name in table.columns:
-        what = "dates or durations" if table[name].dtype.kind in "mM" else ""
+    for name, dtype in table.dtypes.items():
+        what = "dates or durations" if dtype.kind in "mM" or isinstance(dtype, pd.PeriodDtype) else ""
         if pd.api.types.is_object_dtype(table[name]):
             odd = next((value for value in table[name] if not isinstance(value, Hashable)), None)
             what = what if odd is None else f"objects such as {str(odd)[:30]!r}"
@@ -251,6 +251,8 @@ def _complete_rows(
     n_incomplete = int(incomplete.sum())
     if nan_policy == "keep":
         known = response.notna()
+        if known.sum() < 3:
+            raise InputError(f"target '{response.name}' has {known.sum()} values in {len(features)} rows, too few")
         if not known.all():
             _note(f"left out {(~known).sum()} of {len(features)} rows without a target")
         return features[known], response[known]
@@ -318,8 +320,8 @@ def format_path(path: SelectionPath) -> str:
         f"{step:>4}  {name:<{width}}  {total:>11.4f}  {gain:>19.4f}  {seconds:>7.2f}"
         for step, (name, total, gain, seconds) in enumerate(rows, 1)
     ]
-    total = f"{len(path)} of {path.n_features} features from {path.n_samples:,} rows"
-    return "\n".join([*lines, "", path.stopped, f"{total} in {path.seconds.sum():.2f} s"])
+    what = f"{len(path)} of {path.n_features} features from {path.n_samples:,} rows in {path.seconds.sum():.2f} s"
+    return "\n".join([*lines, "", path.stopped, what])
 
 
 def blanket_frame(selector: MarkovBlanketSelector) -> pd.DataFrame:

@@ -391,7 +391,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         cap = SCREEN_FEATURES
         if _is_flag(self.screen, False):
             cap = 0
-        elif self.screen != "auto":
+        elif not (isinstance(self.screen, str) and self.screen == "auto"):
             if _is_flag(self.screen, True) or not isinstance(self.screen, numbers.Integral):
                 raise TypeError(f"screen is {self.screen!r}; it must be 'auto', an integer or False.")
             cap = check_integer(self.screen, "screen", 1)
@@ -528,7 +528,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         -------
         ndarray of shape (n, n_selected) or DataFrame
             A frame after ``set_output``, with the types of X if X is a frame; else an array, of objects where a frame
-            mixes numbers and categories.
+            mixes numbers and categories; of a frame of sparse columns or a sparse matrix a sparse matrix.
         """
         refuse_foreign_frame(X, "X")
         refuse_equal_names(getattr(X, "columns", ()), "X")

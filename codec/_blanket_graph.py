@@ -257,7 +257,7 @@ def markov_blanket_graph(
         If X has one column only, several of the same name, or missing values that the selector does not accept; if
         ``rule`` is unknown, ``alpha`` is not in (0, 1), or ``n_jobs`` is 0.
     TypeError
-        If ``parents`` is not True or False, or a column holds text.
+        If ``parents`` is not True or False, a column holds text, or ``selector`` has no ``get_support``.
 
     Warns
     -----
@@ -321,6 +321,10 @@ def markov_blanket_graph(
     selector = MarkovBlanketSelector() if selector is None else selector
     if isinstance(selector, MarkovBlanketSelector) and not _accepts_nan(selector):
         drop_incomplete([table], "raise")
+    if not hasattr(selector, "get_support"):
+        raise TypeError(
+            f"selector is {selector!r}; it must be a selector with get_support, such as MarkovBlanketSelector."
+        )
     rng = generator_of(getattr(selector, "random_state", None) if random_state is None else random_state)
     found, pvalues = _all_blankets(table, selector, rng.integers(2**31, size=d).tolist(), check_jobs(n_jobs), verbose)
     local = None

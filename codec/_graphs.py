@@ -18,7 +18,7 @@ from codec._dependence import side_by_side
 from codec._neighbors import make_response
 from codec._validation import FloatArray, IntArray, Table
 
-ROUNDING = 1e-12  # what is left of y given X up to this share of the whole is the rounding of sums
+ROUNDING = 1e-12  # what is left of y given X, or of a variance, up to this share of the whole is the rounding of sums
 MAX_TIED_EDGES = 4_000_000  # edges to tied neighbours; more are represented by a sample
 
 
@@ -182,7 +182,9 @@ def permutation_moments(graph: Graph, response: RankedResponse) -> tuple[float, 
     w_total = float(graph.weight.sum())
     w_shared = strength - 2.0 * w_same
     w_apart = w_total**2 - w_same - w_shared
-    return w_total * mean, w_same * same + w_shared * shared + w_apart * apart
+    terms = (w_same * same, w_shared * shared, w_apart * apart)
+    variance = sum(terms)
+    return w_total * mean, variance if variance > ROUNDING * max(map(abs, terms)) else 0.0
 
 
 def _weights_of_pairs(graph: Graph) -> tuple[float, float]:

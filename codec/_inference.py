@@ -299,7 +299,8 @@ def codec_test(
     ------
     ValueError, TypeError
         Constant y or z, options that exclude each other, too few rows or distinct values of X, a sampler
-        that returns something not shaped like z, and whatever :func:`codec.codec` refuses.
+        that returns something not shaped like z, a z whose rows are all equally near (for ``'asymptotic'``: every
+        permutation of y gives the same T then), and whatever :func:`codec.codec` refuses.
 
     Warns
     -----

@@ -29,6 +29,7 @@ ANALYTIC_MIN_ROWS = 4  # products at lag 3
 BOOTSTRAP_SAMPLES = 400
 BOOTSTRAP_MIN_ROWS = 100
 BOOTSTRAP_ROWS = 400
+RAREST_ROWS, RARE_ROWS = 2, 5  # of a subsample, of other values of y than the most frequent: at least, well
 BOOTSTRAP_MAX_COLUMNS = 2  # beyond, the bias of nearest neighbours is as large as the interval
 
 
@@ -101,7 +102,7 @@ def codec_interval(
     Raises
     ------
     ValueError
-        Several responses; a constant y; y a function of ``given`` in the sample, or so nearly that the interval would
+        Several responses; a constant y or z; hardly any row but of one value of y (for the bootstrap); y a function of ``given`` in the sample, or so nearly that the interval would
         lie below -1; ``confidence_level`` not in (0, 1);
         for the bootstrap more than two columns of z and ``given`` or fewer than 100 rows; for the analytic interval
         fewer than four rows, ties in y or z, or several columns. The ordinary (n out of n) bootstrap is refused: it
@@ -113,7 +114,7 @@ def codec_interval(
     -----
     UserWarning
         Fewer than 500 rows (analytic) or 400 rows (bootstrap), at which the interval covers less, or is wider, than it
-        should; rows with missing values were left out.
+        should; fewer than five rows a subsample but of one value of y; rows with missing values were left out.
 
     References
     ----------
@@ -150,7 +151,7 @@ def interval_of_tables(
     """The interval of checked data."""
     if not 0.0 < check_positive(confidence_level, "confidence_level") < 1.0:
         raise ValueError(f"confidence_level is {confidence_level!r}; it must be a number between 0 and 1.")
-    if method in ("n-out-of-n", "percentile", "BCa", "basic"):
+    if str(method) in ("n-out-of-n", "percentile", "BCa", "basic"):
         raise ValueError(
             f"method is {method!r}: resampling n of n rows repeats rows, a repeated row is its own nearest "
             "neighbour, and the bootstrap fails for this coefficient (Lin & Han 2024); use method='bootstrap' "
@@ -164,6 +165,8 @@ def interval_of_tables(
         )
     if constant_columns(y).any():
         raise ValueError("y is constant: T is not defined.")
+    if constant_columns(z).all():
+        raise ValueError("z is constant: it tells nothing of y, T is 0 and needs no interval.")
     reason = _analytic_obstacle(y, z, given)
     if method == "analytic" and reason:
         raise ValueError(f"the analytic interval needs {reason}; use method='bootstrap'.")
@@ -178,6 +181,7 @@ def interval_of_tables(
         center, spread = right_neighbor(y.columns[0], z.columns[0])
     else:
         center, spread = subsampled(y, z, given, rng)
+        _warn_of_rare_values(y)
         fault = "the bootstrap interval is wider than it need be (it covers .96 to .99 instead of .95 at 100)"
         _warn_below(BOOTSTRAP_ROWS, y.n_rows, fault)
     # The variance is an estimate with a relative error near sqrt(24 / n): n / 12 degrees of freedom.
@@ -194,6 +198,22 @@ def interval_of_tables(
 def _warn_below(least: int, n: int, fault: str) -> None:
     if n < least:
         warn(f"{n} rows: {fault} below {least} rows.", stacklevel=4)
+
+
+def _rare_rows(y: Table) -> tuple[int, float]:
+    """Rows of y's most frequent value, and how many others a subsample is expected to hold."""
+    largest = int(np.unique(y.columns[0], return_counts=True)[1].max())
+    return largest, _subsample_size(y.n_rows) * (1.0 - largest / y.n_rows)
+
+
+def _warn_of_rare_values(y: Table) -> None:
+    largest, others = _rare_rows(y)
+    if others < RARE_ROWS:
+        warn(
+            f"y has the same value in {largest} of {y.n_rows} rows, and a subsample {others:.1f} others: the bootstrap "
+            f"interval covers less than it says (.88 to .93 instead of .95) below {RARE_ROWS}.",
+            stacklevel=4,
+        )
 
 
 def _analytic_obstacle(y: Table, z: Table, given: Table | None) -> str:
@@ -254,6 +274,12 @@ def subsampled(y: Table, z: Table, given: Table | None, rng: np.random.Generator
         raise ValueError(
             f"{n} rows: subsamples of {_subsample_size(n)} say nothing on the variance; at least "
             f"{BOOTSTRAP_MIN_ROWS} rows are needed."
+        )
+    largest, others = _rare_rows(y)
+    if others < RAREST_ROWS:
+        raise ValueError(
+            f"y has the same value in {largest} of {n} rows, and a subsample {others:.1f} others, which say nothing on "
+            f"the variance; at least {RAREST_ROWS} are needed. Test with codec_test."
         )
     for table in (z,) if given is None else (z, given):
         check_spread(table)

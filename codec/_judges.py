@@ -194,12 +194,12 @@ class External:
         condition = to_data(self._features.part(sorted(given))) if len(given) else None
         try:
             with silenced(f".* {COPIES}", *SIGNS):  # copies are counted once already, before gaps were filled
-                statistic, pvalue = self._test(self._y, to_data(z), condition, **options)
+                statistic, pvalue = map(float, self._test(self._y, to_data(z), condition, **options))
         except (TypeError, ValueError) as error:
             raise ValueError(_refusal(error, self._y, z, condition)) from error
-        if not 0.0 <= float(pvalue) <= 1.0:
+        if not 0.0 <= pvalue <= 1.0:
             raise ValueError(f"test returned the p-value {pvalue!r}; it must return (statistic, pvalue).")
-        return float(statistic), float(pvalue)
+        return statistic, pvalue
 
     def member(self, feature: int, given: Sequence[int], among: Sequence[int], share: float = 1.0) -> Verdict:
         return self._judge(feature, given, len(among) / share)

@@ -395,7 +395,7 @@ def _with_categories(data: pd.DataFrame) -> pd.DataFrame:
     """The frame with text as categories: a variable is y in one test, z or given in another."""
     data = data.copy(deep=False)
     for k, dtype in enumerate(data.dtypes):
-        if dtype.kind == "O" and pd.api.types.infer_dtype(data.iloc[:, k], skipna=True) in {"string", "bytes"}:
+        if dtype.kind in "OUS" and pd.api.types.infer_dtype(data.iloc[:, k], skipna=True) in {"string", "bytes"}:
             data.isetitem(k, data.iloc[:, k].astype("category").array)
     return data
 

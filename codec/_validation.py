@@ -218,7 +218,13 @@ def _read_objects(series: pd.Series[Any], what: str, text_is_nominal: bool) -> t
     if all(issubclass(kind, numbers.Integral) for kind in kinds):
         return _integers(series, what), False
     if all(issubclass(kind, (numbers.Real, np.bool_, Decimal)) for kind in kinds):
-        values = np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
+        try:
+            values = np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
+        except (ArithmeticError, ValueError) as error:  # beyond any floating-point number, or a signal
+            raise ValueError(
+                f"{what} holds numbers such as {sample!r}, and one that no floating-point number is near to ({error}); "
+                "pass their ranks."
+            ) from error
         if np.unique(values[series.notna()]).size < len(set(present)):
             raise ValueError(
                 f"{what} holds numbers such as {sample!r}, and floating-point numbers do not tell all of them apart; "
@@ -233,7 +239,8 @@ def _read_objects(series: pd.Series[Any], what: str, text_is_nominal: bool) -> t
     if text_is_nominal:
         return _codes(pd.factorize(series, sort=True)[0]), True
     raise TypeError(
-        f'{what} holds text such as {sample!r}; use .astype("category") for categories or leave the column out.'
+        f'{what} holds text such as {sample!r}; use .astype("category"), of polars .cast(pl.Categorical), for categories '
+        "or leave the column out."
     )
 
 
@@ -340,7 +347,7 @@ def _telling(columns: Sequence[FloatArray]) -> NDArray[np.bool_]:
     for column in columns:
         values, code, count = np.unique(column, return_inverse=True, return_counts=True)
         if values.size >= MANY_VALUES * n:
-            found |= (count <= max(FEW, OFTEN * n))[code]
+            found |= ((count <= max(FEW, OFTEN * n)) & ~np.isnan(values))[code]
     return found
 
 

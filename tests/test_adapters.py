@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy.stats import chi2_contingency
 
@@ -138,7 +139,7 @@ def test_the_limit_of_g_is_judged_by_expected_counts():
         g_test(z, np.arange(1000) % 3, np.arange(1000), method="asymptotic")
 
 
-@pytest.mark.parametrize("kind", [object, "string"])
+@pytest.mark.parametrize("kind", [object, "string", pd.ArrowDtype(pa.string()), pd.ArrowDtype(pa.large_string())])
 def test_text_is_categories_wherever_its_column_stands(kind):
     rng = np.random.default_rng(0)
     data = pd.DataFrame({"a": rng.normal(size=80), "t": rng.choice(list("uvw"), 80), "c": rng.normal(size=80)})

@@ -107,6 +107,12 @@ def test_defaults_are_foci_by_scale(data):
     assert selector.scores_.shape == (6,)
 
 
+@pytest.mark.parametrize("answer", [("a", "b"), (np.ones(2), np.ones(2)), 0.5, (1.0, 2.0)])
+def test_a_test_that_returns_no_pvalue_is_refused(data, answer):
+    with pytest.raises(ValueError, match=r"^test .*return \(statistic, pvalue\)"):
+        MarkovBlanketSelector(test=lambda *_: answer).fit(*data)
+
+
 def test_fit_returns_self_and_starts_anew(data):
     X, y = data
     selector = MarkovBlanketSelector("foci", max_features=1)

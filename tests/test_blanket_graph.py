@@ -7,6 +7,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from sklearn.base import BaseEstimator
+from sklearn.pipeline import make_pipeline
 
 from codec import MarkovBlanketSelector
 from codec import _blanket_graph as module
@@ -304,3 +305,8 @@ def test_parts_that_no_complete_rows_can_test_are_no_parents(left):
     graph = markov_blanket_graph(X, selector=answers, parents=True, random_state=0)
     assert graph.local_parents[0].parents == ()
     assert graph.local_parents[0].reason == "no part of the blanket looks like parents"
+
+
+def test_a_selector_without_support_is_refused_at_once():
+    with pytest.raises(TypeError, match=r"(?s)selector is Pipeline.*get_support"):
+        markov_blanket_graph(frame_of(3), selector=make_pipeline(MarkovBlanketSelector()))

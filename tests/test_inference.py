@@ -814,6 +814,15 @@ def test_categories_of_a_draw_are_those_of_z_after_rows_are_left_out(statistic):
     assert tuple(found) == tuple(codec_test(y[rows], z[rows], x[rows], **options))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_that_are_all_equally_near_are_refused(seed):
+    """Every permutation gives the same T, and what rounding leaves of its variance is no scale."""
+    y, z = np.random.default_rng(seed).normal(size=(2, 40))
+    for rows, options in ((z, {"n_neighbors": 39}), (pd.Series(pd.Categorical(np.arange(40))), {})):
+        with pytest.raises(ValueError, match="every permutation of y gives the same T"):
+            codec_test(y, rows, statistic="codec", method="asymptotic", **options)
+
+
 def test_asymptotic_warns_of_a_rare_class_of_y():
     rng = np.random.default_rng(0)
     z = rng.normal(size=1000)

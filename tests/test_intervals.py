@@ -1,5 +1,6 @@
 """Intervals of the coefficient: coverage, and where they are refused."""
 
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -130,7 +131,12 @@ def test_no_interval_where_it_would_lie_below_its_range():
         ({"z": np.random.default_rng(0).normal(size=(200, 3))}, "beyond 2"),
         ({"given": np.random.default_rng(0).normal(size=(200, 2))}, "beyond 2"),
         ({"confidence_level": 1.0}, "between 0 and 1"),
-        ({"y": np.ones(200)}, "constant"),
+        ({"y": np.ones(200)}, "y is constant"),
+        ({"z": np.ones(200)}, "z is constant"),
+        (
+            {"y": np.arange(200) < 11, "z": np.arange(200) % 7},
+            "same value in 189 of 200 rows, and a subsample 1.9 others",
+        ),
         ({"z": 1e200 * np.random.default_rng(0).normal(size=(200, 2))}, "squared distances overflow"),
         ({"given": 1e-200 * np.random.default_rng(0).normal(size=200)}, "squared distances vanish"),
         ({"y": np.random.default_rng(0).normal(size=(200, 2))}, "y has 2 columns; an interval is for one response"),
@@ -142,6 +148,15 @@ def test_intervals_are_refused_outside_their_range(change, message):
     arguments = {"y": rng.normal(size=200), "z": rng.normal(size=200), **change}
     with pytest.raises(ValueError, match=message):
         codec_interval(arguments.pop("y"), arguments.pop("z"), arguments.pop("given", None), **arguments)
+
+
+def test_the_bootstrap_warns_of_a_rare_class():
+    z = np.random.default_rng(0).normal(size=400)
+    with pytest.warns(UserWarning, match="same value in 370 of 400 rows, and a subsample 4.0 others"):
+        codec_interval(np.arange(400) < 30, z, rng=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        codec_interval(np.arange(400) < 40, z, rng=0)
 
 
 def test_small_samples_and_intervals():

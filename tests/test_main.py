@@ -468,6 +468,19 @@ def test_dates_in_parquet_are_left_out_on_request(unit, table, tmp_path, capsys)
     assert run(capsys, "select", path, "--target", "y", "--drop", "day", "--method", "foci")[0] == 0
 
 
+def test_months_in_parquet_are_left_out_on_request(table, tmp_path, capsys):
+    path = tmp_path / "months.parquet"
+    table[["a", "b", "y"]].assign(month=pd.period_range("2020-01", periods=150, freq="M")).to_parquet(path)
+    assert "use --drop month to leave it out" in refused(capsys, "select", path, "--target", "y")
+
+
+def test_a_target_without_values_is_named(table, tmp_path, capsys):
+    path = tmp_path / "data.csv"
+    table[["a", "b", "y"]].assign(y=np.nan).to_csv(path, index=False)
+    line = refused(capsys, "select", path, "--target", "y", "--nan-policy", "keep")
+    assert "target 'y' has 0 values in 150 rows, too few" in line
+
+
 def test_column_named_like_an_option_needs_quotes(table, tmp_path, capsys):
     path = tmp_path / "data.csv"
     table.rename(columns={"city": "home town"})[["a", "home town", "y"]].to_csv(path, index=False)

@@ -537,6 +537,8 @@ def test_decimals_are_numbers(form):
 
 
 def test_decimals_that_floats_confuse_are_refused():
+    beyond = [10**400, *map(float, Y[1:])]
+    assert_refused(lambda: codec(Y, beyond), "z", "no floating-point number", kinds=ValueError)
     close = [Decimal(1) + Decimal(k).scaleb(-25) for k in range(N)]
     assert_refused(lambda: codec(Y, close), "z", "numbers such as Decimal", "ranks", kinds=ValueError)
 

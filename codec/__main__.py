@@ -198,7 +198,7 @@ def _refuse_objects(table: pd.DataFrame) -> None:
             what = what if odd is None else f"objects such as {str(odd)[:30]!r}"
         if what:
             shown = f"column '{name}' holds {what}, neither numbers nor text"
-            raise InputError(f"{shown}; use {_as_options('--drop', [name])} to leave it out")
+            raise InputError(f"{shown}; use {_as_options('--drop', [str(name)])} to leave it out")
 
 
 def _refuse_text(features: pd.DataFrame) -> None:

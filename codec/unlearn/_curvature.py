@@ -23,7 +23,7 @@ from codec.unlearn._kfac import (
     layer_rows,
 )
 from codec.unlearn._linearisation import Linearisation, Restricted, restrict
-from codec.unlearn._newton import LAST, ROUGH, answers, follow
+from codec.unlearn._newton import GONE, ROUGH, follow, missed
 from codec.unlearn._problem import Batch, Problem
 from codec.unlearn._products import GAUSS_NEWTON, Products, Tensors, output_curvature
 from codec.unlearn._slices import Slices
@@ -288,18 +288,20 @@ class Curvature:
             found = solve_cg(self.product, b, damping, x0=x0, tol=tol, max_iter=max_iter, preconditioner=inverse)
         return self._with_check(found, b)
 
-    def minimise(self, first: Solution, b: Tensor, *, tol: float, max_iter: int) -> Solution:
+    def minimise(self, first: Solution, b: Tensor, *, tol: float, max_iter: int, last: float = 1.0) -> Solution:
         """Go on from what `solve` answers for ``b`` to where the linearised model's objective less ``b^T x`` is least.
 
         The objective is that of the retained samples, with the solution's damping; outputs are linear in the change,
-        the loss is taken as it is. The first solution is kept where it answers ``b`` (`answers`), and where no
-        linearisation fits; further steps are damped less on the last layer (`_newton`).
+        the loss is taken as it is. The first solution is kept where it misses no more than ``tol`` of ``b``, and where
+        no linearisation fits. Where it misses more than `_newton.GONE`, the last layer has the share ``last`` of the
+        damping.
         """
         r = self._restricted
         if r is None or self.kind not in {"ggn", "fisher"}:
             return first
         start, right = replace(first, x=r.encode(first.x)), r.encode(b)
-        least, last = (self.problem.weight_decay + factor * first.damping for factor in (1.0, LAST))
+        decay = self.problem.weight_decay
+        least = decay + first.damping
 
         def inverse(x: Tensor) -> Tensor:
             return r.precondition(x, max(least, self._floor))
@@ -307,17 +309,19 @@ class Curvature:
         def inner(one: Tensor, other: Tensor) -> float:
             return float(one @ inverse(other))
 
-        if answers(start, right, lambda x: r.force(x) + least * x, inner, tol):
+        share = missed(start, right, lambda x: r.force(x) + least * x, inner)
+        if share <= tol:
             return first
+        least_last = decay + (last if share > GONE else 1.0) * first.damping
 
         def more(x: Tensor, rest: Tensor) -> Solution:
             here = r.moved(x)
             return solve_cg(
-                lambda v: here.product(v) + r.damped(v, least, last), rest,
+                lambda v: here.product(v) + r.damped(v, least, least_last), rest,
                 tol=ROUGH, max_iter=max_iter, preconditioner=lambda _: inverse,
             )  # fmt: skip
 
-        found = follow(start, right, lambda x: r.force(x) + r.damped(x, least, last), more, inner, tol)
+        found = follow(start, right, lambda x: r.force(x) + r.damped(x, least, least_last), more, inner, tol)
         return replace(found, x=first.x + r.decode(found.x - start.x)) if found.steps > 1 else first
 
     def _solve_restricted(

@@ -27,6 +27,7 @@ WRAPPERS = {
     "DistributedDataParallel": "pass the model inside it, `model.module`, and the processes as group=",
     "FullyShardedDataParallel": "its flat parameters have no rows; shard the model with fully_shard, or pass it whole",
 }
+UNCOPIED = (TypeError, RuntimeError, copy.Error)  # what deepcopy raises
 Group = Any  # torch.distributed.ProcessGroup, which builds without it do not have
 
 
@@ -131,7 +132,7 @@ def whole_copy(model: nn.Module) -> nn.Module:
         made.__dict__.update({key: copy.copy(value) for key, value in vars(nn.Module()).items() if "hook" in key})
         with _WithoutGraph():
             made.__dict__.update({key: copy.deepcopy(value, memo) for key, value in vars(module).items() if _own(key)})
-    with _WithoutGraph():
+    with copying(model, "model"), _WithoutGraph():
         found = copy.deepcopy(model, memo)
     _gather(found)
     return found
@@ -157,6 +158,34 @@ def plain_copy(model: nn.Module) -> nn.Module:
     """A copy, also where hooks or calls have left tensors made of parameters (weight norm, pruning, kept features)."""
     with _WithoutGraph():
         return copy.deepcopy(model)
+
+
+@contextmanager
+def copying(model: nn.Module, name: str) -> Iterator[None]:
+    """A TypeError that says what in the model cannot be copied."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except UNCOPIED as error:
+        raise TypeError(
+            f"{name} cannot be copied, and no model is run or changed but as a copy: {_uncopied(model)}. Modules must "
+            "hold no locks, open files or generators: take these out, or leave them out of copies by a __getstate__ of the "
+            "module."
+        ) from error
+
+
+def _uncopied(model: nn.Module) -> str:
+    """Which attribute of which module deepcopy refuses."""
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key in {"_modules", "_parameters", "_buffers"} or isinstance(value, Tensor):
+                continue
+            try:
+                copy.deepcopy(value)
+            except UNCOPIED:
+                return f"its attribute {'.'.join(filter(None, (name, key)))!r} of type {type(value).__name__}"
+    return f"deepcopy refuses its {type(model).__name__}"
 
 
 class _WithoutGraph(TorchFunctionMode):

@@ -24,18 +24,20 @@ ROUGH = 0.5  # tolerance of each further step
 CLOSE = 0.02  # residual at which further steps end, relative to the right side's
 STEPS = 30
 HALVINGS = 4
-LAST = 1 / 3  # of the damping, on the last layer
+LAST = 1 / 3  # of the automatic damping, on the last layer
+GONE = 0.2  # of what a request adds, missed by the quadratic model: from here on nobody else holds the like of it
 
 Inner = Callable[[Tensor, Tensor], float]
 
 
-def answers(first: Solution, b: Tensor, force: Product, inner: Inner, tol: float) -> bool:
-    """Whether the quadratic model's solution misses ``force(x) = b`` along b by no more than ``tol``.
+def missed(first: Solution, b: Tensor, force: Product, inner: Inner) -> float:
+    """Share of b that the quadratic model's solution of ``force(x) = b`` misses, along b.
 
     Conjugate gradients leave a residual at right angles to b, however early they stop. What is left along b is
     the quadratic model's own error: 1/e where the curvature fades as that of an exponential does.
     """
-    return abs(inner(b, b - force(first.x))) <= tol * inner(b, b)
+    whole = inner(b, b)
+    return abs(inner(b, b - force(first.x))) / whole if whole > 0.0 else 0.0
 
 
 def follow(

@@ -6,7 +6,6 @@ name, batches on one device, and one loss a sample. The caller's model and data 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +15,21 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn import functional
+from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from codec._validation import check_amount, check_integer
 from codec.unlearn._data import content_of, copied, described, read_data, spread, to_device
 from codec.unlearn._distributed import Group, Team, plain_copy, whole_copy
+from codec.unlearn._loss import (
+    CLASSES_SECOND,
+    CLASSES_SECOND_FUNCTIONS,
+    Loss,
+    certain,
+    is_likelihood,
+    is_one_of,
+    loss_function,
+)
 
 PASS_BYTES = {"cpu": 2**28, "cuda": 2**33}  # intermediate results of a pass
 DEVICES = ("cpu", "cuda", "mps", "xpu")  # that autocast knows
@@ -30,21 +37,9 @@ FLOATS = (torch.float32, torch.float64)
 CHECKED = 64  # most samples of the checks, spread over the data
 ROUGH = 1e-2  # of outputs: more than rounding differs between two batches, TF32 included
 CLOSE = 1e-3  # of losses of the same outputs
-LIKELIHOODS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
-CLASSES_SECOND, CLASSES_SECOND_FUNCTIONS = (
-    (nn.CrossEntropyLoss, nn.NLLLoss),
-    (functional.cross_entropy, functional.nll_loss),
-)
-LIKELIHOOD_FUNCTIONS = (
-    functional.cross_entropy,
-    functional.nll_loss,
-    functional.binary_cross_entropy,
-    functional.binary_cross_entropy_with_logits,
-)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Loss = str | Callable[[Any, Any], Tensor]
 Parameters = dict[str, Tensor]
 
 
@@ -89,7 +84,8 @@ class Problem:
         a batch of one). A torch loss module is used with ``reduction='none'``; one of 'sum' is refused.
     data : Dataset, (inputs, targets), or dict of tensors
         Training samples, n along the first axis of every tensor; arrays, pandas objects and lists of numbers are read
-        as tensors. A dict (or a Dataset of dicts) gives the model its entries as keywords, all but ``target_key``.
+        as tensors. A dict (or a Dataset of dicts) gives the model its entries as keywords, all but ``target_key``. They
+        are read when they are needed and not copied: leave them as they are.
     weight_decay : float
         lambda of the objective, at least 0; for SGD, torch's ``weight_decay``.
     output : callable, optional
@@ -130,7 +126,7 @@ class Problem:
     ------
     ValueError
         No trainable parameter, half precision, no data, data that the model or the loss cannot take, a loss that is
-        not finite, a model whose output changes from one call to the next or with the other samples of the batch, or a
+        not finite, a loss without a gradient in the parameters, a model whose output changes from one call to the next or with the other samples of the batch, or a
         loss that is not the mean of its values for single samples (class weights, ignored positions,
         ``reduction='sum'``), or has trainable parameters of its own.
     TypeError
@@ -173,9 +169,9 @@ class Problem:
         self.model.to(self.device)
         self._nesting = without_nesting(self.model)
         self._output = output or _tensor_of
-        self._loss = _loss_function(loss)
-        self.likelihood = _is_likelihood(loss)
-        self.classes_second = isinstance(loss, CLASSES_SECOND) or _is_one_of(loss, CLASSES_SECOND_FUNCTIONS)
+        self._loss = loss_function(loss)
+        self.likelihood = is_likelihood(loss)
+        self.classes_second = isinstance(loss, CLASSES_SECOND) or is_one_of(loss, CLASSES_SECOND_FUNCTIONS)
         self._data = read_data(data, target_key, self.device)
         self._writes = False
         self.n = len(self._data)
@@ -231,14 +227,25 @@ class Problem:
         """What the loss takes, of the model with these trainable parameters, (b, ...)."""
         state = self.buffers()
         if self._writes:
-            inputs, state = copied(inputs), state | copied(dict(self.model.named_buffers()))
+            inputs = copied(inputs)
+            if not self.model.training:  # in training they are meant to move
+                state = state | copied(dict(self.model.named_buffers()))
         return self._called({**state, **params}, inputs)
 
     def _called(self, given: Parameters, inputs: Any) -> Tensor:
         """The call itself; torch's own way with tied tensors loses a module that stands in two places."""
         args, kwargs = ((), inputs) if isinstance(inputs, dict) else (_as_args(inputs), {})
         others = {name: given[first] for name, first in self._elsewhere.items() if first in given}
-        return self._output(functional_call(self.model, given | others, args, kwargs, tie_weights=False))
+        try:
+            found = functional_call(self.model, given | others, args, kwargs, tie_weights=False)
+        except TypeError as error:
+            passed = (
+                "entries of a dict are passed by name, but for the targets" if kwargs else "inputs are passed in order"
+            )
+            raise ValueError(
+                f"model cannot take the inputs of train_data, {described(inputs)}: {error} ({passed})."
+            ) from error
+        return self._output(found)
 
     def losses(self, outputs: Tensor, targets: Any) -> Tensor:
         """One loss a sample, (b,), without weight decay."""
@@ -308,6 +315,7 @@ class Problem:
             self.check_repeatable(params)
             self._check_apart(params)
             self._check_losses(params)
+            self._check_gradient(params)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -367,7 +375,7 @@ class Problem:
 
     def _check_loss(self, outputs: Tensor, targets: Any, half: int) -> None:
         losses, rounding = self.losses(outputs, targets), _rounding(outputs)
-        self.likelihood &= self._loss.one_value
+        self.likelihood &= self._loss.one_value and all(map(certain, tree_leaves(targets)))
         if half and losses.shape == (len(outputs),):
             fewer = self.losses(outputs[:half], tree_map(lambda leaf: leaf[:half], targets))
             if not _agree(losses[:half], fewer, CLOSE, rounding):
@@ -405,6 +413,27 @@ class Problem:
             )
         if not torch.isfinite(losses).all():
             raise ValueError("loss is not finite on the first samples; check the model's parameters and the targets.")
+
+    @torch.enable_grad()
+    def _check_gradient(self, params: Parameters) -> None:
+        """Refuse losses that no parameter changes: nothing could be forgotten, and nothing would say so."""
+        inputs, targets = self.fetch(self._spread(CHECKED))
+        leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+        with torch.backends.cudnn.flags(
+            enabled=False
+        ):  # which has no derivatives of recurrent layers in evaluation mode
+            losses = self.losses(self.outputs(leaves, inputs), targets)
+            found = (
+                torch.autograd.grad(losses.sum(), [*leaves.values()], materialize_grads=True)
+                if losses.requires_grad
+                else ()
+            )
+        if bool(losses.any()) and not any(bool(g.to_dense().any()) for g in found):
+            raise ValueError(
+                "loss does not depend on the trainable parameters of the model in evaluation mode: every gradient is "
+                "zero. Adapters that are merged by .eval(), weights that are kept from one call to the next, .detach() and "
+                "losses that count errors do this; unmerge the adapters, or pass the loss that was trained on."
+            )
 
 
 def pass_bytes(device: torch.device) -> int:
@@ -489,70 +518,7 @@ def _as_args(inputs: Any) -> tuple[Any, ...]:
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
-# --------------------------------------------------------------------------- the loss
-def _is_likelihood(loss: Loss) -> bool:
-    """Whether this is one of torch's negative log-likelihoods as it is."""
-    changed = (
-        getattr(loss, "label_smoothing", 0.0) > 0.0
-        or getattr(loss, "weight", None) is not None
-        or getattr(loss, "pos_weight", None) is not None
-    )
-    return _is_one_of(loss, LIKELIHOOD_FUNCTIONS) or (isinstance(loss, LIKELIHOODS) and not changed)
-
-
-def _is_one_of(loss: Loss, functions: Sequence[Any]) -> bool:
-    """Whether this is the cross entropy by name, or one of the functions; a loss need not be hashable."""
-    return (isinstance(loss, str) and loss == "cross_entropy") or any(loss is function for function in functions)
-
-
-def _loss_function(loss: Loss) -> _PerSample:
-    """A loss of one value a sample."""
-    if isinstance(loss, type):
-        raise TypeError(f"loss is the class {loss.__name__}; pass an object of it, {loss.__name__}().")
-    if loss == "cross_entropy":
-        loss = nn.CrossEntropyLoss()
-    elif loss == "mse":
-        loss = nn.MSELoss()
-    elif not callable(loss):
-        raise ValueError(f"loss must be 'cross_entropy', 'mse' or a callable loss(output, target), got {loss!r}.")
-    own = _learnt(loss) if isinstance(loss, nn.Module) else []
-    if own:
-        raise ValueError(
-            f"loss has trainable parameters ({', '.join(own[:3])}), which the training data shaped and no step would "
-            "change; move them into the model, or freeze them (requires_grad_(False))."
-        )
-    if getattr(loss, "reduction", None) not in {"mean", "sum"}:
-        return _PerSample(loss, loss)
-    each = copy.deepcopy(loss)
-    setattr(each, "reduction", "none")  # noqa: B010 - any callable with this attribute
-    return _PerSample(each, loss)
-
-
-def _learnt(loss: nn.Module) -> list[str]:
-    """Names of trainable parameters; the module itself need not be hashable."""
-    found = list(loss.named_parameters(recurse=False))
-    for prefix, child in loss.named_children():
-        found += child.named_parameters(prefix)
-    return [name for name, p in found if p.requires_grad]
-
-
-class _PerSample:
-    """One value a sample, whatever the loss returns: trailing positions are averaged; and the loss as it came."""
-
-    def __init__(self, loss: Callable[[Any, Any], Tensor], whole: Callable[[Any, Any], Tensor]) -> None:
-        self.loss, self.whole = loss, whole
-        self.one_value = True  # whether no positions were averaged
-
-    def __call__(self, outputs: Tensor, targets: Any) -> Tensor:
-        value = self.loss(outputs, targets)
-        if not isinstance(value, Tensor):
-            raise TypeError(f"loss returned {type(value).__name__}; it must return a tensor.")
-        if value.dim() == 0:
-            return vmap(lambda o, t: self.loss(o[None], tree_map(lambda x: x[None], t)))(outputs, targets)
-        self.one_value &= value.numel() == len(value)
-        return value.flatten(1).mean(1) if value.dim() > 1 else value
-
-
+# --------------------------------------------------------------------------- the checks
 def _agree(one: Tensor, other: Tensor, share: float, rounding: float = 0.0) -> bool:
     """Whether two tensors differ by no more than a share of the largest entry; what is not finite is left out."""
     if one.shape != other.shape:

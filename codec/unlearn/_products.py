@@ -281,6 +281,20 @@ def output_product(problem: Problem, kind: str, outputs: Tensor, targets: Tensor
     return total
 
 
+def check_curved(problem: Problem) -> None:
+    """Refuse a loss of which torch has no second derivative, with a ValueError."""
+    batch = next(problem.batches(torch.arange(min(problem.n, 8))))
+    with torch.no_grad():
+        outputs = problem.outputs(problem.parameters(), batch.inputs)
+    try:
+        output_product(problem, "ggn", outputs, batch.targets, torch.ones_like(outputs))
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"loss has no second derivative in torch ({error}); pass one that is made of other calls, or curvature="
+            "'empirical_fisher', which needs gradients alone."
+        ) from error
+
+
 def output_curvature(problem: Problem, kind: str, outputs: Tensor, targets: Tensor) -> Tensor:
     """C as matrices, (b, c, c), of models with one vector of c outputs a sample."""
     width = outputs.shape[1]
@@ -297,7 +311,7 @@ def _loss_hessian_product(problem: Problem, outputs: Tensor, targets: Tensor, ta
         return output_slope(problem, o, targets)
 
     try:
-        return forward_derivative(slope, (outputs,), (tangent,))[1]
+        return forward_derivative(slope, (outputs,), (tangent,))[1].to(outputs.dtype)  # targets may be double
     except (RuntimeError, NotImplementedError):
         with torch.enable_grad():
             leaf = outputs.detach().requires_grad_()
@@ -305,7 +319,7 @@ def _loss_hessian_product(problem: Problem, outputs: Tensor, targets: Tensor, ta
             if not first.requires_grad:  # a loss that is linear in the outputs
                 return torch.zeros_like(outputs)
             found: Tensor = torch.autograd.grad((first * tangent).sum(), [leaf], materialize_grads=True)[0]
-        return found
+        return found.to(outputs.dtype)
 
 
 def output_slope(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:

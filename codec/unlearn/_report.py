@@ -132,7 +132,10 @@ class Report:
     def _summary(self) -> str:
         stand = [d for d in self.deletions if self._stands(d)]
         samples = len({i for d in stand for i in d.forgotten})
-        return f"{len(self.deletions)} requests, {len(stand)} stand, {samples} samples in them."
+        requests, held = (
+            f"{n} {what}{'s' * (n != 1)}" for n, what in ((len(self.deletions), "request"), (samples, "sample"))
+        )
+        return f"{requests}, {len(stand)} stand, {held} in them."
 
     def _table(self) -> pd.DataFrame:
         return self.to_frame()[list(COLUMNS)]

@@ -274,6 +274,23 @@ def class_axis(problem: Problem, outputs: Tensor) -> int:
     return axis
 
 
+def check_classes(problem: Problem) -> None:
+    """Refuse outputs that no softmax makes probabilities of: yes or no for each, or numbers of a regression."""
+    batch = next(problem.batches(torch.arange(min(problem.n, 8))))
+    with torch.no_grad():
+        outputs = problem.outputs(problem.parameters(), batch.inputs)
+    axis, targets = class_axis(problem, outputs), batch.targets
+    if problem.classes_second or not isinstance(targets, Tensor) or targets.shape != outputs.shape:
+        return
+    total = targets.double().sum(axis)
+    if (targets < 0).any() or not torch.allclose(total, torch.ones_like(total), atol=1e-3):
+        raise ValueError(
+            "the method compares probabilities of classes, and targets of the shape of the outputs, "
+            f"{tuple(outputs.shape[1:])} a sample, that are none say that the outputs are no classes: a yes or no for each, or "
+            "numbers of a regression. Use a baseline without a teacher, such as fine_tune or neg_grad_plus."
+        )
+
+
 def changed_state(work: Problem, problem: Problem) -> dict[str, Tensor]:
     """Trainable parameters after training, and the buffers that training has moved."""
     before = dict(problem.model.named_buffers())

@@ -274,6 +274,8 @@ def _fault(module: nn.Module, own: Sequence[nn.Parameter]) -> str:
         return "max_norm changes the weight in the forward pass: set max_norm=None (the rows are scaled by then)."
     if getattr(module, "sparse", False):
         return "it gives sparse gradients: set sparse=False."
+    if isinstance(module, nn.EmbeddingBag) and module.mode == "max":
+        return "torch has no second derivatives of bags of mode='max': use 'sum' or 'mean'."
     if getattr(module, "scale_grad_by_freq", False):
         return "a sample's gradient depends on its batch: set scale_grad_by_freq=False."
     if not all(whole_rows(p) for p in own):

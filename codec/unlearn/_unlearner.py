@@ -19,9 +19,11 @@ from codec.unlearn._deletion import Deletion, Timer
 from codec.unlearn._distributed import Group
 from codec.unlearn._history import History, clone, digest, ids_of, with_noise
 from codec.unlearn._ledger import fingerprint
+from codec.unlearn._loss import Loss
 from codec.unlearn._options import WITHOUT_ANCHOR, Guard, Options, check_statistics, entropy_of, name_of, units_of
 from codec.unlearn._point import check_double
-from codec.unlearn._problem import Loss, Parameters, Problem, outside_modes
+from codec.unlearn._problem import Parameters, Problem, outside_modes
+from codec.unlearn._products import check_curved
 from codec.unlearn._report import Report
 from codec.unlearn._requests import fresh_ids, ids_of_class, read_ids
 from codec.unlearn._search import Scope, Screen, Selector
@@ -81,7 +83,7 @@ class Unlearner:
     damping : 'auto' or float, default 'auto'
         mu of ``(H_R + mu I)^-1``; 'auto': three times ``||grad F_S|| / ||w||`` of the trained model, up to five times
         that where the forgotten samples were not learnt, at least 1e-4; doubled until the retained objective rises by at
-        most half and the guard holds. Newton steps (``update='gradient'``, ``convex=True``) take none.
+        most half and the guard holds; where a whole class goes, a third of it on the last layer. Newton steps (``update='gradient'``, ``convex=True``) take none.
     update : str, default 'difference'
         Right-hand side b of the step ``(H_R + mu I)^-1 b``. 'difference': ``grad F_S - grad F_R``. 'gradient':
         ``-grad F_R``, for convex models. 'chained': the difference gradient at the present parameters. 'sekhari':
@@ -221,6 +223,8 @@ class Unlearner:
             batch_size=batch_size, group=group,
         )  # fmt: skip
         self.problem.team.check_seed(random_state)
+        if curvature in {"ggn", "hessian", "kfac"}:
+            check_curved(self.problem)
         if convex:
             check_statistics(self.problem.model)
             check_double(self.problem)

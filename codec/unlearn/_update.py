@@ -17,6 +17,7 @@ from torch import Tensor
 from codec._validation import check_option
 from codec.unlearn._curvature import Curvature
 from codec.unlearn._linearisation import Linearisation
+from codec.unlearn._newton import LAST
 from codec.unlearn._point import objective_gradient, pull
 from codec.unlearn._problem import Problem
 from codec.unlearn._products import Products
@@ -172,7 +173,8 @@ def deletion_step(
         first_damping = damping_for(problem, work.gone, work.pull() if first_damping is None else first_damping)
     best: Step | None = None
     for mu in _dampings(damping, first_damping):
-        solution = _direction(work, operator, b, method, mu, x0, tol, max_iter, solver)
+        last = LAST if damping == "auto" else 1.0  # a number is taken at its word
+        solution = _direction(work, operator, b, method, mu, x0, tol, max_iter, solver, last)
         length = work.fitted_length(solution.x) if fit_length else 1.0
         best = work.judge(solution, length, b, max_rise, guard, max_drop)
         if best.accepted:
@@ -397,6 +399,7 @@ def _direction(
     tol: float,
     max_iter: int,
     solver: str,
+    last: float,
 ) -> Solution:
     least = mu + work.problem.weight_decay
     if method == "gradient_ascent":
@@ -404,7 +407,7 @@ def _direction(
     if method == "paper_step":
         return Solution(_rank_one(work, b, least), 0, 0.0, mu, method="secant")
     first = operator.solve(b, mu, x0=x0, tol=tol, max_iter=max_iter, method=solver)
-    return operator.minimise(first, b, tol=tol, max_iter=max_iter) if method == "difference" else first
+    return operator.minimise(first, b, tol=tol, max_iter=max_iter, last=last) if method == "difference" else first
 
 
 def _rank_one(work: _Work, b: Tensor, damping: float) -> Tensor:

@@ -37,6 +37,7 @@ from codec.unlearn._training import (
     Recipe,
     State,
     changed_state,
+    check_classes,
     check_recipe,
     check_share,
     class_axis,
@@ -436,6 +437,7 @@ def scrub(
         check_integer(forget_batch_size, "forget_batch_size", 1)
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
+        check_classes(problem)
         teacher = _fixed(problem)
 
         # min  alpha/N_r sum_R d + gamma/N_r sum_R loss - 1/N_f sum_U d,   d = T^2 KL(teacher || student)   (3)
@@ -500,6 +502,7 @@ def bad_teacher(
     seed = seed_for(problem, random_state)
 
     def passes(work: Problem, forget: Tensor, retain: Tensor) -> Passes:
+        check_classes(problem)
         generator = torch.Generator().manual_seed(seed)
         shown = retain[torch.randperm(len(retain), generator=generator)[: round(retain_share * len(retain))]]
         good, bad = _fixed(problem), _fixed(fresh_copy(problem, initial, seed))

@@ -1037,3 +1037,14 @@ def test_an_optimiser_of_ones_own():
     recipe = Recipe(epochs=1, batch_size=None, optimizer=lambda ps: torch.optim.LBFGS(ps, max_iter=50))
     deletion = baselines.fine_tune(problem, IDS, recipe)
     assert deletion.retain_loss[1] < deletion.retain_loss[0]
+
+
+@pytest.mark.parametrize("method", [baselines.scrub, baselines.bad_teacher])
+def test_teachers_are_of_classes_alone(method):
+    answers = (normal(40, 3) > 0.0).float()
+    for loss, targets in ((nn.BCEWithLogitsLoss(), answers), ("mse", normal(40, 3))):
+        with pytest.raises(ValueError, match="outputs are no classes"):
+            method(Problem(net(), loss, (X, targets), weight_decay=DECAY), IDS, SHORT, random_state=0)
+    mixed = torch.softmax(normal(40, 3), 1)
+    for loss in (nn.CrossEntropyLoss(), lambda o, t: cross_entropy(o, t, reduction="none")):
+        assert method(Problem(net(), loss, (X, mixed), weight_decay=DECAY), IDS, SHORT, random_state=0).accepted

@@ -516,3 +516,11 @@ def test_split_in_every_form():
         split(DATA, range(40))
     with pytest.raises(ValueError, match=r"entries of \[39, 40\] samples"):
         split((X[:40], Y[:39]), [0])
+
+
+def test_frames_are_split_into_frames():
+    frame = pd.DataFrame({"a": np.arange(6.0), "b": list("uvwxyz")}, index=range(10, 16))
+    parts = split((frame, frame["a"]), [1, 3])
+    pd.testing.assert_frame_equal(parts["forget"][0], frame.iloc[[1, 3]])
+    pd.testing.assert_frame_equal(parts["retain"][0], frame.iloc[[0, 2, 4, 5]])
+    pd.testing.assert_series_equal(parts["forget"][1], frame["a"].iloc[[1, 3]])

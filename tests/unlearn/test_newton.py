@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.func import functional_call, jvp
 
-from codec.unlearn import Unlearner
+from codec.unlearn import Unlearner, _curvature
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._demo import TRAIN, WEIGHT_DECAY, digits, train
-from codec.unlearn._newton import answers, follow
+from codec.unlearn._newton import follow, missed
 from codec.unlearn._problem import Problem
 from codec.unlearn._slices import Slices
 from codec.unlearn._solve import Solution
@@ -107,8 +107,9 @@ def linear_model(n=12, classes=3):
     return Problem(model, "cross_entropy", data, weight_decay=0.05)
 
 
+@pytest.mark.parametrize("gone_for_good", [False, True])
 @pytest.mark.parametrize("every", [0, 2])
-def test_the_force_is_the_gradient_of_the_linearised_models_loss(every):
+def test_the_force_is_the_gradient_of_the_linearised_models_loss(every, gone_for_good, monkeypatch):
     problem = linear_model()
     params, units = problem.parameters(), find_units(problem.model)
     slices = Slices(units, torch.arange(0, units.n_units, every) if every else None)
@@ -132,9 +133,11 @@ def test_the_force_is_the_gradient_of_the_linearised_models_loss(every):
     torch.testing.assert_close(r.decode(r.moved(r.encode(x)).product(r.encode(v))), bend)
     b = torch.randn(slices.size, dtype=torch.float64)
     to_the_end = {"tol": 1e-8, "max_iter": 500}
-    found = curvature.minimise(curvature.solve(b, 0.01, **to_the_end), b, **to_the_end)
+    monkeypatch.setattr(_curvature, "GONE", 0.0 if gone_for_good else 1.0)
+    found = curvature.minimise(curvature.solve(b, 0.01, **to_the_end), b, **to_the_end, last=1 / 3)
+    share = 1 / 3 if gone_for_good else 1.0
     pull = slices.gather(
-        {name: torch.full_like(v, 0.05 + 0.01 / (3 if name[0] == "2" else 1)) for name, v in params.items()}
+        {name: torch.full_like(v, 0.05 + 0.01 * (share if name[0] == "2" else 1.0)) for name, v in params.items()}
     )
     least = torch.autograd.functional.jacobian(loss, found.x) - zero + pull * found.x
     assert float((least - b).norm()) <= 1e-6 * float(b.norm())
@@ -145,6 +148,28 @@ def test_the_force_is_the_gradient_of_the_linearised_models_loss(every):
     # Also where the damping holds most of it: a layer damped less would look as if two thirds of that were missed.
     first = curvature.solve(small, 1e3, **to_the_end)
     assert curvature.minimise(first, small, tol=0.2, max_iter=500) is first
+
+
+def test_a_closer_tolerance_solves_the_same_problem():
+    """Where the quadratic model is near the last layer is damped as the others are, and always by one's own damping."""
+    x, y = (part[:TRAIN] for part in digits())
+    model = train(x, y, 0)
+
+    def end(damping, tolerance, **request):
+        ours = Unlearner(
+            model, "cross_entropy", (x, y), weight_decay=WEIGHT_DECAY, selector="all", damping=damping,
+            tolerance=tolerance, random_state=0,
+        )  # fmt: skip
+        deletion = ours.forget(**request)
+        return torch.cat([(ours.parameters[k] - v.detach()).flatten() for k, v in model.named_parameters()]), deletion
+
+    for damping in (0.05, "auto"):
+        (loose, _), (close, deletion) = (end(damping, tolerance, ids=[4]) for tolerance in (0.02, 1e-7))
+        assert "Newton steps" in deletion.reason
+        assert float((close - loose).norm()) < 0.1 * float(close.norm())
+    chosen, deletion = end("auto", 0.2, target=7)
+    given, _ = end(deletion.damping, 0.2, target=7)
+    assert float(given.norm()) < 0.98 * float(chosen.norm())
 
 
 def atan_force(x):
@@ -178,9 +203,10 @@ def test_steps_that_overshoot_are_halved():
 def test_a_first_step_answers_the_right_side_where_the_curvature_stays(b, enough):
     first, _ = newton_on(b)
     right = torch.tensor([b], dtype=torch.float64)
-    missed = float((right - atan_force(first.x)).abs()) / b
-    assert (missed <= 0.2) is enough
-    assert answers(first, right, atan_force, dot, 0.2) is enough
+    share = float((right - atan_force(first.x)).abs()) / b
+    assert (share <= 0.2) is enough
+    assert missed(first, right, atan_force, dot) == pytest.approx(share)
+    assert missed(first, 0.0 * right, atan_force, dot) == 0.0
 
 
 def test_a_step_of_no_use_at_any_length_leaves_the_first_solution():

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 from collections import UserDict
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from codec.unlearn import Unlearner, baselines
 from codec.unlearn._chain import NoChainError, find_chain
 from codec.unlearn._data import content_of, spread
 from codec.unlearn._problem import Problem
+from codec.unlearn.baselines import Recipe
 
 X = torch.arange(24.0).reshape(8, 3) / 10
 Y = torch.tensor([0, 1, 0, 1, 1, 0, 1, 0])
@@ -624,3 +626,100 @@ def test_what_tells_data_apart_is_read_whole():
     ):
         assert content_of(one) == content_of(copy.deepcopy(one))
         assert content_of(one) != content_of(two)
+
+
+class Scaled(nn.Module):
+    """Scales its inputs, in place or not, and has running statistics."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+        self.first, self.norm, self.last = nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = x.mul_(10.0) if self.in_place else x * 10.0
+        return self.last(torch.relu(self.norm(self.first(x))))
+
+
+@pytest.mark.parametrize("method", [baselines.retrain, baselines.fine_tune, baselines.scrub, baselines.random_labels])
+def test_running_statistics_of_models_that_write_their_inputs_move_in_training(method):
+    found = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        ours = Problem(Scaled(in_place), "cross_entropy", (X.clone(), Y), weight_decay=0.01)
+        found.append(method(ours, [1, 5], Recipe(epochs=3, batch_size=10), random_state=0).parameters)
+        assert torch.equal(ours.fetch(torch.arange(len(X)))[0], X)
+    assert any("running_mean" in name for name in found[0])
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
+
+
+class Merged(nn.Module):
+    """An adapter that is merged into a frozen weight in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = nn.Linear(3, 2).requires_grad_(False)
+        self.adapter = nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, x):
+        return self.base(x) + (x @ self.adapter.T if self.training else x @ self.adapter.detach().T)
+
+
+def test_a_loss_that_no_parameter_changes_is_refused():
+    for model, loss in [
+        (Merged(), "cross_entropy"),
+        (nn.Linear(3, 2), lambda o, t: nn.functional.cross_entropy(o, t, reduction="none").detach()),
+        (nn.Linear(3, 2), lambda o, t: (o.argmax(1) != t).float()),
+    ]:
+        with pytest.raises(ValueError, match="loss does not depend on the trainable parameters"):
+            Problem(model, loss, (X, Y), weight_decay=0.1)
+    silent = nn.Linear(3, 1)
+    with torch.no_grad():
+        for parameter in silent.parameters():
+            parameter.zero_()
+    Problem(silent, "mse", (X, torch.zeros(len(X), 1)), weight_decay=0.1)  # a perfect fit has no gradient either
+
+
+@pytest.mark.parametrize("selector", ["all", "gradient_norm", "lfoci", "random"])
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.SmoothL1Loss()])
+def test_targets_in_double_are_those_in_single(loss, selector):
+    targets, found = X @ torch.ones(3, 1), []
+    for kind in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+        unlearner = Unlearner(
+            model, loss, (X, targets.to(kind)), weight_decay=0.1, selector=selector, n_perturbations=50, random_state=0
+        )
+        unlearner.forget(1)
+        found.append(unlearner.parameters)
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_smoothed_targets_are_no_likelihood():
+    hard = nn.functional.one_hot(Y, 2).float()
+    assert problem(MODEL).likelihood
+    assert problem(MODEL, data=(X, hard)).likelihood
+    assert not problem(MODEL, data=(X, 0.7 * hard + 0.15)).likelihood
+    assert not problem(MODEL, nn.BCEWithLogitsLoss(), data=(X, 0.7 * hard + 0.15)).likelihood
+
+
+def test_losses_and_layers_without_a_second_derivative_are_refused():
+    with pytest.raises(ValueError, match="loss has no second derivative in torch"):
+        Unlearner(MODEL, nn.MultiMarginLoss(), (X, Y), weight_decay=0.1)
+    Unlearner(MODEL, nn.MultiMarginLoss(), (X, Y), weight_decay=0.1, curvature="empirical_fisher").forget(1)
+    bags = nn.Sequential(nn.EmbeddingBag(9, 3, mode="max"), nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="bags of mode='max'"):
+        Unlearner(bags, "cross_entropy", (torch.randint(9, (len(X), 4)), Y), weight_decay=0.1)
+
+
+def test_what_a_model_is_called_with_and_cannot_be_copied_is_told():
+    with pytest.raises(ValueError, match=r"unexpected keyword argument 'x' \(entries of a dict are passed by name"):
+        Problem(MODEL, "cross_entropy", {"x": X, "index": Y, "labels": Y}, weight_decay=0.1)
+    with pytest.raises(ValueError, match="vmap cannot take it sample by sample; let it give one value a sample"):
+        problem(MODEL, lambda o, t: nn.functional.cross_entropy(o[t >= 0], t[t >= 0]))
+    locked = nn.Linear(3, 2)
+    locked.lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"model cannot be copied.*'lock' of type lock"):
+        problem(locked)

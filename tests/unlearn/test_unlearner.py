@@ -1005,7 +1005,7 @@ def test_a_report_and_a_history():
     model, X, y = net()
     ours = unlearner(model, X, y)
     ours.forget([1])
-    assert "1 requests, 1 stand" in ours.report().to_html()
+    assert "1 request, 1 stand" in ours.report().to_html()
     assert ours.history["accepted"].tolist() == [True]
 
 

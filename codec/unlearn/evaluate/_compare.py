@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.unlearn._deletion import Deletion
-from codec.unlearn._problem import Loss
+from codec.unlearn._loss import Loss
 from codec.unlearn._training import Recipe, reset, seed_of, seeded
 from codec.unlearn._unlearner import Unlearner
 from codec.unlearn.evaluate._membership import FPR, attack_scores, auc, tpr_at_fpr

@@ -15,14 +15,14 @@ from torch.utils._pytree import tree_leaves
 
 from codec.unlearn._data import Samples, content_of, read_data, spread
 from codec.unlearn._deletion import Deletion
-from codec.unlearn._distributed import plain_copy, uncompiled
-from codec.unlearn._problem import CHECKED, Loss, Problem, without_nesting
+from codec.unlearn._distributed import UNCOPIED, copying, plain_copy, uncompiled
+from codec.unlearn._loss import Loss
+from codec.unlearn._problem import CHECKED, Problem, without_nesting
 from codec.unlearn._unlearner import Unlearner
 from codec.unlearn.evaluate._metrics import Array, Labels
 from codec.unlearn.evaluate._split import in_memory
 
 ORIGINAL, RETRAINED = "original", "retrained"
-UNCOPIED = (TypeError, RuntimeError, copy.Error)  # what deepcopy raises
 Train = Callable[[Any, int], nn.Module]
 
 
@@ -124,29 +124,8 @@ def _plain(leaf: Any) -> Any:
 
 def copy_of(model: nn.Module, name: str) -> nn.Module:
     """A copy of a model; a TypeError that says what in it cannot be copied."""
-    try:
+    with copying(model, name):
         return plain_copy(model)
-    except torch.OutOfMemoryError:
-        raise
-    except UNCOPIED as error:
-        raise TypeError(
-            f"{name} cannot be copied, and no model is run or changed but as a copy: {_uncopied(model)}. Modules must "
-            "hold no locks, open files or generators: take these out, or leave them out of copies by a __getstate__ of the "
-            "module."
-        ) from error
-
-
-def _uncopied(model: nn.Module) -> str:
-    """Which attribute of which module deepcopy refuses."""
-    for name, module in model.named_modules():
-        for key, value in vars(module).items():
-            if key in {"_modules", "_parameters", "_buffers"} or isinstance(value, Tensor):
-                continue
-            try:
-                copy.deepcopy(value)
-            except UNCOPIED:
-                return f"its attribute {'.'.join(filter(None, (name, key)))!r} of type {type(value).__name__}"
-    return f"deepcopy refuses its {type(model).__name__}"
 
 
 def as_model(value: Any, name: str, original: nn.Module) -> nn.Module:

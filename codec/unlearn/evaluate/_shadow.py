@@ -29,7 +29,8 @@ from codec._forward import show_progress
 from codec._validation import as_generator, check_integer, check_jobs
 from codec.unlearn._data import content_of, spread
 from codec.unlearn._distributed import uncompiled
-from codec.unlearn._problem import CHECKED, Loss
+from codec.unlearn._loss import Loss
+from codec.unlearn._problem import CHECKED
 from codec.unlearn._training import seeded
 from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
 from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Parts, Train, as_model, copy_of, known

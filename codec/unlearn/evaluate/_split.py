@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -83,4 +84,6 @@ def _each(data: Any, f: Callable[[Any], Any]) -> Any:
 
 
 def _rows(leaf: Any, ids: Tensor) -> Any:
-    return leaf[ids.to(leaf.device)] if isinstance(leaf, Tensor) else np.asarray(leaf)[ids.numpy()]
+    if isinstance(leaf, Tensor):
+        return leaf[ids.to(leaf.device)]
+    return leaf.iloc[ids.numpy()] if isinstance(leaf, (pd.DataFrame, pd.Series)) else np.asarray(leaf)[ids.numpy()]

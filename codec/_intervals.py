@@ -102,11 +102,12 @@ def codec_interval(
     Raises
     ------
     ValueError
-        Several responses; a constant y or z; hardly any row but of one value of y (for the bootstrap); y a function of ``given`` in the sample, or so nearly that the interval would
-        lie below -1; ``confidence_level`` not in (0, 1);
-        for the bootstrap more than two columns of z and ``given`` or fewer than 100 rows; for the analytic interval
-        fewer than four rows, ties in y or z, or several columns. The ordinary (n out of n) bootstrap is refused: it
-        repeats rows, a repeated row is its own nearest neighbour, and it fails for this coefficient [2]_.
+        Several responses; a constant y or z; y a function of ``given`` in the sample, or so nearly that the interval
+        would lie below -1; ``confidence_level`` not in (0, 1); for the bootstrap more than two columns of z and
+        ``given``, fewer than 100 rows, or fewer than two rows a subsample with another value of y than the most frequent;
+        for the analytic interval fewer than four rows, ties in y or z, or several columns. The ordinary (n out of n)
+        bootstrap is refused: it repeats rows, a repeated row is its own nearest neighbour, and it fails for this
+        coefficient [2]_.
     TypeError
         ``confidence_level`` is no number, z or ``given`` holds text.
 
@@ -114,7 +115,8 @@ def codec_interval(
     -----
     UserWarning
         Fewer than 500 rows (analytic) or 400 rows (bootstrap), at which the interval covers less, or is wider, than it
-        should; fewer than five rows a subsample but of one value of y; rows with missing values were left out.
+        should; fewer than five rows a subsample with another value of y than the most frequent; rows with missing values
+        were left out.
 
     References
     ----------

@@ -122,7 +122,7 @@ class Data:
 
     def copies_note(self) -> tuple[str, ...]:
         """A warning if rows are there twice."""
-        rows = rows_without_copies([table for table in (self.y, self.z, self.given) if table is not None])
+        rows = rows_without_copies([table for table in (self.z, self.given, self.y) if table is not None])
         if rows is None:
             return ()
         return (f"{copies_note(self.n - rows.size, self.n)}: the test takes rows for independent, pass each once.",)

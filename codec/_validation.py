@@ -33,8 +33,10 @@ ROWS_AT_ONCE = 512  # at least, of an array that is turned into columns
 VALUES_AT_ONCE = 2**17
 COPIES = "rows are copies of other rows"
 HARMLESS = 0.02  # share of rows that are copies: as good as none
-MANY_VALUES, HARDLY = 0.25, 0.05  # shares of rows: distinct values of a column, agreement by chance
-FEW, OFTEN = 5, 0.05  # rows, and their share, up to which a value may be there by copying
+MANY_VALUES, HARDLY = 0.25, 0.05  # distinct values of a column, of the rows; chance, of what agrees
+DECISIVE = 5.0  # groups of rows that are expected to differ, below which it is open whether they are copies
+MANY_COPIES = 0.15  # share of rows, above which open is no
+FEW, OFTEN = 10, 0.05  # rows, and their share, up to which a value may be there by copying
 EXACT_INTEGERS = 2**53  # below, float64 holds every integer
 SMALLEST_SQUARE = 1e-290  # of a column's span: smaller ones leave no digits to the gaps
 
@@ -317,38 +319,61 @@ def _refuse_infinite(table: Table) -> None:
 def rows_without_copies(tables: Sequence[Table]) -> IntArray | None:
     """The rows that are no copies of earlier ones; None where hardly any is, or chance may have made equal rows.
 
-    Rows that agree in every column are copies if others would hardly agree by chance: one column holds many distinct
-    values, and the shares of rows that agree in it and in all other columns have a small product. A value that many
-    rows share (the zeros of an inflated count, a censored time, a missing value) tells nothing of copies, so rows
-    without any other value in a column of many are left out of all that.
+    Only a value that few rows share, in a column of many values, tells of copies: not the zeros of an inflated count,
+    a censored time, or a missing value. Rows without one are left out of all that. Of several tables the last is the
+    response.
     """
     columns = [column for table in tables for column in table.columns]
     n = tables[0].n_rows
     if n - first_of_equal(columns).size <= HARMLESS * n:
         return None
-    telling = np.flatnonzero(_telling(columns))
-    if not telling.size:
+    coded = [np.unique(column, return_inverse=True, return_counts=True) for column in columns]
+    rare = np.array([_tells(values, count, n)[code] for values, code, count in coded])
+    telling = np.flatnonzero(rare.any(axis=0))
+    copies = np.delete(telling, first_of_equal([column[telling] for column in columns])) if telling.size else telling
+    n_features = len(columns) - len(tables[-1].names) * (len(tables) > 1 and copies.size > MANY_COPIES * n)
+    if copies.size <= HARMLESS * n or _agree_by_chance([code for _, code, _ in coded], rare, n_features):
         return None
-    columns = [column[telling] for column in columns]
-    first = first_of_equal(columns)
-    if telling.size - first.size <= HARMLESS * n:
-        return None
-    n_values = [np.unique(column).size for column in columns]
-    most = int(np.argmax(n_values))
-    others = [column[first] for column in columns[:most] + columns[most + 1 :]]
-    by_chance = (1.0 - n_values[most] / first.size) * (1.0 - first_of_equal(others).size / first.size)
-    return np.delete(np.arange(n), np.delete(telling, first)) if by_chance <= HARDLY else None
+    return np.delete(np.arange(n), copies)
 
 
-def _telling(columns: Sequence[FloatArray]) -> NDArray[np.bool_]:
-    """Which rows hold a value that few rows share in a column of many values."""
-    n = columns[0].size
-    found = np.zeros(n, dtype=np.bool_)
-    for column in columns:
-        values, code, count = np.unique(column, return_inverse=True, return_counts=True)
-        if values.size >= MANY_VALUES * n:
-            found |= ((count <= max(FEW, OFTEN * n)) & ~np.isnan(values))[code]
-    return found
+def _tells(values: FloatArray, count: IntArray, n: int) -> NDArray[np.bool_]:
+    """Which values of a column tell of copies."""
+    return (values.size >= MANY_VALUES * n) & (count <= max(FEW, OFTEN * n)) & ~np.isnan(values)
+
+
+def _agree_by_chance(codes: Sequence[IntArray], rare: NDArray[np.bool_], n_features: int) -> bool:
+    """Whether rows that are equal but for one column agree in that as well because any two rows often do.
+
+    Several rows of a patient, a place or a rounded amount have the same X, and a y that takes few values makes many of
+    them equal, but others of them differ in y; rows that were copied agree in every column. Where hardly any group of
+    rows is expected to differ nobody can tell; in a column from ``n_features`` on this counts as chance.
+    """
+    draw = np.random.default_rng(0)  # equal sums of random words: equal rows
+    words = [draw.integers(2**64, size=int(code.max()) + 1, dtype=np.uint64)[code] for code in codes]
+    whole: NDArray[np.uint64] = np.add.reduce(words)
+    n_telling = rare.sum(axis=0)
+    for j, (word, tells) in enumerate(zip(words, rare, strict=True)):
+        rows = n_telling > tells  # some other column tells of copies
+        key = (whole - word)[rows]
+        count, sizes, equal = (np.unique(k, return_counts=True)[1] for k in (word[rows], key, whole[rows]))
+        own, elsewhere, both = (float((c * (c - 1.0)).sum()) for c in (count, sizes, equal))
+        n_pairs = float(key.size) * (key.size - 1.0)
+        if (own - both) / max(n_pairs - elsewhere, 1.0) * elsewhere < HARDLY * both or not both:
+            continue  # chance makes hardly any of the pairs that agree
+        tied, share = np.unique(sizes, return_counts=True), count / key.size
+        expected = sum(n * (1.0 - float((share**size).sum())) for size, n in zip(*tied, strict=True))
+        if _mixed(key, whole[rows]) > expected / 4.0 or (expected < DECISIVE and j >= n_features):
+            return True
+    return False
+
+
+def _mixed(key: NDArray[np.uint64], whole: NDArray[np.uint64]) -> int:
+    """Groups of equal keys in which the whole rows differ."""
+    order = np.argsort(key, kind="stable")
+    start = np.flatnonzero(np.r_[True, key[order][1:] != key[order][:-1]])
+    low, high = (bound.reduceat(whole[order], start) for bound in (np.minimum, np.maximum))
+    return int((low != high).sum())
 
 
 def count_once(tables: Sequence[Table], stacklevel: int) -> list[Table]:

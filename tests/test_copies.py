@@ -99,6 +99,55 @@ def test_zeros_that_depend_are_found(seed: int) -> None:
     assert MarkovBlanketSelector(random_state=seed).fit(X, y).support_.all()
 
 
+def _units(rng: np.random.Generator, sizes: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of units that have the same X each, and a y of two values."""
+    X = np.repeat(rng.standard_normal((sizes.size, 2)), sizes, axis=0)
+    return X, (rng.random(len(X)) < share).astype(float)
+
+
+def _amounts(rng: np.random.Generator, n: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Whole amounts, most of them near one value, and a rare event."""
+    x = np.where(rng.random(n) < 0.6, np.round(15 * rng.standard_normal(n) + 300), np.round(rng.uniform(0, 1500, n)))
+    return x[:, None], (rng.random(n) < share).astype(float)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_several_rows_of_a_unit_or_an_amount_are_measurements(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    few_are_large = np.r_[np.full(20, 16), np.ones(160, int)]
+    for table in (
+        _units(rng, few_are_large, 0.1), _units(rng, few_are_large, 0.3), _units(rng, np.full(60, 4), 0.2),
+        _amounts(rng, 1000, 0.015), _amounts(rng, 500, 0.02),
+    ):  # fmt: skip
+        assert _rows(*table) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_copies_are_found_in_many_kinds_of_tables(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, few = rng.standard_normal((100, 3)), rng.integers(0, 2, 100)
+    tables = [
+        (x, x[:, 0] > 0.3),
+        (x[:, :1], few),
+        (x, np.minimum(x[:, 0], 0.5)),
+        (_inflated(rng, 100, 3, 0.5), x[:, 0]),
+    ]
+    for X, y in tables:
+        np.testing.assert_array_equal(_rows(np.r_[X, X], np.r_[y, y]), np.arange(100))
+        again = rng.integers(100, size=100)
+        assert _rows(X[again], y[again]).size == np.unique(again).size
+    minority = np.r_[np.arange(100), np.repeat(np.arange(10), 7)]
+    np.testing.assert_array_equal(_rows(x[minority], (np.arange(100) < 10)[minority]), np.arange(100))
+
+
+def test_units_of_which_one_is_measured_are_not_found_to_be_dependent() -> None:
+    found = 0
+    for seed in range(40):
+        X, y = _units(np.random.default_rng(seed), np.r_[np.full(20, 16), np.ones(160, int)], 0.1)
+        found += MarkovBlanketSelector(random_state=seed).fit(X, y).support_.any()
+    assert found < 8  # of 40; of level .05 with probability .001
+
+
 def test_the_two_equal_flowers_of_iris_are_left() -> None:
     X, y = load_iris(return_X_y=True)
     assert pd.DataFrame(np.column_stack([X, y])).duplicated().sum() == 1

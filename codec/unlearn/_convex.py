@@ -425,6 +425,9 @@ class Curvature:
         What was made.
     downdated : Downdated or None
         The kept inverse without the curvature of the one sample that a request takes out; for that request alone.
+    stale : bool
+        Whether samples have gone since it was made: less the curvature of the others it tells the row of a single one,
+        so it is left out of pickles and copies, and made anew where it is needed.
     """
 
     problem: SoftmaxProblem
@@ -432,6 +435,10 @@ class Curvature:
     tolerance: float = 1e-3
     kept: Solver | None = None
     downdated: Downdated | None = None
+    stale: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | ({"kept": None, "downdated": None, "stale": False} if self.stale else {})
 
     def make(self, at: Point) -> Solver:
         """What is kept of the Hessian; made at this point when it is not there."""
@@ -445,8 +452,8 @@ class Curvature:
             self.downdated = Downdated.made(self.kept, self.problem, at, int(samples[0]))
 
     def settle(self) -> None:
-        """Keep nothing of the samples that a request took out."""
-        self.downdated = None
+        """What was made for one request goes; what is kept holds samples that are gone."""
+        self.downdated, self.stale = None, self.kept is not None
 
     def chord(self, at: Point) -> Point:
         """Where the kept inverse leads; it needs no product with the Hessian."""

@@ -102,6 +102,7 @@ class Ledger:
         self._closing = weakref.finalize(self, os.close, descriptor)  # also where nobody closes it
         self._lines: list[_Line] = []
         self._size = 0  # bytes of whole lines
+        self._process = os.getpid()  # a fork has this object and its lock, too
 
     # ------------------------------------------------------------------ opening
     @classmethod
@@ -272,6 +273,7 @@ class Ledger:
             raise LedgerError("this ledger is closed; open it again with Ledger.open(folder).")
         if self._read_only:
             raise LedgerError("this ledger was opened to be read; open it again without read_only.")
+        self._check_process()
         self._check_place()
         text = _as_json(entry)
         if "undoes" in text and text["undoes"] not in [index for index, _ in self.standing()]:
@@ -298,6 +300,7 @@ class Ledger:
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
         """Where the block fails, or is interrupted, its entries are taken off again."""
+        self._check_process()
         n_lines, size = len(self._lines), self._size
         try:
             yield
@@ -307,6 +310,14 @@ class Ledger:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
             raise
+
+    def _check_process(self) -> None:
+        """A fork knows nothing of what is written after it, and would cut it off."""
+        if os.getpid() != self._process:
+            raise LedgerError(
+                f"{self._folder} is held by process {self._process}, of which this one is a fork; requests belong to the "
+                "process that opened the ledger. Open it in the process that is to write, after forking."
+            )
 
     def _check_place(self) -> None:
         """What goes into a file that was removed is lost."""

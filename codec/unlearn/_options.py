@@ -132,11 +132,13 @@ def check_statistics(model: nn.Module) -> None:
 
 def assumed_of_buffers(model: nn.Module) -> tuple[str, ...]:
     """What a certificate takes for granted of values that training may have set beside the parameters."""
-    names = [name for name, value in model.named_buffers() if value.is_floating_point()]
-    if not names:
-        return ()
-    shown = f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
-    return (f"the buffers of the model ({shown}) do not depend on the training data",)
+    frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
+    buffers = [name for name, _ in model.named_buffers() if not name.endswith("num_batches_tracked")]
+    return tuple(
+        f"the {kind} of the model ({', '.join(names[:3])}{', ...' * (len(names) > 3)}) do not depend on the training data"
+        for kind, names in (("buffers", buffers), ("frozen parameters", frozen))
+        if names
+    )
 
 
 def _check_damping(damping: Any, undamped: bool) -> None:

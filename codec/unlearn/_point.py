@@ -24,6 +24,7 @@ from codec.unlearn._units import Units
 
 ROUGH = 0.2  # tolerance of the steps that exchanges are judged by
 PULL = 3.0  # damping over ||grad F_S|| / ||w||
+PROBE = 1e-9  # relative change of the weights that single precision does not show
 ROUNDINGS = 10.0  # of operations, in changes of the weights by one part in 2^52
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # their scales start at 1
 
@@ -159,17 +160,43 @@ class InDouble(Problem):
 
 
 def check_double(problem: Problem) -> None:
-    """Refuse what cannot be computed in double precision, as `gradient_norm` does."""
+    """Refuse what is not computed in double precision, as `gradient_norm` does: no bound would hold."""
     exact = InDouble(problem)
+    params, change = exact.parameters(), torch.Generator().manual_seed(0)
+
+    def along(factor: float) -> dict[str, Tensor]:
+        change.manual_seed(0)
+        return {
+            name: w * (1.0 + factor * torch.randn(w.shape, dtype=w.dtype, generator=change).to(w.device))
+            for name, w in params.items()
+        }
+
     try:
         batch = next(exact.batches(size=8))
         with torch.no_grad():
-            exact.losses(exact.outputs(exact.parameters(), batch.inputs), batch.targets)
+            outputs = [
+                exact.outputs(along(factor), batch.inputs) for factor in (PROBE, -PROBE, 1e3 * PROBE, -1e3 * PROBE)
+            ]
+            losses = [exact.losses(out, batch.targets) for out in outputs]
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"convex=True needs the gradient in double precision, where model or loss fail ({error}). Let their "
             "constants take the type of the inputs, or pass model and train_data in double precision."
         ) from error
+    near, far = losses[0] - losses[1], (losses[2] - losses[3]) / 1e3
+    single = {outputs[0].dtype, losses[0].dtype} != {torch.float64}
+    rounding = (
+        len(near)
+        * ROUNDINGS
+        * torch.finfo(torch.float64).eps
+        * float(max(outputs[0].abs().max(), losses[0].abs().max()))
+    )
+    if single or float((near - far).norm()) > 1e-2 * float(far.norm()) + rounding:
+        raise ValueError(
+            "convex=True needs the gradient in double precision, and model or loss round to a lower one on the way "
+            "(.float() does): bounds would hold for what they compute, not for the loss. Leave the type of the inputs as it "
+            "is."
+        )
 
 
 def gradient_norm(problem: Problem, params: Parameters, ids: Tensor) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from codec._validation import Rng, check_integer, check_positive
 from codec.unlearn._certificate import Accountant
 from codec.unlearn._deletion import Deletion, Timer
 from codec.unlearn._distributed import Group
-from codec.unlearn._history import History, clone, digest, ids_of, with_noise
+from codec.unlearn._history import History, clone, digest, ids_of, one_at_a_time, with_noise
 from codec.unlearn._ledger import fingerprint
 from codec.unlearn._loss import Loss
 from codec.unlearn._options import WITHOUT_ANCHOR, Guard, Options, check_statistics, entropy_of, name_of, units_of
@@ -237,8 +238,15 @@ class Unlearner:
             settings=partial(_settings, self.problem, self.units, self.options, loss),
         )
         self._steps = Steps(self.problem, self.units, self.options, self._history)
+        self._lock = RLock()
         if ledger is not None and self.problem.team.rank == 0:
             self._history.begin(ledger)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=RLock())
 
     # ------------------------------------------------------------------------ what is seen from outside
     @property
@@ -278,6 +286,7 @@ class Unlearner:
         return Report(self.deletions, title, tuple(self._history.standing))
 
     # ------------------------------------------------------------------------ requests
+    @one_at_a_time
     def submit(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> tuple[int, ...]:
         """Hand in a request that :meth:`run` will do; with a ledger it is on disk when this returns.
 
@@ -290,6 +299,7 @@ class Unlearner:
             self._history.submit(fresh)
         return fresh
 
+    @one_at_a_time
     @outside_modes
     def run(self, *, verbose: bool = False) -> tuple[Deletion, ...]:
         """Do the waiting requests in the order in which they came; ``verbose=True`` shows progress.
@@ -309,6 +319,7 @@ class Unlearner:
                 advance(1.0 / waiting)
         return tuple(done)
 
+    @one_at_a_time
     def withdraw(self, place: int) -> tuple[int, ...]:
         """Take back the request at this place in :attr:`pending`; returns its ids.
 
@@ -320,6 +331,7 @@ class Unlearner:
         self._history.withdraw(place)
         return waiting[place]
 
+    @one_at_a_time
     @outside_modes
     def forget(self, ids: Any = None, *, target: int | None = None, repeated: str = "raise") -> Deletion:
         """Delete samples: one call, one request, done at once, before those that wait.
@@ -405,6 +417,7 @@ class Unlearner:
         return deletion
 
     # ------------------------------------------------------------------------ undo
+    @one_at_a_time
     @outside_modes
     def rollback(self, id: int | None = None) -> None:  # noqa: A002 - as in `Deletion.id`
         """Take back a request: its samples count as training samples again.
@@ -464,6 +477,7 @@ class Unlearner:
         return clone(slices.add(prepared.point, step.delta))
 
     # ------------------------------------------------------------------------ disk
+    @one_at_a_time
     def save(self, folder: str | Path) -> None:
         """Write the history and the weights into a new ledger that :meth:`resume` reads.
 
@@ -511,6 +525,7 @@ class Unlearner:
         self._history.close()
 
     # ------------------------------------------------------------------------ release
+    @one_at_a_time
     @outside_modes
     def release(self, epsilon: float, delta: float, *, bound: float, random_state: Rng = None) -> nn.Module:
         """A copy with noise on all trainable parameters, (epsilon, delta)-indistinguishable from a retrained one.
@@ -524,8 +539,8 @@ class Unlearner:
             deviation ``bound * s``, s from the analytic Gaussian mechanism [1]_. The release is refused unless the
             certificate meets it.
         random_state : None, int, SeedSequence or Generator, default None
-            Seed of the noise. Keep it secret. Every release draws its own from it: the same noise on two copies would
-            cancel in their difference.
+            Seed of the noise. Keep it secret. Every release draws its own from it, but the same noise in another unlearner,
+            or a copy, with as many releases: on two copies it would cancel in their difference.
 
         Returns
         -------
@@ -562,8 +577,8 @@ class Unlearner:
 
     @property
     def accountant(self) -> Accountant:
-        """Privacy spent by the releases so far."""
-        return self._history.accountant
+        """Privacy spent by the releases so far, a copy."""
+        return Accountant(self._history.accountant.releases)
 
 
 def _settings(problem: Problem, units: Units, options: Options, loss: Loss) -> dict[str, Any]:

@@ -77,7 +77,10 @@ class RemovableLogisticRegression(ClassifierMixin, RemovableLinear):
 
     Notes
     -----
-    The model keeps the training rows, as a rotated float64 copy; those of forgotten rows are overwritten.
+    The model keeps the training rows, as a rotated float64 copy; those of forgotten rows are overwritten. The inverse that
+    requests share belongs to all rows of the fit: it could tell a forgotten one, and stays in memory alone, never in a
+    pickle or copy of the model. Where there are more columns than rows the rotation is into the span of all rows of the
+    fit. What goes to others is :meth:`release`, which has neither.
     Parameters that are set after :meth:`fit` count from the next fit on: requests, certificates and releases go
     by those of the fit.
 
@@ -130,9 +133,12 @@ class RemovableLogisticRegression(ClassifierMixin, RemovableLinear):
         max_iter = check_integer(self.max_iter, "max_iter", 1)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y has one class only, {self._name(0)}; a classifier needs samples of two classes.")
+        classes, labels = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(
+                f"y has one class only, {classes.tolist()[0]!r}; a classifier needs samples of two classes."
+            )
+        self.classes_ = classes
         self._start(SoftmaxProblem(self._with_intercept(X), labels, len(self.classes_), weight_decay))
         self._curvature = Curvature(self._problem, self._kind())
         self._point, steps = minimize(self._problem, 0.1 * tolerance * weight_decay, max_iter)

@@ -359,3 +359,34 @@ def test_noise_that_cannot_be_computed_is_refused():
     with pytest.raises(ValueError, match="epsilon is 1e-12; it must be at least 1e-9"):
         gaussian_multiplier(1e-12, 1e-100)
     assert float(exact_delta(gaussian_multiplier(1e-9, 1e-9), 1e-9)) == pytest.approx(1e-9, rel=1e-5)
+
+
+@pytest.mark.parametrize("where", ["output", "loss", "model"])
+def test_what_rounds_to_single_precision_on_the_way_has_no_certificate(where):
+    class Rounding(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).float().double()
+
+    def rounded(o, t):
+        return nn.functional.cross_entropy(o.float(), t, reduction="none")
+
+    X, y = torch.randn(12, 4, dtype=torch.float64), torch.arange(12) % 3
+    options = {"weight_decay": 0.1, "selector": "all", "convex": True, "random_state": 0}
+    model = (Rounding if where == "model" else nn.Linear)(4, 3).double()
+    loss = rounded if where == "loss" else "cross_entropy"
+    output = {"output": lambda o: o.float()} if where == "output" else {}
+    with pytest.raises(ValueError, match=r"round to a lower one on the way|needs the gradient in double"):
+        Unlearner(model, loss, (X, y), **options, **output)
+    for kind in (torch.float32, torch.float64):  # what computes in the type of its inputs
+        Unlearner(nn.Linear(4, 3).to(kind), "cross_entropy", (X.to(kind), y), **options)
+
+
+def test_what_a_certificate_takes_for_granted_of_frozen_parameters_and_buffers():
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    model[0].requires_grad_(False)
+    model.register_buffer("index", torch.arange(3))
+    X, y = torch.randn(30, 4), torch.arange(30) % 3
+    ours = Unlearner(model, "cross_entropy", (X, y), weight_decay=0.1, selector="all", convex=True, update="gradient")
+    assumed = ours.forget([0]).certificate.assumed
+    assert "the buffers of the model (index) do not depend on the training data" in assumed
+    assert "the frozen parameters of the model (0.weight, 0.bias) do not depend on the training data" in assumed

@@ -141,6 +141,9 @@ def test_forgetting_quality_by_hand():
     same = np.tile([[0.0], [1.0], [2.0], [3.0]], (1, 2))
     two = np.hstack([unlearned, same[:, :1]]), np.hstack([retrained, same[:, :1]])
     assert ev.forgetting_quality(*two).score == (0.25 + 1.0) / 2
+    for delta in (1.0, 2.0, -3.0, np.nan):
+        with pytest.raises(ValueError, match="delta is"):
+            ev.forgetting_quality(*two, delta=delta)
 
 
 def test_confidences_of_any_size_are_told_apart():

@@ -531,3 +531,21 @@ def test_noise_is_rounded_once_with_the_weights(dtype):
     found = with_noise(w, 1e-2, np.random.default_rng(3))["w"]
     assert found.dtype == dtype
     assert torch.equal(found, exact.to(dtype))
+
+
+def test_a_fork_writes_nothing_into_the_ledger_it_inherited(tmp_path):
+    ledger = Ledger.open(tmp_path / "ledger", {"w": torch.zeros(2)})
+    child = os.fork()
+    if child == 0:  # no assertion may leave here
+        told = 0
+        for write in (lambda: ledger.append({"n": 1}), lambda: ledger.whole().__enter__()):
+            try:
+                write()
+            except LedgerError as error:
+                told += "this one is a fork" in str(error)
+        os._exit(told)
+    ledger.append({"n": 2})
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    ledger.append({"n": 3})
+    ledger.close()
+    assert [entry["n"] for entry in Ledger.open(tmp_path / "ledger", read_only=True).entries()] == [2, 3]

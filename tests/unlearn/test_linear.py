@@ -1,6 +1,8 @@
 """Linear models that forget: equal to models fitted without the rows, and what their certificates say."""
 
+import copy
 import dataclasses
+import pickle
 import warnings
 
 import numpy as np
@@ -522,3 +524,27 @@ def test_rows_that_could_not_be_taken_out_are_as_before(kind, n_rows, monkeypatc
     assert model._gradient_norm() == twin._gradient_norm()
     assert getattr(getattr(model, "_curvature", None), "downdated", None) is None
     np.testing.assert_array_equal(flat(model), flat(twin))
+
+
+def test_pickles_and_copies_hold_no_inverse_of_forgotten_rows():
+    """n (H - wd I) less the others' curvature would be s x x^T of the row that is gone."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 5))
+    model = RemovableLogisticRegression(0.01).fit(X, (X[:, 0] + rng.normal(size=200) > 0).astype(int)).prepare()
+    assert pickle.loads(pickle.dumps(model))._curvature.kept is not None  # nothing is gone yet
+    model.forget(7)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert other._curvature.kept is None
+        assert other._curvature.downdated is None
+        assert other.forget(8).certificate.bound <= 1e-4
+    assert model._curvature.kept is not None  # where it makes the next request fast
+
+
+def test_a_fit_that_is_refused_leaves_the_model_as_it_was():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), np.array(["a", "b"])[rng.integers(2, size=40)]
+    model = RemovableLogisticRegression(0.1).fit(X, y)
+    before = model.predict(X)
+    with pytest.raises(ValueError, match="one class only, 'b'"):
+        model.fit(X[y == "b"], y[y == "b"])
+    np.testing.assert_array_equal(model.predict(X), before)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, rel_entr
 from scipy.stats import norm
 
-from codec._validation import check_option
+from codec._validation import check_amount, check_option
 from codec.unlearn._certificate import audited_epsilon
 from codec.unlearn.evaluate._metrics import Array
 
@@ -279,7 +279,8 @@ def forgetting_quality(unlearned: ArrayLike, retrained: ArrayLike, *, delta: flo
     Raises
     ------
     ValueError
-        Banks of different shapes or with fewer than 3 models, or values that are not finite.
+        Banks of different shapes or with fewer than 3 models, values that are not finite, or a delta that is not in
+        [0, 1).
 
     References
     ----------
@@ -296,6 +297,8 @@ def forgetting_quality(unlearned: ArrayLike, retrained: ArrayLike, *, delta: flo
     first, second = _bank(unlearned, "unlearned", 3), _bank(retrained, "retrained", 3)
     if first.shape != second.shape:
         raise ValueError(f"unlearned has shape {first.shape}, retrained {second.shape}; they must be equal.")
+    if not 0.0 <= check_amount(delta, "delta") < 1.0:
+        raise ValueError(f"delta is {delta!r}; it must be 0 or more, and below 1.")
     found = np.array([_sample_epsilon(u, r, delta) for u, r in zip(first.T, second.T, strict=True)])
     n_bins = int(math.ceil(math.log(len(first) - 1)) / BUCKET)
     number = np.floor(found / BUCKET).astype(np.int64)  # 0 for the first bin

@@ -176,7 +176,9 @@ def test_constant_samples_reject_nothing():
     seen = [rare(20, np.random.default_rng(seed))[0] for seed in range(40)]
     assert 0 < sum(y.max() == 0.0 for y in seen) < 40
     assert 0.0 <= power_curve(rare, 20, n_simulations=40, n_resamples=19, rng=0).power[0] < 0.5
-    with pytest.raises(ValueError, match="constant y or z, or a y that is a function of given, in every simulated data set"):
+    with pytest.raises(
+        ValueError, match="constant y or z, or a y that is a function of given, in every simulated data set"
+    ):
         power_curve((np.ones(60), np.arange(60.0)), 20, n_simulations=3, n_resamples=19)
 
 

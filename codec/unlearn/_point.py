@@ -24,7 +24,7 @@ from codec.unlearn._units import Units
 
 ROUGH = 0.2  # tolerance of the steps that exchanges are judged by
 PULL = 3.0  # damping over ||grad F_S|| / ||w||
-PROBE = 1e-9  # relative change of the weights that single precision does not show
+PROBE = 1e-9  # change of the weights, over their largest, that single precision does not show
 ROUNDINGS = 10.0  # of operations, in changes of the weights by one part in 2^52
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # their scales start at 1
 
@@ -165,11 +165,13 @@ def check_double(problem: Problem) -> None:
     params, change = exact.parameters(), torch.Generator().manual_seed(0)
 
     def along(factor: float) -> dict[str, Tensor]:
+        """Beside the model, where no output is as small as the change."""
         change.manual_seed(0)
-        return {
-            name: w * (1.0 + factor * torch.randn(w.shape, dtype=w.dtype, generator=change).to(w.device))
-            for name, w in params.items()
-        }
+        beside = {}
+        for name, w in params.items():
+            scale, draws = float(w.abs().max() or 1.0), torch.randn(2, *w.shape, dtype=w.dtype, generator=change)
+            beside[name] = w + scale * (0.1 * draws[0] + factor * draws[1]).to(w.device)
+        return beside
 
     try:
         batch = next(exact.batches(size=8))

@@ -377,6 +377,11 @@ def test_what_rounds_to_single_precision_on_the_way_has_no_certificate(where):
     output = {"output": lambda o: o.float()} if where == "output" else {}
     with pytest.raises(ValueError, match=r"round to a lower one on the way|needs the gradient in double"):
         Unlearner(model, loss, (X, y), **options, **output)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    with pytest.raises(ValueError, match=r"round to a lower one on the way|needs the gradient in double"):
+        Unlearner(model, loss, (X, y), **options, **output)
     for kind in (torch.float32, torch.float64):  # what computes in the type of its inputs
         Unlearner(nn.Linear(4, 3).to(kind), "cross_entropy", (X.to(kind), y), **options)
 

@@ -6,6 +6,7 @@ to 1e-12 also where most distances are tied.
 """
 
 import math
+import warnings
 from itertools import product
 
 import numpy as np
@@ -325,7 +326,11 @@ def test_at_most_one(data, table):
         assert codec(y, frame, **call) <= 1 + 1e-12
         x = column("continuous", len(y), rng)
         assume(reference.codec(y, plain, x, nominal_y=nominal) is not None)
-        assert codec(y, frame, given=x, **call) <= 1 + 1e-12
+        with warnings.catch_warnings():
+            if ties == "random":  # a draw among equally near rows may leave nothing to explain, and T is nan
+                warnings.filterwarnings("ignore", "y is a function of given", RuntimeWarning)
+            value = codec(y, frame, given=x, **call)
+        assert value <= 1 + 1e-12 or (ties == "random" and np.isnan(value))
 
 
 def test_a_two_level_category_is_its_indicator():

@@ -183,7 +183,6 @@ def interval_of_tables(
         center, spread = right_neighbor(y.columns[0], z.columns[0])
     else:
         center, spread = subsampled(y, z, given, rng)
-        _warn_of_rare_values(y)
         fault = "the bootstrap interval is wider than it need be (it covers .96 to .99 instead of .95 at 100)"
         _warn_below(BOOTSTRAP_ROWS, y.n_rows, fault)
     # The variance is an estimate with a relative error near sqrt(24 / n): n / 12 degrees of freedom.
@@ -202,19 +201,19 @@ def _warn_below(least: int, n: int, fault: str) -> None:
         warn(f"{n} rows: {fault} below {least} rows.", stacklevel=4)
 
 
-def _rare_rows(y: Table) -> tuple[int, float]:
-    """Rows of y's most frequent value, and how many others a subsample is expected to hold."""
+def _check_rare_values(y: Table, m: int) -> None:
+    """Refuse, or warn of, a y of which subsamples of m rows hardly hold another value than the most frequent."""
     largest = int(np.unique(y.columns[0], return_counts=True)[1].max())
-    return largest, _subsample_size(y.n_rows) * (1.0 - largest / y.n_rows)
-
-
-def _warn_of_rare_values(y: Table) -> None:
-    largest, others = _rare_rows(y)
+    others = m * (1.0 - largest / y.n_rows)
+    what = f"y has the same value in {largest} of {y.n_rows} rows, and a subsample {others:.1f} others"
+    if others < RAREST_ROWS:
+        raise ValueError(
+            f"{what}, which say nothing on the variance; at least {RAREST_ROWS} are needed. Test with codec_test."
+        )
     if others < RARE_ROWS:
         warn(
-            f"y has the same value in {largest} of {y.n_rows} rows, and a subsample {others:.1f} others: the bootstrap "
-            f"interval covers less than it says (.88 to .93 instead of .95) below {RARE_ROWS}.",
-            stacklevel=4,
+            f"{what}: the bootstrap interval covers less than it says (.88 to .93 instead of .95) below {RARE_ROWS}.",
+            stacklevel=5,
         )
 
 
@@ -277,15 +276,10 @@ def subsampled(y: Table, z: Table, given: Table | None, rng: np.random.Generator
             f"{n} rows: subsamples of {_subsample_size(n)} say nothing on the variance; at least "
             f"{BOOTSTRAP_MIN_ROWS} rows are needed."
         )
-    largest, others = _rare_rows(y)
-    if others < RAREST_ROWS:
-        raise ValueError(
-            f"y has the same value in {largest} of {n} rows, and a subsample {others:.1f} others, which say nothing on "
-            f"the variance; at least {RAREST_ROWS} are needed. Test with codec_test."
-        )
+    m = _subsample_size(n)
+    _check_rare_values(y, m)
     for table in (z,) if given is None else (z, given):
         check_spread(table)
-    m = _subsample_size(n)
     center = Coefficient(y, z, given, 1, rng).observed()
     if np.isnan(center):
         raise ValueError(

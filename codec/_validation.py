@@ -330,9 +330,13 @@ def rows_without_copies(tables: Sequence[Table]) -> IntArray | None:
     coded = [np.unique(column, return_inverse=True, return_counts=True) for column in columns]
     rare = np.array([_tells(values, count, n)[code] for values, code, count in coded])
     telling = np.flatnonzero(rare.any(axis=0))
-    copies = np.delete(telling, first_of_equal([column[telling] for column in columns])) if telling.size else telling
-    n_features = len(columns) - len(tables[-1].names) * (len(tables) > 1 and copies.size > MANY_COPIES * n)
-    if copies.size <= HARMLESS * n or _agree_by_chance([code for _, code, _ in coded], rare, n_features):
+    if not telling.size:
+        return None
+    copies = np.delete(telling, first_of_equal([column[telling] for column in columns]))
+    open_from = len(columns)
+    if len(tables) > 1 and copies.size > MANY_COPIES * n:
+        open_from -= len(tables[-1].names)
+    if copies.size <= HARMLESS * n or _agree_by_chance([code for _, code, _ in coded], rare, open_from):
         return None
     return np.delete(np.arange(n), copies)
 
@@ -342,12 +346,12 @@ def _tells(values: FloatArray, count: IntArray, n: int) -> NDArray[np.bool_]:
     return (values.size >= MANY_VALUES * n) & (count <= max(FEW, OFTEN * n)) & ~np.isnan(values)
 
 
-def _agree_by_chance(codes: Sequence[IntArray], rare: NDArray[np.bool_], n_features: int) -> bool:
+def _agree_by_chance(codes: Sequence[IntArray], rare: NDArray[np.bool_], open_from: int) -> bool:
     """Whether rows that are equal but for one column agree in that as well because any two rows often do.
 
     Several rows of a patient, a place or a rounded amount have the same X, and a y that takes few values makes many of
     them equal, but others of them differ in y; rows that were copied agree in every column. Where hardly any group of
-    rows is expected to differ nobody can tell; in a column from ``n_features`` on this counts as chance.
+    rows is expected to differ nobody can tell; in a column from ``open_from`` on this counts as chance.
     """
     draw = np.random.default_rng(0)  # equal sums of random words: equal rows
     words = [draw.integers(2**64, size=int(code.max()) + 1, dtype=np.uint64)[code] for code in codes]
@@ -363,7 +367,7 @@ def _agree_by_chance(codes: Sequence[IntArray], rare: NDArray[np.bool_], n_featu
             continue  # chance makes hardly any of the pairs that agree
         tied, share = np.unique(sizes, return_counts=True), count / key.size
         expected = sum(n * (1.0 - float((share**size).sum())) for size, n in zip(*tied, strict=True))
-        if _mixed(key, whole[rows]) > expected / 4.0 or (expected < DECISIVE and j >= n_features):
+        if _mixed(key, whole[rows]) > expected / 4.0 or (expected < DECISIVE and j >= open_from):
             return True
     return False
 

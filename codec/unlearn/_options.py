@@ -11,6 +11,9 @@ from torch import nn
 
 from codec._validation import as_generator, check_amount, check_flag, check_integer, check_option, check_positive
 from codec.unlearn._curvature import KINDS
+from codec.unlearn._point import check_double
+from codec.unlearn._problem import Problem
+from codec.unlearn._products import check_curved
 from codec.unlearn._search import LEAST_ROWS, RECORDING, Scope, Screen, Selector, check_search
 from codec.unlearn._units import Units, find_units
 from codec.unlearn._update import METHODS, check_solver
@@ -67,6 +70,14 @@ class Options:
                 f"tolerance is {self.tolerance}; it must be below 1, where no step at all would be enough."
             )
 
+    def check_problem(self, problem: Problem) -> None:
+        """Refuse a model or loss that these options cannot be carried out for."""
+        if self.curvature in {"ggn", "hessian", "kfac"}:
+            check_curved(problem)
+        if self.convex:
+            _check_statistics(problem.model)
+            check_double(problem)
+
     def check_selection(self, n_units: int) -> None:
         """Refuse a selection that this many units do not allow."""
         check_search(self.selector, self.scope, self.screen, "auto", self.max_units, self.n_neighbors, n_units)
@@ -114,7 +125,7 @@ def name_of(choice: Any) -> str:
     return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)
 
 
-def check_statistics(model: nn.Module) -> None:
+def _check_statistics(model: nn.Module) -> None:
     """Refuse norms that keep statistics of the training data: no bound holds for those, and no noise is on them."""
     kept = [
         name

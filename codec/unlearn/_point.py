@@ -160,25 +160,15 @@ class InDouble(Problem):
 
 
 def check_double(problem: Problem) -> None:
-    """Refuse what is not computed in double precision, as `gradient_norm` does: no bound would hold."""
+    """Refuse what is not computed in double precision, as `gradient_norm` does: no bound would hold.
+
+    A change of the weights that single precision does not show must change the losses as one does that it shows.
+    """
     exact = InDouble(problem)
-    params, change = exact.parameters(), torch.Generator().manual_seed(0)
-
-    def along(factor: float) -> dict[str, Tensor]:
-        """Beside the model, where no output is as small as the change."""
-        change.manual_seed(0)
-        beside = {}
-        for name, w in params.items():
-            scale, draws = float(w.abs().max() or 1.0), torch.randn(2, *w.shape, dtype=w.dtype, generator=change)
-            beside[name] = w + scale * (0.1 * draws[0] + factor * draws[1]).to(w.device)
-        return beside
-
     try:
         batch = next(exact.batches(size=8))
         with torch.no_grad():
-            outputs = [
-                exact.outputs(along(factor), batch.inputs) for factor in (PROBE, -PROBE, 1e3 * PROBE, -1e3 * PROBE)
-            ]
+            outputs = [exact.outputs(p, batch.inputs) for p in _beside(exact.parameters())]
             losses = [exact.losses(out, batch.targets) for out in outputs]
     except (RuntimeError, TypeError) as error:
         raise ValueError(
@@ -186,19 +176,30 @@ def check_double(problem: Problem) -> None:
             "constants take the type of the inputs, or pass model and train_data in double precision."
         ) from error
     near, far = losses[0] - losses[1], (losses[2] - losses[3]) / 1e3
+    size = float(max(part.abs().max() for part in (*outputs, *losses)))
+    rounding = ROUNDINGS * len(near) * torch.finfo(torch.float64).eps * size
     single = {outputs[0].dtype, losses[0].dtype} != {torch.float64}
-    rounding = (
-        len(near)
-        * ROUNDINGS
-        * torch.finfo(torch.float64).eps
-        * float(max(outputs[0].abs().max(), losses[0].abs().max()))
-    )
     if single or float((near - far).norm()) > 1e-2 * float(far.norm()) + rounding:
         raise ValueError(
             "convex=True needs the gradient in double precision, and model or loss round to a lower one on the way "
             "(.float() does): bounds would hold for what they compute, not for the loss. Leave the type of the inputs as it "
             "is."
         )
+
+
+def _beside(params: Parameters) -> Iterator[Parameters]:
+    """Parameters beside these, where no output is as small as the change: changed by +-`PROBE`, and 1,000 times that."""
+    generator = torch.Generator().manual_seed(0)
+    size = {name: float(w.abs().max() or 1.0) for name, w in params.items()}
+    place, change = (
+        {
+            name: size[name] * torch.randn(w.shape, dtype=w.dtype, generator=generator).to(w.device)
+            for name, w in params.items()
+        }
+        for _ in range(2)
+    )
+    for factor in (PROBE, -PROBE, 1e3 * PROBE, -1e3 * PROBE):
+        yield {name: w + 0.1 * place[name] + factor * change[name] for name, w in params.items()}
 
 
 def gradient_norm(problem: Problem, params: Parameters, ids: Tensor) -> tuple[float, float]:

@@ -126,7 +126,8 @@ class Problem:
     ------
     ValueError
         No trainable parameter, half precision, no data, data that the model or the loss cannot take, a loss that is
-        not finite, a loss without a gradient in the parameters, a model whose output changes from one call to the next or with the other samples of the batch, or a
+        not finite, a loss without a gradient in the parameters, a model whose output changes from one call to the next
+        or with the other samples of the batch, or a
         loss that is not the mean of its values for single samples (class weights, ignored positions,
         ``reduction='sum'``), or has trainable parameters of its own.
     TypeError
@@ -419,15 +420,13 @@ class Problem:
         """Refuse losses that no parameter changes: nothing could be forgotten, and nothing would say so."""
         inputs, targets = self.fetch(self._spread(CHECKED))
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+        found: Sequence[Tensor] = ()
         with torch.backends.cudnn.flags(
             enabled=False
-        ):  # which has no derivatives of recurrent layers in evaluation mode
+        ):  # cuDNN has no derivatives of recurrent layers in evaluation mode
             losses = self.losses(self.outputs(leaves, inputs), targets)
-            found = (
-                torch.autograd.grad(losses.sum(), [*leaves.values()], materialize_grads=True)
-                if losses.requires_grad
-                else ()
-            )
+            if losses.requires_grad:
+                found = torch.autograd.grad(losses.sum(), [*leaves.values()], materialize_grads=True)
         if bool(losses.any()) and not any(bool(g.to_dense().any()) for g in found):
             raise ValueError(
                 "loss does not depend on the trainable parameters of the model in evaluation mode: every gradient is "

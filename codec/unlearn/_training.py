@@ -285,9 +285,9 @@ def check_classes(problem: Problem) -> None:
     total = targets.double().sum(axis)
     if (targets < 0).any() or not torch.allclose(total, torch.ones_like(total), atol=1e-3):
         raise ValueError(
-            "the method compares probabilities of classes, and targets of the shape of the outputs, "
-            f"{tuple(outputs.shape[1:])} a sample, that are none say that the outputs are no classes: a yes or no for each, or "
-            "numbers of a regression. Use a baseline without a teacher, such as fine_tune or neg_grad_plus."
+            "the method compares probabilities of classes, and the targets say that the outputs are no classes: a sample "
+            f"has one for each of its outputs, {tuple(outputs.shape[1:])}, and they are no probabilities. Use a baseline "
+            "without a teacher, such as fine_tune or neg_grad_plus."
         )
 
 

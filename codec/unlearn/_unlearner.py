@@ -21,10 +21,8 @@ from codec.unlearn._distributed import Group
 from codec.unlearn._history import History, clone, digest, ids_of, one_at_a_time, with_noise
 from codec.unlearn._ledger import fingerprint
 from codec.unlearn._loss import Loss
-from codec.unlearn._options import WITHOUT_ANCHOR, Guard, Options, check_statistics, entropy_of, name_of, units_of
-from codec.unlearn._point import check_double
+from codec.unlearn._options import WITHOUT_ANCHOR, Guard, Options, entropy_of, name_of, units_of
 from codec.unlearn._problem import Parameters, Problem, outside_modes
-from codec.unlearn._products import check_curved
 from codec.unlearn._report import Report
 from codec.unlearn._requests import fresh_ids, ids_of_class, read_ids
 from codec.unlearn._search import Scope, Screen, Selector
@@ -224,11 +222,7 @@ class Unlearner:
             batch_size=batch_size, group=group,
         )  # fmt: skip
         self.problem.team.check_seed(random_state)
-        if curvature in {"ggn", "hessian", "kfac"}:
-            check_curved(self.problem)
-        if convex:
-            check_statistics(self.problem.model)
-            check_double(self.problem)
+        self.options.check_problem(self.problem)
         self.units = units_of(units, self.problem.model)
         self.options.check_selection(self.units.n_units)
         self._history = History(

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from codec._validation import as_generator, check_integer, check_positive
+from codec._validation import as_generator, check_amount, check_integer, check_positive
 
 RELEASES = 0x52454C45  # keeps the noise's seeds apart from the children that the caller's SeedSequence spawns
 CURVATURE_CHANGE = 1.0 / (6.0 * math.sqrt(3.0))  # max of p (1 - p) |1 - 2 p|, at p = 1/2 +- 1/sqrt(12)
@@ -582,9 +582,9 @@ def audited_epsilon(
     >>> round(audited_epsilon(0, 100, 0, 100, delta=0.0), 3)
     3.281
     """
-    if not 0.0 <= delta < 1.0:
+    if not check_amount(delta, "delta") < 1.0:
         raise ValueError(f"delta is {delta!r}; it must lie within [0, 1).")
-    if not 0.0 < confidence_level < 1.0:
+    if not 0.0 < check_amount(confidence_level, "confidence_level") < 1.0:
         raise ValueError(f"confidence_level is {confidence_level!r}; it must lie within (0, 1).")
     error = (1.0 - confidence_level) / 2.0
     fpr = _upper_limit(n_false_positives, n_negatives, "n_false_positives", error)

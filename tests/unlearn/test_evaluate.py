@@ -172,10 +172,14 @@ def test_gaps_between_models_without_spread_are_exact():
     index = pd.MultiIndex.from_product([["original", "retrained"], range(2)], names=["name", "run"])
     runs = pd.DataFrame({"test_accuracy": [0.75, 0.75, 0.5, 0.5], "test_loss": [1.0, 2.0, 3.0, 3.0]}, index=index)
     found = ev.Evaluation(runs, {}).gaps().loc["original"]
-    assert found["test_accuracy"].tolist() == [0.25, 0.25, 0.25]
+    assert found["test_accuracy"].isna().tolist() == [False, True, True]  # models that differ agree in it by chance
     # one group without spread: Student's interval of the other, 1/2 the standard error of {1, 2}, one degree of freedom
     half = 0.5 * np.tan(0.95 * np.pi / 2)
     np.testing.assert_allclose(found["test_loss"], [-1.5, -1.5 - half, -1.5 + half], rtol=1e-10)
+    table = ev.Evaluation(runs, {}).to_frame(intervals=True)["test_accuracy"]
+    assert table.isna().to_numpy().tolist() == [[False, True, True], [False, False, False]]
+    runs.loc[("original", 1), "test_loss"] = 1.0  # the same model twice
+    assert ev.Evaluation(runs, {}).gaps().loc["original", "test_accuracy"].tolist() == [0.25, 0.25, 0.25]
 
 
 def test_train_makes_the_retrained_models_and_every_bit_again(models, result):
@@ -400,7 +404,9 @@ def test_a_model_that_diverged_has_an_empty_row(models):
     assert result.runs.loc[("broken", 1)].notna().all()
     assert result.notes[-1].startswith("broken: outputs that are not finite")
     result.to_html()
-    with pytest.raises(ValueError, match="original or retrained model gives outputs that are not finite"):
+    with pytest.raises(
+        ValueError, match=r"models\['retrained'\], model 0: its outputs on retain are not finite for samples 0, 1"
+    ):
         evaluate({"original": net(1), "retrained": broken}, **DATA)
     with pytest.raises(ValueError, match="retain: loss is not finite"):
         evaluate({"original": broken, "retrained": net(1)}, **DATA)

@@ -36,6 +36,28 @@ def test_fewer_than_64_models_share_one_variance(n):
     np.testing.assert_allclose(ev.lira(np.full(3, 0.5), inside, out), expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("sizes", [(64, 63), (63, 64)])
+def test_banks_of_unlike_sizes_are_fitted_alike(sizes):
+    """Samples of sd 0.2 and 5; a variance of its own against a pooled one took 2.4 nats for nothing in the first."""
+    rng = np.random.default_rng(1)
+    spread = np.repeat([0.2, 5.0], 10)
+    observed, first, second = (rng.normal(0.0, spread, (n, 20)) for n in (500, *sizes))
+    assert np.abs(ev.lira(observed, first, second)[:, :10].mean()) < 0.5
+    pooled = ev.u_lira(observed, first, second, variance="pooled")
+    np.testing.assert_array_equal(ev.u_lira(observed, first, second), pooled)
+    for ratios, again in zip(
+        held_out_ratios(first, second), held_out_ratios(first, second, variance="pooled"), strict=True
+    ):
+        np.testing.assert_array_equal(ratios, again)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_confidences_under_attack_must_be_finite(value):
+    inside, out = banks()
+    with pytest.raises(ValueError, match="observed holds values that are not finite"):
+        ev.lira([value, 0.0, 0.0], inside, out)
+
+
 def test_64_models_have_a_variance_for_every_sample():
     inside, out = banks(1.0, n=64)
     expected = norm.logpdf(0.5, inside.mean(0), inside.std(0)) - norm.logpdf(0.5, out.mean(0), out.std(0))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy as scipy_entropy
 from sklearn.metrics import roc_auc_score, roc_curve
@@ -170,3 +171,27 @@ def test_what_cannot_be_read_is_refused():
         ev.auc([1.0], [])
     with pytest.raises(ValueError, match="fpr is 2"):
         ev.tpr_at_fpr([1.0], [1.0], 2)
+
+
+# --------------------------------------------------------------------------- what comes in
+@pytest.mark.parametrize("metric", [ev.js_divergence, ev.zrf, ev.activation_distance, ev.disagreement])
+def test_a_row_with_every_class_masked_is_refused(metric):
+    with pytest.raises(ValueError, match=r"logits holds NaN or infinity, or masks every class, in rows \[1\]"):
+        metric([[0.0, 1.0], [-np.inf, -np.inf]], [[0.0, 1.0], [0.0, 1.0]])
+
+
+def test_tensors_with_history_and_of_any_type_are_taken():
+    logits = torch.tensor([[1.0, 0.5], [-2.0, 4.0]], requires_grad=True)
+    labels = torch.tensor([0, 1])
+    known = ev.logit_confidence(logits.detach().numpy(), labels.numpy())
+    np.testing.assert_allclose(ev.logit_confidence(logits, labels), known, rtol=1e-15)
+    np.testing.assert_allclose(ev.logit_confidence(logits.bfloat16(), labels), known, rtol=1e-15)
+    assert ev.auc(logits[:, 0], logits[:, 1]) == ev.auc([1.0, -2.0], [0.5, 4.0])
+    with pytest.raises(TypeError, match="logits is no array of numbers"):
+        ev.logit_confidence([["a", "b"]], [0])
+
+
+@pytest.mark.parametrize(("fpr", "error"), [("a", TypeError), (np.nan, ValueError), (1.5, ValueError)])
+def test_a_false_positive_rate_is_a_share(fpr, error):
+    with pytest.raises(error, match="fpr is"):
+        ev.tpr_at_fpr([1.0], [0.0], fpr)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from codec.unlearn import Problem, baselines
 from codec.unlearn import evaluate as ev
@@ -260,3 +260,133 @@ def test_a_retrained_model_that_is_never_right_has_no_competition_score():
         frame = ev.ShadowModels(banks).to_frame()
     assert frame["competition_score"].isna().all()
     assert frame["forgetting_quality"].notna().all()
+
+
+# --------------------------------------------------------------------------- confident models, probabilities, modes
+class Fixed(nn.Module):
+    """Its inputs are its logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+def margins(center, n, generator):
+    margin = center + torch.randn(n, generator=generator)
+    return torch.stack([margin, torch.zeros(n)], 1), torch.zeros(n, dtype=torch.long)
+
+
+@pytest.mark.parametrize("center", [20.0, 60.0])
+def test_losses_that_round_to_zero_tie_no_samples(center):
+    """Cross entropies of margins beyond 17 are 0 in single precision, confidences beyond 37 are 1 in double."""
+    generator = torch.Generator().manual_seed(3)
+    data = {"retain": margins(3.0, 20, generator), "forget": margins(center + 2, 100, generator)}
+    data["test"] = margins(center - 2, 100, generator)
+    row = evaluate({"original": Fixed(), "retrained": [Fixed(), Fixed()]}, **data).runs.loc[("original", 0)]
+    first, other = (data[part][0][:, 0] for part in ("forget", "test"))
+    for attack in ("loss", "confidence"):
+        assert row[f"mia_{attack}_auc"] == pytest.approx(ev.auc(first, other), abs=1e-12)
+        assert row[f"mia_{attack}_tpr"] == ev.tpr_at_fpr(first, other)
+
+
+def test_another_loss_is_attacked_as_it_is():
+    def smoothed(output, target):
+        return cross_entropy(output, target, reduction="none", label_smoothing=0.2)
+
+    result = evaluate(three(), loss=smoothed, **PARTS)
+    with torch.no_grad():
+        model = three()["original"]
+        first, other = (-smoothed(model(PARTS[p][0]), PARTS[p][1]) for p in ("forget", "test"))
+    assert result.runs.loc[("original", 0), "mia_loss_auc"] == ev.auc(first, other)
+
+
+def test_probabilities_are_refused_unless_they_were_trained_as_logits():
+    def soft():
+        return nn.Sequential(linear(), nn.Softmax(1))
+
+    def likelihood(output, target):
+        return -output.log().gather(1, target[:, None])[:, 0]
+
+    with pytest.raises(ValueError, match=r"models\['original'\]: model gives probabilities.*output=torch\.log"):
+        evaluate(three(soft), loss=likelihood, **PARTS)
+    with pytest.raises(ValueError, match="model gives probabilities"):
+        shadow_models(
+            lambda *_: soft(), {"a": nothing}, (X[:40], Y[:40]), IDS, test=PARTS["test"], loss=likelihood, n_models=8
+        )
+    logs = evaluate(three(soft), loss=nn.NLLLoss(), output=torch.log, **PARTS)
+    pd.testing.assert_frame_equal(logs.runs, evaluate(three(), **PARTS).runs, check_exact=False, rtol=1e-5)
+    assert (
+        evaluate(three(soft), **PARTS).runs.notna().all(axis=None)
+    )  # cross entropy of probabilities: its softmax counts
+
+
+def test_modes_of_the_caller_change_nothing():
+    plain = evaluate(three(), relearn=baselines.Recipe(epochs=2), **PARTS).runs
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pd.testing.assert_frame_equal(evaluate(three(), relearn=baselines.Recipe(epochs=2), **PARTS).runs, plain)
+    with torch.inference_mode():
+        pd.testing.assert_frame_equal(evaluate(three(), relearn=baselines.Recipe(epochs=2), **PARTS).runs, plain)
+
+
+# --------------------------------------------------------------------------- messages
+@pytest.mark.parametrize("model", ["original", "other"])
+def test_a_row_of_nan_in_the_data_is_found(model):
+    x = PARTS["test"][0].clone()
+    x[3, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"NaN|finite") as refused:
+        evaluate(three(other=linear()), **PARTS | {"test": (x, PARTS["test"][1])})
+    assert "test" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"seeds": (1.5, 2.7)}, TypeError, "seeds is 1.5; it must be an integer"),
+        ({"seeds": "12"}, TypeError, "seeds is '12'; it must be a sequence of int"),
+        ({"seeds": [None]}, TypeError, "seeds is None; it must be an integer"),
+        ({"relearn": 5}, TypeError, "relearn is of type int; it must be a Recipe"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(options, error, match):
+    def never(*_):
+        raise AssertionError
+
+    with pytest.raises(error, match=match):
+        evaluate({"original": linear()}, train=never, **PARTS, **options)
+
+
+@pytest.mark.parametrize(
+    ("goal", "options", "match"),
+    [(float("nan"), {}, "goal is nan"), (None, {}, "goal is None"), (1.0, {"margin": -1}, "margin is -1"),
+     (1.0, {"margin": float("nan")}, "margin is nan")],
+)  # fmt: skip
+def test_a_goal_is_a_number(goal, options, match):
+    problem = Problem(linear(), "cross_entropy", (X, Y), weight_decay=0.0)
+    with pytest.raises(ValueError, match=match):
+        ev.relearn_epochs(problem, goal, **options)
+
+
+def test_distances_of_odd_models():
+    class Complex(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([value]))
+
+    assert ev.parameter_distance(Complex(0j), Complex(3 + 4j)) == 5.0
+    assert ev.parameter_distance(nn.Identity(), nn.ReLU()) == 0.0
+    with pytest.raises(TypeError, match="other is of type dict; it must be a torch module"):
+        ev.parameter_distance(nn.Identity(), {})
+
+
+def test_a_loader_numbers_no_samples():
+    with pytest.raises(TypeError, match=r"data is of type DataLoader.*pass its dataset"):
+        split(DataLoader(TensorDataset(X, Y), batch_size=10), [5])
+    with pytest.raises(TypeError, match="data is of type NoneType"):
+        split(None, [5])
+
+
+def test_one_metric_may_be_plotted_by_its_name():
+    assert len(evaluate(three(), **PARTS).plot("gap").axes_) == 1

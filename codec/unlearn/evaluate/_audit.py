@@ -16,7 +16,7 @@ from scipy.stats import norm
 
 from codec._validation import check_amount, check_option
 from codec.unlearn._certificate import audited_epsilon
-from codec.unlearn.evaluate._metrics import Array
+from codec.unlearn.evaluate._metrics import Array, as_array
 
 DELTA = 1e-5
 TINY = 1e-30  # added to standard deviations, as in the code of Carlini et al.
@@ -46,8 +46,8 @@ def lira(observed: ArrayLike, members: ArrayLike | None, nonmembers: ArrayLike, 
     nonmembers : array-like of shape (n_models, n_samples)
         Those of shadow models that never saw them, 2 or more.
     variance : {'auto', 'sample', 'pooled'}, default 'auto'
-        A variance for every sample, or the mean of these for all, which few models need; 'auto': one for all with
-        fewer than 64 models in a bank.
+        A variance for every sample, or the mean of these for all, which few models need; 'auto': one for all where
+        the smaller bank has fewer than 64 models. Both banks are fitted alike.
 
     Returns
     -------
@@ -57,8 +57,8 @@ def lira(observed: ArrayLike, members: ArrayLike | None, nonmembers: ArrayLike, 
     Raises
     ------
     ValueError
-        A bank of another shape or with too few models, values that are not finite, different samples, or an
-        unknown ``variance``.
+        A bank of another shape or with too few models, values that are not finite (of the model under attack, too),
+        different samples, or an unknown ``variance``.
 
     References
     ----------
@@ -72,12 +72,17 @@ def lira(observed: ArrayLike, members: ArrayLike | None, nonmembers: ArrayLike, 
     [2.0]
     """
     out = _bank(nonmembers, "nonmembers")
-    seen = np.asarray(observed, dtype=np.float64)
+    seen = as_array(observed, "observed")
     if seen.ndim not in (1, 2) or seen.shape[-1] != out.shape[1]:
         raise ValueError(f"observed has shape {seen.shape}; its last axis must be the {out.shape[1]} samples.")
-    if members is None:
+    if not np.isfinite(seen).all():
+        raise ValueError(
+            "observed holds values that are not finite; a class that is masked leaves no confidence to judge."
+        )
+    inside = None if members is None else _bank(members, "members")
+    variance = _resolved(variance, out if inside is None else inside, out)
+    if inside is None:
         return np.asarray(norm.cdf(seen, *_fit(out, variance)))
-    inside = _bank(members, "members")
     _same_samples(inside, out)
     return np.asarray(norm.logpdf(seen, *_fit(inside, variance)) - norm.logpdf(seen, *_fit(out, variance)))
 
@@ -130,6 +135,7 @@ def held_out_ratios(unlearned: ArrayLike, retrained: ArrayLike, *, variance: str
     """
     first, second = _bank(unlearned, "unlearned", 3), _bank(retrained, "retrained", 3)
     _same_samples(first, second)
+    variance = _resolved(variance, first, second)
     whole = [_fit(bank, variance) for bank in (first, second)]
     alone = [_fit_without_each(bank, variance) for bank in (first, second)]
     return (
@@ -141,7 +147,7 @@ def held_out_ratios(unlearned: ArrayLike, retrained: ArrayLike, *, variance: str
 def _fit(bank: Array, variance: str) -> tuple[Array, Array]:
     """Mean and standard deviation of every sample; around the first model, so that equal ones have neither rounding."""
     away = bank - bank[0]
-    return bank[0] + away.mean(axis=0), np.sqrt(_shared(away.var(axis=0), len(bank), variance)) + TINY
+    return bank[0] + away.mean(axis=0), np.sqrt(_shared(away.var(axis=0), variance)) + TINY
 
 
 def _fit_without_each(bank: Array, variance: str) -> tuple[Array, Array]:
@@ -150,13 +156,19 @@ def _fit_without_each(bank: Array, variance: str) -> tuple[Array, Array]:
     away = bank - mean
     shift = -away / n
     variances = np.maximum((np.square(away).sum(axis=0) - np.square(away)) / n - np.square(shift), 0.0)
-    return mean + shift, np.sqrt(_shared(variances, len(bank), variance)) + TINY
+    return mean + shift, np.sqrt(_shared(variances, variance)) + TINY
 
 
-def _shared(variances: Array, n_models: int, variance: str) -> Array:
-    """One variance for all samples where asked or where models are few."""
+def _resolved(variance: str, first: Array, second: Array) -> str:
+    """'sample' or 'pooled', the same for both banks: a ratio of unlike fits differs where the banks do not."""
     check_option(variance, "variance", ("auto", "sample", "pooled"))
-    if variance == "sample" or (variance == "auto" and n_models >= POOLED_BELOW):
+    few = min(len(first), len(second)) < POOLED_BELOW
+    return ("pooled" if few else "sample") if variance == "auto" else variance
+
+
+def _shared(variances: Array, variance: str) -> Array:
+    """One variance for all samples where they share it."""
+    if variance == "sample":
         return variances
     return np.broadcast_to(variances.mean(axis=-1, keepdims=True), variances.shape)
 
@@ -439,7 +451,7 @@ def _histogram_divergence(p: Array, q: Array) -> float:
 
 # --------------------------------------------------------------------------- the door
 def _bank(values: ArrayLike, name: str, least: int = 2) -> Array:
-    found = np.asarray(values, dtype=np.float64)
+    found = as_array(values, name)
     if found.ndim != 2 or found.shape[0] < least or found.shape[1] == 0:
         raise ValueError(f"{name} has shape {found.shape}; it must be (n_models, n_samples), {least} models or more.")
     if not np.isfinite(found).all():

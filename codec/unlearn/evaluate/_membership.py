@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
-from codec.unlearn.evaluate._metrics import Array, check_logits, log_probabilities
+from codec._validation import check_amount
+from codec.unlearn.evaluate._metrics import Array, as_array, check_logits, log_probabilities, logit_confidence
 
 FPR = 0.01
 
@@ -36,7 +37,7 @@ def confidence(logits: ArrayLike, labels: ArrayLike) -> Array:
     Raises
     ------
     ValueError
-        Logits of another shape, NaN or plus infinity among them, or labels that are no numbers of classes.
+        Logits of another shape, NaN or plus infinity among them, a row of minus infinity, or labels that are no numbers of classes.
 
     References
     ----------
@@ -73,7 +74,7 @@ def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     Raises
     ------
     ValueError
-        Logits of another shape, NaN or plus infinity among them, or labels that are no numbers of classes.
+        Logits of another shape, NaN or plus infinity among them, a row of minus infinity, or labels that are no numbers of classes.
 
     References
     ----------
@@ -112,7 +113,7 @@ def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     Raises
     ------
     ValueError
-        Logits of another shape, NaN or plus infinity among them, or labels that are no numbers of classes.
+        Logits of another shape, NaN or plus infinity among them, a row of minus infinity, or labels that are no numbers of classes.
 
     References
     ----------
@@ -134,9 +135,12 @@ def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def attack_scores(logits: ArrayLike, labels: ArrayLike) -> dict[str, Array]:
-    """The scores of the three attacks on a classifier's outputs, larger for members, by name."""
+    """The scores of the three attacks on a classifier's outputs, larger for members, by name.
+
+    The confidence is on the logit scale: the same order, without ties where probabilities round to 1.
+    """
     return {
-        "confidence": confidence(logits, labels),
+        "confidence": logit_confidence(logits, labels),
         "entropy": -entropy(logits, labels),
         "modified_entropy": -modified_entropy(logits, labels),
     }
@@ -235,7 +239,7 @@ def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float = FPR, *, t
     >>> tpr_at_fpr([3.0, 1.0], [2.0, 1.0]), tpr_at_fpr([0.0, 0.0], [2.0, 1.0])
     (0.5, 1.0)
     """
-    if not 0.0 <= fpr <= 1.0:
+    if not check_amount(fpr, "fpr") <= 1.0:
         raise ValueError(f"fpr is {fpr}; it must lie in 0..1.")
     first, second = _scores(members, nonmembers)
     sides = [(first, second), (-first, -second)] if two_sided else [(first, second)]
@@ -244,7 +248,7 @@ def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float = FPR, *, t
 
 
 def _scores(members: ArrayLike, nonmembers: ArrayLike) -> tuple[Array, Array]:
-    found = [np.asarray(values, dtype=np.float64) for values in (members, nonmembers)]
+    found = [as_array(values, name) for name, values in (("members", members), ("nonmembers", nonmembers))]
     for name, values in zip(("members", "nonmembers"), found, strict=True):
         if values.ndim != 1 or values.size == 0 or np.isnan(values).any():
             raise ValueError(f"{name} must be one score a sample without NaN, got shape {values.shape}.")

@@ -6,9 +6,12 @@ computed inside, in double precision, so that confident models do not end in ``l
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
+from torch import Tensor
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -34,7 +37,7 @@ def accuracy(logits: ArrayLike, labels: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        Logits of another shape, NaN or plus infinity among them, or labels that are no numbers of classes.
+        Logits of another shape, NaN or plus infinity among them, a row of minus infinity, or labels that are no numbers of classes.
 
     Examples
     --------
@@ -64,7 +67,7 @@ def disagreement(logits: ArrayLike, other: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        Shapes that differ or are no such matrices, or NaN or plus infinity among the values.
+        Shapes that differ or are no such matrices, NaN or plus infinity among the values, or a row of minus infinity.
 
     Examples
     --------
@@ -95,7 +98,7 @@ def js_divergence(logits: ArrayLike, other: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        Shapes that differ or are no such matrices, or NaN or plus infinity among the values.
+        Shapes that differ or are no such matrices, NaN or plus infinity among the values, or a row of minus infinity.
 
     References
     ----------
@@ -132,7 +135,7 @@ def activation_distance(logits: ArrayLike, other: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        Shapes that differ or are no such matrices, or NaN or plus infinity among the values.
+        Shapes that differ or are no such matrices, NaN or plus infinity among the values, or a row of minus infinity.
 
     References
     ----------
@@ -168,7 +171,7 @@ def zrf(logits: ArrayLike, untrained: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        Shapes that differ or are no such matrices, or NaN or plus infinity among the values.
+        Shapes that differ or are no such matrices, NaN or plus infinity among the values, or a row of minus infinity.
 
     References
     ----------
@@ -205,7 +208,7 @@ def logit_confidence(logits: ArrayLike, labels: ArrayLike) -> Array:
     Raises
     ------
     ValueError
-        Logits of another shape, NaN or plus infinity among them, or labels that are no numbers of classes.
+        Logits of another shape, NaN or plus infinity among them, a row of minus infinity, or labels that are no numbers of classes.
 
     References
     ----------
@@ -242,7 +245,8 @@ def log_probabilities(logits: Array) -> tuple[Array, Array]:
 # --------------------------------------------------------------------------- the door
 def check_logits(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Labels]:
     """Logits as float64 and labels as class numbers."""
-    values, classes = _matrix(logits, "logits"), np.asarray(labels)
+    values = _matrix(logits, "logits")
+    classes = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     if classes.shape != (len(values),) or not np.issubdtype(classes.dtype, np.integer):
         raise ValueError(
             f"labels have shape {classes.shape} and type {classes.dtype}; they must be {len(values)} integers, one for "
@@ -262,9 +266,27 @@ def check_pair(logits: ArrayLike, other: ArrayLike) -> tuple[Array, Array]:
 
 
 def _matrix(values: ArrayLike, name: str) -> Array:
-    found = np.asarray(values, dtype=np.float64)
+    found = as_array(values, name)
     if found.ndim != 2 or found.shape[0] == 0 or found.shape[1] < 2:
         raise ValueError(f"{name} has shape {found.shape}; it must be (n_samples, n_classes) with 2 classes or more.")
-    if not (found < np.inf).all():  # minus infinity is a class that is masked
-        raise ValueError(f"{name} holds NaN or infinity: the model has diverged or its inputs are missing.")
+    wrong = ill_rows(found)
+    if len(wrong):
+        raise ValueError(
+            f"{name} holds NaN or infinity, or masks every class, in rows {wrong[:5].tolist()}: the model has diverged or "
+            "its inputs are missing."
+        )
     return found
+
+
+def ill_rows(logits: Array) -> Labels:
+    """Rows that are no logits; minus infinity is a class that is masked, but not every class can be."""
+    return np.flatnonzero(~((logits < np.inf).all(axis=1) & (logits > -np.inf).any(axis=1)))
+
+
+def as_array(values: Any, name: str) -> Array:
+    """Numbers in double precision, tensors with their history and of any type among them."""
+    known = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+    try:
+        return np.asarray(known, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is no array of numbers: {error}") from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from codec.unlearn._distributed import UNCOPIED, copying, plain_copy, uncompiled
 from codec.unlearn._loss import Loss
 from codec.unlearn._problem import CHECKED, Problem, without_nesting
 from codec.unlearn._unlearner import Unlearner
-from codec.unlearn.evaluate._metrics import Array, Labels
+from codec.unlearn.evaluate._metrics import Array, Labels, ill_rows, log_probabilities
 from codec.unlearn.evaluate._split import in_memory
 
 ORIGINAL, RETRAINED = "original", "retrained"
@@ -30,22 +32,27 @@ Train = Callable[[Any, int], nn.Module]
 class Outputs:
     """What one model says about some samples.
 
-    ``logits`` and ``labels`` are None where the targets are no classes.
+    ``logits`` and ``labels`` are None where the targets are no classes. ``likelihoods``: the labels' log-probabilities
+    in double precision, where the losses are minus these; losses of confident networks round to 0.
     """
 
     losses: Array
     logits: Array | None
     labels: Labels | None
+    likelihoods: Array | None = None
 
     @property
     def n_classes(self) -> int | None:
         """Logits a sample; None where the targets are no classes."""
         return None if self.logits is None else self.logits.shape[1]
 
-    @property
-    def finite(self) -> bool:
-        """Whether the model has not diverged; a class whose logit is minus infinity is masked."""
-        return bool(np.isfinite(self.losses).all() and (self.logits is None or (self.logits < np.inf).all()))
+    @cached_property
+    def broken(self) -> Labels:
+        """Samples with a loss or logits that are not finite; a class whose logit is minus infinity is masked."""
+        bad = ~np.isfinite(self.losses)
+        if self.logits is not None:
+            bad[ill_rows(self.logits)] = True
+        return np.flatnonzero(bad)
 
 
 class Parts:
@@ -188,6 +195,11 @@ def parameter_distance(model: nn.Module, other: nn.Module) -> float:
     float
         0 or more; NaN for models of different form.
 
+    Raises
+    ------
+    TypeError
+        One of them is no module.
+
     Examples
     --------
     >>> import torch
@@ -197,11 +209,20 @@ def parameter_distance(model: nn.Module, other: nn.Module) -> float:
     >>> parameter_distance(zeros, ones)
     2.0
     """
+    for name, value in (("model", model), ("other", other)):
+        if not isinstance(value, nn.Module):
+            raise TypeError(f"{name} is of type {type(value).__name__}; it must be a torch module.")
     first, second = ({name: p.detach() for name, p in m.named_parameters()} for m in (model, other))
     if {name: p.shape for name, p in first.items()} != {name: p.shape for name, p in second.items()}:
         return float("nan")
-    squares = [(first[name].cpu().double() - second[name].cpu().double()).square().sum() for name in first]
-    return float(torch.stack(squares).sum().sqrt())
+    squares = [float((_wide(first[name]) - _wide(second[name])).abs().square().sum()) for name in first]
+    return math.sqrt(math.fsum(squares))
+
+
+def where(outputs: Outputs) -> str:
+    """Which samples are broken, in words."""
+    rows = outputs.broken
+    return f"for sample{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:5]))}{' and others' * (len(rows) > 5)} of {len(outputs.losses)}"
 
 
 # --------------------------------------------------------------------------- private
@@ -237,7 +258,24 @@ def _run(work: Problem) -> Outputs:
     known = _numbers(torch.cat(losses))
     if not all(map(_are_classes, outputs, targets)):
         return Outputs(known, None, None)
-    return Outputs(known, _numbers(torch.cat(outputs)), torch.cat(targets).cpu().numpy().astype(np.int64))
+    logits, labels = _numbers(torch.cat(outputs)), torch.cat(targets).cpu().numpy().astype(np.int64)
+    likelihoods = _likelihoods(logits, labels, known, torch.finfo(outputs[0].dtype).eps)
+    if likelihoods is None and (logits >= 0.0).all() and np.allclose(logits.sum(axis=1), 1.0, rtol=0.0, atol=1e-3):
+        raise ValueError(
+            "model gives probabilities (no value is negative, every row adds up to 1), and logits are compared; pass "
+            "output=torch.log, with a loss of log-probabilities such as torch.nn.NLLLoss()."
+        )
+    return Outputs(known, logits, labels, likelihoods)
+
+
+def _likelihoods(logits: Array, labels: Labels, losses: Array, rounding: float) -> Array | None:
+    """The labels' log-probabilities; None where the losses are something else."""
+    if len(ill_rows(logits)):
+        return None
+    found = log_probabilities(logits)[0][np.arange(len(labels)), labels]
+    spread = np.abs(np.where(np.isfinite(logits), logits, 0.0)).max(axis=1)
+    off = np.abs(found + losses)
+    return found if bool((off <= 8.0 * rounding * (1.0 + spread)).all()) else None
 
 
 def _are_classes(output: Tensor, target: Any) -> bool:
@@ -251,6 +289,11 @@ def _are_classes(output: Tensor, target: Any) -> bool:
         and output.shape[1] > 1
         and 0 <= int(target.min()) <= int(target.max()) < output.shape[1]
     )
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In double precision, complex or not."""
+    return values.cpu().to(torch.complex128 if values.is_complex() else torch.float64)
 
 
 def _numbers(values: Tensor) -> Array:

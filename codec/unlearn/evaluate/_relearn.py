@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Any
 
 import torch
 
-from codec.unlearn._problem import Problem
+from codec._validation import check_amount
+from codec.unlearn._problem import Problem, outside_modes
 from codec.unlearn._training import Pass, Recipe, check_problem, loss_of, seed_of, train, working_copy
 
 RELEARN = Recipe(epochs=100, lr=0.01)
 
 
+@outside_modes
 def relearn_epochs(
     problem: Problem, goal: float, recipe: Recipe = RELEARN, *, margin: float = 0.05, random_state: Any = None
 ) -> float:
@@ -41,8 +45,8 @@ def relearn_epochs(
 
     Raises
     ------
-    TypeError
-        ``problem`` is no Problem, or ``recipe`` no Recipe.
+    TypeError, ValueError
+        ``problem`` is no Problem, ``recipe`` no Recipe, ``goal`` no finite number, or ``margin`` negative.
 
     References
     ----------
@@ -59,6 +63,10 @@ def relearn_epochs(
     (0.0, True)
     """
     check_problem(problem)
+    given: Any = goal
+    if not isinstance(given, numbers.Real) or not math.isfinite(goal):
+        raise ValueError(f"goal is {goal!r}; it must be a finite number, the original model's loss.")
+    check_amount(margin, "margin")
     work, everyone = working_copy(problem), torch.arange(problem.n)
     enough = goal + margin * abs(goal)
     reached: list[int] = []

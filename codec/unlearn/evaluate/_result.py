@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from codec._validation import check_amount
 from codec.unlearn._report import figure_html, page_html
 from codec.unlearn.evaluate._metrics import Array
 from codec.unlearn.evaluate._outputs import RETRAINED
@@ -65,7 +66,7 @@ class Evaluation:
         ----------
         intervals : bool, default False
             Columns (metric, 'mean' | 'low' | 'high') with Student's interval over the models of a name; NaN where
-            there is one model only. Distances of the retrained models are those to each other, so their rows are not
+            there is one model only, or where models that differ agree by chance, as shares of few samples do. Distances of the retrained models are those to each other, so their rows are not
             independent: their standard errors are the jackknife's, which needs three models.
         confidence_level : float, default 0.95
             Of the interval, in (0, 1).
@@ -85,8 +86,9 @@ class Evaluation:
         if not intervals:
             return means
         count = groups.count()
-        half = self._errors() * student.ppf(_upper(confidence_level), (count - 1).where(count > 1))
-        return _with_bounds(means, half)
+        errors = self._errors()
+        errors = errors.where((errors > 0) | self._equal(), np.nan)
+        return _with_bounds(means, errors * student.ppf(_upper(confidence_level), (count - 1).where(count > 1)))
 
     def gaps(self, *, confidence_level: float = 0.95) -> pd.DataFrame:
         """Every metric minus its mean over the retrained models, with Welch's interval.
@@ -102,7 +104,7 @@ class Evaluation:
         -------
         DataFrame
             One row a name other than the retrained, columns (metric, 'mean' | 'low' | 'high'). NaN bounds where a
-            side has one model only. A gap whose interval holds 0 is not shown to be one.
+            side has one model only, or where models that differ agree in a metric by chance on both sides. A gap whose interval holds 0 is not shown to be one.
 
         Raises
         ------
@@ -117,7 +119,15 @@ class Evaluation:
         terms = variances.pow(2) / (counts - 1).where(counts > 1)
         freedom = total.pow(2) / (terms.loc[others] + terms.loc[RETRAINED])
         half = total.pow(0.5).mul(student.ppf(_upper(confidence_level), freedom))
-        return _with_bounds(gap, half.where(total > 0, total))
+        equal = self._equal().loc[others] & self._equal().loc[RETRAINED]
+        return _with_bounds(gap, half.where(total > 0, total.where(equal)))
+
+    def _equal(self) -> pd.DataFrame:
+        """Whether the models of a name are one model, by their losses: then no spread is no chance."""
+        losses = [column for column in self.runs if str(column).endswith("_loss")]
+        groups = self.runs[losses].groupby(level="name", sort=False)
+        same = (groups.max() == groups.min()).all(axis=1)
+        return pd.DataFrame(dict.fromkeys(self.runs, same))
 
     def _errors(self) -> pd.DataFrame:
         """Standard errors of the means."""
@@ -131,12 +141,12 @@ class Evaluation:
             errors.loc[RETRAINED, "gap"] = _gap_error(rows[list(GAP)].to_numpy())
         return errors
 
-    def plot(self, metrics: Sequence[str] | None = None, axes: Any = None) -> Any:
+    def plot(self, metrics: str | Sequence[str] | None = None, axes: Any = None) -> Any:
         """Every model beside the range of the retrained ones, one panel a metric.
 
         Parameters
         ----------
-        metrics : sequence of str, optional
+        metrics : str or sequence of str, optional
             Columns to show. Default: those that matter most.
         axes : sequence of matplotlib Axes, optional
             Where to draw, one a metric.
@@ -147,6 +157,7 @@ class Evaluation:
         """
         from codec.plotting import EvaluationDisplay
 
+        metrics = [metrics] if isinstance(metrics, str) else metrics
         return EvaluationDisplay(self.runs, metrics=metrics, reference=RETRAINED).plot(axes)
 
     def to_html(self, path: str | Path | None = None, *, title: str = "What was forgotten") -> str:
@@ -182,7 +193,7 @@ def _mean_gap(rows: Array) -> float:
 
 
 def _upper(confidence_level: float) -> float:
-    if not 0.0 < confidence_level < 1.0:
+    if not 0.0 < check_amount(confidence_level, "confidence_level") < 1.0:
         raise ValueError(f"confidence_level is {confidence_level}; it must lie between 0 and 1.")
     return (1.0 + confidence_level) / 2
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path
 from torch.utils.data import Subset
@@ -30,15 +31,15 @@ from codec._validation import as_generator, check_integer, check_jobs
 from codec.unlearn._data import content_of, spread
 from codec.unlearn._distributed import uncompiled
 from codec.unlearn._loss import Loss
-from codec.unlearn._problem import CHECKED
+from codec.unlearn._problem import CHECKED, outside_modes
 from codec.unlearn._training import seeded
 from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
-from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Parts, Train, as_model, copy_of, known
+from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Parts, Train, as_model, copy_of, known, where
 from codec.unlearn.evaluate._split import in_memory, n_samples, split
 from codec.unlearn.evaluate._study import Bank, ShadowModels
 
 Unlearn = Callable[[nn.Module, int], Any]
-FORMAT = 2
+FORMAT = 3
 CHUNKS = 8  # a worker gets its share in so many pieces; with each piece the data travel once
 
 
@@ -65,6 +66,7 @@ class _Job(NamedTuple):
     wanted: tuple[str, ...]  # rows that are not there yet
 
 
+@outside_modes
 def shadow_models(
     train: Train,
     unlearn: Mapping[str, Unlearn],
@@ -129,7 +131,12 @@ def shadow_models(
     ValueError, IndexError, TypeError
         No method, fewer than 8 models, a name that is taken, targets that are no class labels, samples to forget that
         are unknown, repeated, none or all, a model that has diverged or cannot be copied, or a cache of other data,
-        seeds or samples, or that cannot be read.
+        seeds, samples or default type of numbers, or that cannot be read.
+
+    Warns
+    -----
+    UserWarning
+        Models of different seeds are the same.
 
     Examples
     --------
@@ -171,6 +178,8 @@ def shadow_models(
     found |= _run_all(work, jobs, n_jobs, verbose)
     rows = {name: [row for k in range(n_models) if (row := found[name, k])] for name in (*names, RETRAINED)}
     banks = {name: _bank(group) for name, group in rows.items()}
+    for name in (ORIGINAL, RETRAINED):
+        _warn_of_equal(name, banks[name])
     return ShadowModels(banks, known(parts["forget"], target_key), _n_classes(rows))
 
 
@@ -236,8 +245,11 @@ def _outputs(parts: Parts, model: nn.Module, title: str) -> dict[str, Array]:
     for part, outputs in parts.run(model).items():
         if outputs.logits is None or outputs.labels is None:
             raise ValueError(f"{part}: shadow models need one class label and one row of logits a sample.")
-        if not outputs.finite:
-            raise ValueError(f"{title}: its outputs are not finite, the model has diverged.")
+        if len(outputs.broken):
+            raise ValueError(
+                f"{title}: its outputs on {part} are not finite {where(outputs)}: the model has diverged, or the inputs hold "
+                "NaN or infinity."
+            )
         row[f"{part}_accuracy"] = np.array([accuracy(outputs.logits, outputs.labels)])
         if part != "retain":
             row[f"{part}_confidence"] = logit_confidence(outputs.logits, outputs.labels)
@@ -270,9 +282,20 @@ def _bank(rows: Sequence[dict[str, Array]]) -> Bank:
     return Bank(*confidences, *accuracies)
 
 
+def _warn_of_equal(name: str, bank: Bank) -> None:
+    distinct = len(np.unique(bank.forget, axis=0))
+    if distinct < len(bank.forget):
+        warnings.warn(
+            f"train gives {name!r} models that are the same, {distinct} different ones of {len(bank.forget)}: it draws nothing "
+            "by chance, or ignores its seed. Attacks and epsilon take them for independent and mean nothing then.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _n_classes(rows: Mapping[str, Sequence[dict[str, Array]]]) -> int | None:
-    """Of all models; None where they differ or no row says, as those of older caches."""
-    found = {int(row["n_classes"][0]) for group in rows.values() for row in group if "n_classes" in row}
+    """Of all models; None where they differ."""
+    found = {int(row["n_classes"][0]) for group in rows.values() for row in group}
     return found.pop() if len(found) == 1 else None
 
 
@@ -282,13 +305,15 @@ def _open(folder: Path, parts: Mapping[str, Any], random_state: int, target_key:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"cache {str(folder)!r} is a file; pass a folder.")
     folder.mkdir(parents=True, exist_ok=True)
+    dtype = str(torch.get_default_dtype())
     data = {name: _fingerprint(part) for name, part in parts.items()}
-    settings = {"format": FORMAT, "random_state": random_state, "target_key": target_key, **data}
+    settings = {"format": FORMAT, "random_state": random_state, "target_key": target_key, "dtype": dtype, **data}
     path = folder / "settings.json"
     if path.exists():
         if _settings(path) != settings:
             raise ValueError(
-                f"cache {str(folder)!r} holds shadow models of other data, targets, samples or seeds; pass another folder."
+                f"cache {str(folder)!r} holds shadow models of other data, targets, samples, seeds or torch.get_default_dtype(); "
+                "pass another folder."
             )
     elif any(folder.glob(f"*-{'?' * 8}-{'?' * 5}.safetensors")):
         raise ValueError(
@@ -326,15 +351,27 @@ def _read(folder: Path | None, name: str, number: int) -> dict[str, Array] | Non
     if folder is None or not (path := _path(folder, name, number)).exists():
         return None
     try:
-        return dict(load_file(path))
-    except SafetensorError as error:
+        with safe_open(path, framework="numpy") as file:
+            names, kept = sorted(file.keys()), (file.metadata() or {}).get("digest")
+            row = {name: file.get_tensor(name) for name in names}
+        if kept != _digest(row):
+            raise ValueError("its content is not what was written")
+    except (SafetensorError, ValueError) as error:
         raise ValueError(
             f"cache: {str(path)!r} is damaged ({error}); delete it, and its model is trained again."
         ) from error
+    return row
 
 
 def _write(folder: Path, name: str, number: int, row: dict[str, Array]) -> None:
-    _replace(_path(folder, name, number), save(row))
+    _replace(_path(folder, name, number), save(row, {"digest": _digest(row)}))
+
+
+def _digest(row: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(row):
+        digest.update(f"{key} {row[key].dtype} {row[key].shape}".encode() + row[key].tobytes())
+    return digest.hexdigest()
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
 from codec.unlearn._data import is_column
 from codec.unlearn._requests import others, read_ids
@@ -44,6 +44,11 @@ def split(data: Any, ids: Any) -> dict[str, Any]:
     >>> parts["retain"][0].tolist(), parts["forget"][1].tolist()
     ([0.0, 2.0, 3.0], [1])
     """
+    if isinstance(data, DataLoader) or not hasattr(data, "__len__"):
+        raise TypeError(
+            f"data is of type {type(data).__name__}; it must be a Dataset with a length, a pair (inputs, targets) or a dict of "
+            "tensors. Ids of samples have no meaning in a DataLoader: pass its dataset."
+        )
     n = n_samples(data)
     gone = read_ids(ids, n, data)
     if len(set(gone)) < len(gone):

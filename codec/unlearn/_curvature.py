@@ -22,7 +22,7 @@ from codec.unlearn._kfac import (
     kronecker_factors,
     layer_rows,
 )
-from codec.unlearn._linearisation import Linearisation, Restricted, restrict
+from codec.unlearn._linearisation import LEFT_OUT, Linearisation, Restricted, restrict
 from codec.unlearn._newton import GONE, ROUGH, follow, missed
 from codec.unlearn._problem import Batch, Problem
 from codec.unlearn._products import GAUSS_NEWTON, Products, Tensors, output_curvature
@@ -42,7 +42,7 @@ def linearise(
     params: Mapping[str, Tensor],
     kind: str = "ggn",
     *,
-    tolerance: float = 0.02,
+    tolerance: float = LEFT_OUT,
     max_bytes: int = 2**31,
 ) -> Linearisation | None:
     """The model linearised at a point where it is a chain of layers (`Linearisation`), else None.

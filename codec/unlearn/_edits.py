@@ -470,7 +470,7 @@ def _step_on(
             report.update(units=tuple(chosen.tolist()), labels=every.labels(chosen), scores=scores)
         else:
             slices = _with_factors(problem, retain) if curvature == "kfac" else _all_parameters(problem)
-        fast = linearise(problem, params, "ggn") if curvature in {"ggn", "kfac"} else None
+        fast = linearise(problem, params, "ggn", tolerance=0.0) if curvature in {"ggn", "kfac"} else None
         local = Curvature(problem, params, retain, slices, curvature, linearisation=fast)
         g = local.gradient(retain)
         if gradient == "difference":

@@ -36,6 +36,7 @@ from codec.unlearn._products import output_curvature, output_slope
 from codec.unlearn._slices import Slices
 
 MOST_OUTPUTS = 128
+LEFT_OUT = 0.02  # share of the trace; it acts where the damping is small beside it only
 SMALL_LAYER = 64  # no direction of so few inputs is left out
 
 
@@ -77,7 +78,7 @@ class Linearisation:
         params: Mapping[str, Tensor],
         kind: str = "ggn",
         *,
-        tolerance: float = 0.02,
+        tolerance: float = LEFT_OUT,
         max_bytes: int = 2**31,
     ) -> None:
         self.problem, self.kind = problem, kind

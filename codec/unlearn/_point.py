@@ -16,13 +16,14 @@ from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._distributed import plain_copy
 from codec.unlearn._greedy import KfacGreedy, exchange, residual_greedy
 from codec.unlearn._kfac import kronecker_factors
-from codec.unlearn._linearisation import Linearisation
+from codec.unlearn._linearisation import LEFT_OUT, Linearisation
 from codec.unlearn._problem import Batch, Parameters, Problem
 from codec.unlearn._products import GAUSS_NEWTON, Products
 from codec.unlearn._slices import Slices
 from codec.unlearn._units import Units
 
 ROUGH = 0.2  # tolerance of the steps that exchanges are judged by
+LEAST_DAMPING = 1e-4  # of 'auto': what is left for a model at its optimum
 PULL = 3.0  # damping over ||grad F_S|| / ||w||
 PROBE = 1e-9  # change of the weights, over their largest, that single precision does not show
 ROUNDINGS = 10.0  # of operations, in changes of the weights by one part in 2^52
@@ -30,10 +31,13 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class Point:
-    """Everything about a point that later requests share: gradients, losses, and the linearised model."""
+    """Everything about a point that later requests share: gradients, losses, and the linearised model.
 
-    def __init__(self, problem: Problem, point: Parameters, ids: Tensor, kind: str) -> None:
-        self.problem, self.point, self.n, self.kind = problem, point, len(ids), kind
+    ``exact``: nothing of the linearised model is left out, as for a damping of the user's own.
+    """
+
+    def __init__(self, problem: Problem, point: Parameters, ids: Tensor, kind: str, *, exact: bool = False) -> None:
+        self.problem, self.point, self.n, self.kind, self.exact = problem, point, len(ids), kind, exact
         self._products = Products(problem, point)
         self._ids = ids
         self.losses = problem.checked_losses(point)
@@ -56,7 +60,10 @@ class Point:
     @cached_property
     def linear(self) -> Linearisation | None:
         """The model linearised at the point, where it is a chain of layers."""
-        return linearise(self.problem, self.point, self.kind) if self.kind in GAUSS_NEWTON else None
+        if self.kind not in GAUSS_NEWTON:
+            return None
+        exact = self.exact or self.pull <= LEAST_DAMPING  # nothing then hides what is left out
+        return linearise(self.problem, self.point, self.kind, tolerance=0.0 if exact else LEFT_OUT)
 
     def kfac_greedy(
         self, units: Units, gradient: Parameters, kept: Tensor, max_units: int, *, exact: bool = False

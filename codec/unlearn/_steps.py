@@ -57,7 +57,10 @@ class Steps:
         """What stays the same while the anchor stays."""
         if self._prepared is None or self._prepared.point is not self.history.point:
             with timer("prepare"):
-                self._prepared = Point(self.problem, self.history.point, self._at_anchor(), self.options.curvature)
+                exact = self.options.damping != "auto"  # a number is taken at its word
+                self._prepared = Point(
+                    self.problem, self.history.point, self._at_anchor(), self.options.curvature, exact=exact
+                )
         return self._prepared
 
     def rank(self, prepared: Point, ids: Sequence[int], draws: np.random.Generator) -> Ranking:

@@ -18,7 +18,7 @@ from codec._validation import check_option
 from codec.unlearn._curvature import Curvature
 from codec.unlearn._linearisation import Linearisation
 from codec.unlearn._newton import LAST
-from codec.unlearn._point import objective_gradient, pull
+from codec.unlearn._point import LEAST_DAMPING, objective_gradient, pull
 from codec.unlearn._problem import Problem
 from codec.unlearn._products import Products
 from codec.unlearn._slices import Slices
@@ -35,7 +35,6 @@ METHODS = (
 )
 SYSTEMLESS = ("gradient_ascent", "paper_step")  # methods that solve no linear system
 SOLVERS = ("auto", "cg", "cholesky")
-LEAST_DAMPING = 1e-4  # of 'auto': what is left for a model at its optimum
 DOUBT = 5.0  # of 'auto': most damping of samples that were not learnt, over that of others
 DOUBLINGS = 9  # of 'auto', while the step hurts
 LENGTHS = (0.5, 2.0)  # of a step whose length is fitted

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, jvp
 
-from codec.unlearn import Unlearner, _curvature
+from codec.unlearn import Unlearner, _curvature, baselines
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._demo import TRAIN, WEIGHT_DECAY, digits, train
 from codec.unlearn._newton import follow, missed
@@ -213,3 +213,60 @@ def test_a_step_of_no_use_at_any_length_leaves_the_first_solution():
     first = Solution(torch.tensor([1.0]), 3, 0.0, 0.0)
     found = follow(first, torch.tensor([1.0]), torch.neg, lambda *_: first, dot, 0.1)
     assert found is first
+
+
+# --------------------------------------------------------------------------- nothing is left out where a step is to be exact
+def wide_ridge(n=300, d=120, decay=1e-4):
+    """Correlated columns, more than a layer's inputs that are kept whole; the model at its optimum, and one without."""
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(d, d, generator=generator).double())[0]
+    x = (torch.randn(n, d, generator=generator) * torch.logspace(0, -2, d)).double() @ turn
+    y = x @ torch.randn(d, 1, generator=generator).double() * 3 + 0.1 * torch.randn(n, 1, generator=generator).double()
+
+    def optimum(rows):
+        curvature = 2 * x[rows].T @ x[rows] / len(rows) + decay * torch.eye(d).double()
+        return torch.linalg.solve(curvature, 2 * x[rows].T @ y[rows] / len(rows)).T
+
+    model = nn.Linear(d, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(optimum(torch.arange(n)))
+    return model, (x, y), decay, optimum(torch.arange(20, n))
+
+
+@pytest.mark.parametrize("solver", ["auto", "cholesky"])
+def test_an_undamped_step_of_wide_ridge_is_retraining(solver):
+    """With 2 % of the trace left out it ended .94 of the way off, and Cholesky's was refused."""
+    model, data, decay, wanted = wide_ridge()
+    options = {"weight_decay": decay, "selector": "all", "damping": 0.0, "tolerance": 1e-10, "solver": solver}
+    unlearner = Unlearner(model, "mse", data, random_state=0, **options)
+    assert unlearner.forget(range(20)).accepted
+    torch.testing.assert_close(unlearner.model.weight.detach(), wanted, rtol=0, atol=1e-6)
+
+
+def test_the_newton_baseline_of_wide_ridge_is_retraining():
+    model, data, decay, wanted = wide_ridge()
+    problem = Problem(model, "mse", data, weight_decay=decay)
+    for kind in ("ggn", "hessian"):
+        found = baselines.newton(problem, range(20), curvature=kind, tol=1e-10, max_iter=2000)
+        torch.testing.assert_close(found.parameters["weight"], wanted, rtol=0, atol=1e-6)
+
+
+def test_a_model_at_its_optimum_has_the_step_of_the_whole_curvature():
+    """Automatic damping is next to nothing there: what is left out would be the step's largest part."""
+    model, data, decay, _ = wide_ridge()
+    unlearner = Unlearner(model, "mse", data, weight_decay=decay, selector="all", tolerance=1e-8, random_state=0)
+    mu = unlearner.forget(range(20)).damping
+    found = baselines.newton(Problem(model, "mse", data, weight_decay=decay), range(20), damping=mu, curvature="hessian",
+                             tol=1e-10, max_iter=2000)  # fmt: skip
+    torch.testing.assert_close(unlearner.model.weight.detach(), found.parameters["weight"], rtol=0, atol=1e-5)
+
+
+def test_the_newton_step_of_wide_softmax_takes_the_exact_hessian():
+    """The generalised Gauss-Newton matrix of a linear classifier is its Hessian."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(200, 90, generator=generator).double() * torch.logspace(0.5, -1.5, 90)
+    y = (x[:, :3] + torch.randn(200, 3, generator=generator).double()).argmax(1)
+    problem = Problem(nn.Linear(90, 3).double(), "cross_entropy", (x, y), weight_decay=1e-3)
+    steps = [baselines.newton(problem, range(10), curvature=kind, gradient="retain", tol=1e-10, max_iter=2000).parameters
+             for kind in ("ggn", "hessian")]  # fmt: skip
+    torch.testing.assert_close(steps[0]["weight"], steps[1]["weight"], rtol=1e-6, atol=1e-7)

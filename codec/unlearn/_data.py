@@ -12,6 +12,7 @@ from torch.utils._pytree import keystr, tree_leaves, tree_leaves_with_path, tree
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 CACHE_BYTES = 2**31  # a data set whose samples fit is read once and kept
+TWICE = 64  # samples that are read twice, to see whether they stay the same
 
 
 def spread(n: int, most: int) -> Tensor:
@@ -142,11 +143,12 @@ def read_data(data: Any, target_key: str, device: torch.device) -> Tensors | Sam
     samples = Samples(data, target_key)
     one = samples.take(torch.tensor([0]))
     _check_numbers(one)
+    some = spread(len(data), TWICE)
+    first, again = (tree_leaves(samples.take(some)) for _ in range(2))
+    if not all(content_of(a) == content_of(b) for a, b in zip(first, again, strict=True)):
+        raise ValueError("train_data gives another sample at every reading; switch off its random augmentation.")
     if sum(leaf.nbytes for leaf in tree_leaves(one)) * len(samples) > CACHE_BYTES:
         return samples
-    first, again = samples.take(torch.arange(min(8, len(data)))), samples.take(torch.arange(min(8, len(data))))
-    if not all(torch.equal(a, b) for a, b in zip(tree_leaves(first), tree_leaves(again), strict=True)):
-        raise ValueError("train_data gives another sample at every reading; switch off its random augmentation.")
     return Tensors(*samples.take(torch.arange(len(data))), device)
 
 

@@ -8,6 +8,7 @@ all processes hold the same bits, so all of them take the same decisions.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,12 +44,15 @@ class Team:
     ----------
     rank, size : int
         Number of this process, and how many there are.
+    device : torch.device
+        Of what is exchanged: the model's.
     """
 
     def __init__(self, group: Group | None = None) -> None:
         self.group = group
         self.rank = 0 if group is None else distributed.get_rank(group)
         self.size = 1 if group is None else distributed.get_world_size(group)
+        self.device = torch.device("cpu")
         if self.rank < 0:
             raise ValueError("group does not hold this process; make the unlearner in processes of the group alone.")
 
@@ -62,21 +66,43 @@ class Team:
             for tensor in tensors:
                 distributed.all_reduce(tensor, group=self.group)
 
-    def check_same(self, tensors: Mapping[str, Tensor], n: int) -> None:
-        """Refuse processes that began with other parameters or another number of samples."""
+    def check_same(self, facts: Mapping[str, str], advice: str) -> None:
+        """Refuse processes for which the facts differ; the names are the same in all of them."""
         if self.size == 1:
             return
-        sums = [t.double().sum() for t in tensors.values()]
-        mine = torch.stack([*sums, sums[0].new_tensor(float(n))])
-        ends = torch.cat([mine, -mine])
+        mine = torch.tensor([number_of(fact) for fact in facts.values()], dtype=torch.int64)
+        ends = torch.cat([mine, -mine]).to(self.device)
         distributed.all_reduce(ends, distributed.ReduceOp.MAX, group=self.group)
         wrong = ((ends[: len(mine)] + ends[len(mine) :]) != 0).nonzero().flatten().tolist()
         if wrong:
-            names = [*tensors, "the number of training samples"]
-            raise ValueError(
-                f"the processes of group differ in {', '.join(names[i] for i in wrong[:3])}; give every process the "
-                "same model and the same data."
-            )
+            names = list(facts)
+            raise ValueError(f"the processes of group differ in {', '.join(names[i] for i in wrong[:3])}; {advice}.")
+
+    def of_first(self, value: float) -> float:
+        """Process 0's number, in every process."""
+        if self.size == 1:
+            return value
+        found = torch.tensor([value], dtype=torch.float64, device=self.device)
+        distributed.broadcast(found, group=self.group, group_src=0)
+        return float(found)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that fails in every process if it does in one."""
+        try:
+            yield
+        except BaseException:
+            self._well(False)
+            raise
+        if not self._well(True):
+            raise RuntimeError("another process of group failed or was interrupted: nothing was changed here either.")
+
+    def _well(self, well: bool) -> bool:
+        if self.size == 1:
+            return well
+        failed = torch.tensor([float(not well)], device=self.device)
+        distributed.all_reduce(failed, distributed.ReduceOp.MAX, group=self.group)
+        return not bool(failed)
 
     def check_seed(self, random_state: Any) -> None:
         """Refuse draws that would differ between the processes."""
@@ -93,6 +119,11 @@ class Team:
         finally:
             if self.size > 1 and self.rank == 0:
                 distributed.barrier(group=self.group)
+
+
+def number_of(fact: str) -> int:
+    """62 bits that stand for a text; its negative is a number, too."""
+    return int.from_bytes(hashlib.sha256(fact.encode()).digest()[:8], "big") >> 2
 
 
 def share_candidates(find: Find, team: Team, device: torch.device) -> Find:

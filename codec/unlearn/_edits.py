@@ -494,6 +494,9 @@ def record_baseline(
 ) -> Deletion:
     """Run a method and write down what it did; only its own time counts."""
     check_problem(problem)
+    sparse = [name for name, module in problem.model.named_modules() if getattr(module, "sparse", False)]
+    if sparse:
+        raise ValueError(f"model: {sparse[0]!r} gives sparse gradients, which no baseline takes: set sparse=False.")
     wanted = fresh_ids(read_ids(ids, problem.n, problem.source), (), problem.n, "raise")
     forget, retain = torch.tensor(wanted), others(wanted, problem.n)
     start = time.process_time()

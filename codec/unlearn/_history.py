@@ -15,7 +15,8 @@ from torch import Tensor
 
 from codec.unlearn._certificate import Accountant, Release
 from codec.unlearn._deletion import Deletion
-from codec.unlearn._ledger import LINES, Ledger
+from codec.unlearn._distributed import Team
+from codec.unlearn._ledger import LINES, Ledger, fingerprint
 from codec.unlearn._problem import Parameters
 
 P = ParamSpec("P")
@@ -46,6 +47,8 @@ class History:
         Whether steps start at an anchor. Without one, all that stands counts as done before the next step.
     settings : callable
         Gives a dict of what must be the same when the history is resumed; JSON must hold it. Asked for a ledger alone.
+    team : Team, optional
+        Processes that have the same history; the first of them keeps it on disk. Default: this one alone.
 
     Attributes
     ----------
@@ -64,8 +67,15 @@ class History:
     """
 
     def __init__(
-        self, start: Mapping[str, Tensor], entropy: int, *, anchored: bool, settings: Callable[[], Mapping[str, Any]]
+        self,
+        start: Mapping[str, Tensor],
+        entropy: int,
+        *,
+        anchored: bool,
+        settings: Callable[[], Mapping[str, Any]],
+        team: Team | None = None,
     ) -> None:
+        self._team = Team() if team is None else team
         self.start = clone(start)
         self.weights = clone(start)
         self.anchor = self.weights
@@ -84,7 +94,9 @@ class History:
     # ------------------------------------------------------------------------ disk
     def begin(self, folder: str | Path) -> None:
         """Keep everything in a new folder from now on."""
-        self._ledger = self._new_ledger(folder, f"continue it with Unlearner.resume({str(folder)!r}, ...)")
+        with self._team.together():
+            if self._team.rank == 0:
+                self._ledger = self._new_ledger(folder, f"continue it with Unlearner.resume({str(folder)!r}, ...)")
 
     def resume(self, folder: str | Path, *, keep: bool = True) -> None:
         """Become the history that a folder holds, and go on there; or only read it."""
@@ -101,6 +113,11 @@ class History:
 
     def save(self, folder: str | Path) -> None:
         """Write everything into a new folder; its last entry has the weights, and without it nothing is resumed."""
+        with self._team.together():
+            if self._team.rank == 0:
+                self._save(folder)
+
+    def _save(self, folder: str | Path) -> None:
         with self._new_ledger(folder, "pass another folder", saved=True) as ledger:
             for deletion in self.deletions:
                 ledger.append({"kind": "deletion", "waited": False, "deletion": deletion.to_dict()})
@@ -156,7 +173,12 @@ class History:
             f"{key}={value!r}, not {settings.get(key)!r}" for key, value in said.items() if settings.get(key) != value
         ]
         if wrong:
-            raise ValueError(f"folder {str(folder)!r} was begun with {', '.join(wrong)}; pass what it was begun with.")
+            told = ""
+            if "data" in said and settings.get("data") != said["data"]:
+                told = " Data are known by 64 samples: another order gives others, and so does a Dataset that draws by chance."
+            raise ValueError(
+                f"folder {str(folder)!r} was begun with {', '.join(wrong)}; pass what it was begun with.{told}"
+            )
 
     def _replay(self, entry: Mapping[str, Any], weights: Callable[[], Parameters]) -> None:
         kind = entry["kind"]
@@ -178,6 +200,13 @@ class History:
             raise ValueError(f"this version of codec knows no entry of kind {kind!r}; use the one that wrote it.")
 
     # ------------------------------------------------------------------------ changes
+    def check_same(self, ids: tuple[int, ...]) -> None:
+        """Refuse a request that is another one in another process, or finds another history there."""
+        if self._team.size > 1:
+            facts = {"ids": str(ids), "the requests before": str((len(self.deletions), self.standing, self.pending))}
+            facts["the weights"] = fingerprint(self.weights)
+            self._team.check_same(facts, "every process must run the same requests")
+
     def submit(self, ids: tuple[int, ...]) -> None:
         """A request that waits."""
         with self._whole():
@@ -217,7 +246,7 @@ class History:
         lists = {name: list(getattr(self, name)) for name in ("deletions", "standing", "pending")}
         before = vars(self) | lists
         try:
-            with nullcontext() if self._ledger is None else self._ledger.whole():
+            with nullcontext() if self._ledger is None else self._ledger.whole(), self._team.together():
                 yield
         except BaseException:
             vars(self).update(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, cast
 
 import numpy as np
@@ -45,6 +46,11 @@ class Options:
     captured: bool
     tolerance: float
     budget: float
+
+    def facts(self) -> dict[str, str]:
+        """Every option in a word, by which those of several processes are held against each other."""
+        plain = (str, int, float, bool, NoneType, tuple, list)
+        return {k: repr(v) if isinstance(v, plain) else name_of(v) for k, v in vars(self).items()}
 
     @property
     def exact(self) -> bool:

@@ -176,7 +176,9 @@ class Problem:
         self._data = read_data(data, target_key, self.device)
         self._writes = False
         self.n = len(self._data)
-        self.team.check_same(self.parameters(), self.n)
+        self.team.device = self.device
+        if self.team.size > 1:
+            self.team.check_same(self._facts(), "give every process the same model and the same data, in one order")
         self.check()
 
     def parameters(self) -> Parameters:
@@ -185,14 +187,20 @@ class Problem:
         return {name: every[name].detach() for name in self.names}
 
     def model_with(self, params: Mapping[str, Tensor]) -> nn.Module:
-        """A copy of the model with these trainable parameters."""
+        """A copy of the model with these parameters, and buffers where some are given, by name.
+
+        Of a baseline: ``problem.model_with(deletion.parameters)``; training moves the running statistics of norms, too.
+        """
+        unknown = set(params) - set(self.model.state_dict())
+        if unknown:
+            raise ValueError(f"params holds {sorted(unknown)[:3]}, which the model has not.")
         model = plain_copy(self.model)
         for name in self._nesting:
             setattr(model.get_submodule(name), "use_nested_tensor", True)  # noqa: B010 - unknown to Module
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
+            for name, value in (*model.named_parameters(), *model.named_buffers()):
                 if name in params:
-                    parameter.copy_(params[name])
+                    value.copy_(params[name])
         return model
 
     def buffers(self) -> Parameters:
@@ -204,6 +212,16 @@ class Problem:
         """Inputs and targets of the samples, stacked along the first axis, on the device."""
         inputs, targets = self._data.take(torch.as_tensor(ids, dtype=torch.long))
         return to_device(inputs, self.device), to_device(targets, self.device)
+
+    def _facts(self) -> dict[str, str]:
+        """What must be the same in every process of a group."""
+        state = {**self.parameters(), **self.buffers()}
+        return {
+            **{name: hashlib.sha256(content_of(value)).hexdigest() for name, value in state.items()},
+            "weight_decay": repr(self.weight_decay),
+            "the number of training samples": str(self.n),
+            "the training data": self.fingerprint(),
+        }
 
     def fingerprint(self) -> str:
         """16 hex digits of samples spread over the data, by which the same data in the same order are known again."""

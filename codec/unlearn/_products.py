@@ -330,7 +330,8 @@ def output_slope(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _classes(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:
     """Probabilities of the classes, (b, c)."""
-    if targets.is_floating_point() or targets.dim() != 1 or outputs.dim() != 2:
+    given: Any = targets
+    if not isinstance(given, Tensor) or given.is_floating_point() or given.dim() != 1 or outputs.dim() != 2:
         raise ValueError("the true Fisher information is offered for one class a sample; use curvature='ggn'.")
     losses = [problem.losses(outputs, torch.full_like(targets, c)) for c in range(outputs.shape[1])]
     found = torch.stack(losses, dim=1).neg().exp()

@@ -151,7 +151,7 @@ class Steps:
             return NAN
         score: Any = self.options.guard(self.problem.model_with(params))
         try:
-            return float(score)
+            return self.problem.team.of_first(float(score))
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"guard returned {score!r}; it must return a number, the score of the model.") from None
 

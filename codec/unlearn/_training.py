@@ -280,7 +280,15 @@ def check_classes(problem: Problem) -> None:
     with torch.no_grad():
         outputs = problem.outputs(problem.parameters(), batch.inputs)
     axis, targets = class_axis(problem, outputs), batch.targets
-    if problem.classes_second or not isinstance(targets, Tensor) or targets.shape != outputs.shape:
+    if problem.classes_second or not isinstance(targets, Tensor):
+        return
+    if targets.shape != outputs.shape:
+        if targets.is_floating_point():
+            raise ValueError(
+                f"the method compares probabilities of classes, and the targets are numbers of shape {tuple(targets.shape[1:])} "
+                f"a sample for outputs of shape {tuple(outputs.shape[1:])}, which are no classes then. Use a baseline without a "
+                "teacher, such as fine_tune or neg_grad_plus."
+            )
         return
     total = targets.double().sum(axis)
     if (targets < 0).any() or not torch.allclose(total, torch.ones_like(total), atol=1e-3):

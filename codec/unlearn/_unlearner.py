@@ -232,10 +232,15 @@ class Unlearner:
             entropy_of(random_state),
             anchored=update not in WITHOUT_ANCHOR,
             settings=partial(_settings, self.problem, self.units, self.options, loss),
+            team=self.problem.team,
+        )
+        self.problem.team.check_same(
+            {**self.options.facts(), "random_state": str(self._history.entropy), "loss": name_of(loss)},
+            "give every process the same options and the same seed",
         )
         self._steps = Steps(self.problem, self.units, self.options, self._history)
         self._lock = RLock()
-        if ledger is not None and self.problem.team.rank == 0:
+        if ledger is not None:
             self._history.begin(ledger)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -368,6 +373,7 @@ class Unlearner:
 
     def _forget(self, ids: tuple[int, ...], *, waited: bool = False) -> Deletion:
         """One request from selection to ledger; where it fails everything is as before."""
+        self._history.check_same(ids)
         with self._history.request():
             return self._done(ids, waited)
 

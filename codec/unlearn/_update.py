@@ -344,7 +344,7 @@ class _Work:
                 problem.losses(products.linearised(batch, direction), batch.targets)
                 for batch in problem.batches(self.forgotten)
             ]
-        wanted = float(torch.cat(found).mean())
+        wanted = problem.team.of_first(float(torch.cat(found).mean()))  # how often losses are asked for hangs on it
 
         def loss(length: float) -> float:
             return float(problem.sample_losses(self.slices.add(self.params, x, length), self.forgotten).mean())

@@ -1,7 +1,8 @@
 """Other ways to forget, from their papers, for comparison: the same call, the same result.
 
 Every function takes a `Problem` and the ids to forget, works on a copy and returns a `Deletion` whose
-``parameters`` are the trainable parameters afterwards (with the buffers that training moved). Defaults are
+``parameters`` are the trainable parameters afterwards (with the buffers that training moved); the model with them is
+``problem.model_with(deletion.parameters)``. Defaults are
 those of the paper or of its authors' code; the papers tune them for each model, and so must who compares. In
 equations R are the retained samples and U the forgotten ones.
 

@@ -47,6 +47,14 @@ class Wandering(torch.utils.data.Dataset):
         return torch.randn(5), i % 3
 
 
+class Flipping(Wandering):
+    """Augmented in a twentieth of its readings."""
+
+    def __getitem__(self, i):
+        sample = torch.arange(5.0) + i
+        return (sample.flip(0) if torch.rand(()) < 0.05 else sample), i % 3
+
+
 class Centred(nn.Module):
     """A loss that learns with the model."""
 
@@ -69,6 +77,7 @@ PROBLEMS = {
     "nothing is trainable": ({"model": lambda: net().requires_grad_(False)}, "no parameter with requires_grad"),
     "dropout forced on": ({"model": lambda: Dropping(5, 3)}, "not deterministic"),
     "data of random augmentation": ({"data": Wandering}, "another sample at every reading"),
+    "data of rare augmentation": ({"data": Flipping}, "another sample at every reading"),
     "inputs and targets of two lengths": ({"data": lambda: (data()[0], data()[1][1:])}, r"\[39, 40\] samples"),
     "no data": ({"data": lambda: (data()[0][:0], data()[1][:0])}, "train_data is empty"),
     "negative weight decay": ({"weight_decay": -1.0}, "weight_decay is -1"),

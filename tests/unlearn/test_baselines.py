@@ -1048,3 +1048,48 @@ def test_teachers_are_of_classes_alone(method):
     mixed = torch.softmax(normal(40, 3), 1)
     for loss in (nn.CrossEntropyLoss(), lambda o, t: cross_entropy(o, t, reduction="none")):
         assert method(Problem(net(), loss, (X, mixed), weight_decay=DECAY), IDS, SHORT, random_state=0).accepted
+
+
+@pytest.mark.parametrize("method", ["retrain", "fine_tune", "scrub"])
+def test_the_model_of_a_baseline_has_the_statistics_that_training_moved(method):
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
+    problem = Problem(model, "cross_entropy", (X * 5 + 3, Y), weight_decay=DECAY)
+    deletion = getattr(baselines, method)(problem, IDS, random_state=0)
+    found = problem.model_with(deletion.parameters)
+    assert not torch.equal(found[1].running_mean, model[1].running_mean)
+    loss = cross_entropy(found((X * 5 + 3)[RETAIN]), Y[RETAIN])
+    assert float(loss.detach()) == pytest.approx(deletion.retain_loss[1], rel=1e-12)
+    with pytest.raises(ValueError, match=r"params holds \['9.weight'\], which the model has not"):
+        problem.model_with({"9.weight": torch.ones(1)})
+
+
+@pytest.mark.parametrize("method", ["scrub", "bad_teacher"])
+def test_teachers_know_no_mean_and_variance(method):
+    """Two outputs and one number a sample, as in a Gaussian likelihood, are no classes."""
+
+    def gaussian(output, target):
+        return (output[:, 1:] + (output[:, :1] - target).square() / output[:, 1:].exp())[:, 0]
+
+    problem = Problem(nn.Linear(3, 2).double(), gaussian, (X, TARGET[:, :1]), weight_decay=DECAY)
+    with pytest.raises(ValueError, match="the targets are numbers of shape"):
+        getattr(baselines, method)(problem, IDS)
+
+
+def test_fisher_information_of_weighted_samples_is_refused_by_name():
+    def weighted(output, target):
+        return target[1] * cross_entropy(output, target[0], reduction="none")
+
+    problem = Problem(net(), weighted, (X, (Y, torch.ones(40).double())), weight_decay=DECAY)
+    with pytest.raises(ValueError, match="one class a sample"):
+        baselines.newton(problem, IDS, curvature="fisher")
+    with pytest.raises(ValueError, match="one class a sample"):
+        baselines.fisher_forgetting(problem, IDS)
+
+
+def test_sparse_gradients_are_refused_by_name():
+    model = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Flatten(), nn.Linear(8, 3))
+    problem = Problem(model, "cross_entropy", (torch.arange(80).view(40, 2) % 9, Y), weight_decay=DECAY)
+    for method in (baselines.retrain, baselines.random_labels, baselines.newton):
+        with pytest.raises(ValueError, match=r"model: '0' gives sparse gradients.*set sparse=False"):
+            method(problem, IDS)

@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 
 from codec.unlearn import LedgerError, Problem, Unlearner, find_units
 from codec.unlearn._distributed import Team, share_candidates, whole_copy
+from codec.unlearn._history import History
 from codec.unlearn._ledger import Ledger
 
 N = 41  # no multiple of two
@@ -122,9 +123,80 @@ def child(rank, folder):
             Unlearner(model, "cross_entropy", data(), group=group, **settings(selector="all"))
         except ValueError as error:
             words["refused"].append(str(error))
+    words["unlike"] = unlike(rank, group)
+    tensors |= failing(rank, group, folder, words)
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / f"{rank}.safetensors")
     (folder / f"{rank}.json").write_text(json.dumps(words))
     distributed.destroy_process_group()
+
+
+def unlike(rank, group):
+    """What is said where the processes differ in something, by its name."""
+    x, y = data()
+    statistics = normed()
+    with torch.no_grad():
+        statistics[1].running_mean.fill_(float(rank))
+    frozen = net()
+    frozen[0].requires_grad_(False)
+    with torch.no_grad():
+        frozen[0].bias.fill_(float(rank))
+    options = settings(selector="all")
+    cases = {
+        "statistics": (statistics, (x, y), options),
+        "frozen": (frozen, (x, y), options),
+        "labels": (net(), (x, (y + rank) % 3), options),
+        "order": (net(), (x.roll(rank, 0), y.roll(rank, 0)), options),
+        "decay": (net(), (x, y), options | {"weight_decay": 0.01 * (1 + rank)}),
+        "damping": (net(), (x, y), options | {"damping": 0.1 * (1 + rank)}),
+        "seed": (net(), (x, y), options | {"random_state": rank}),
+    }
+    said = {}
+    for name, (model, train_data, more) in cases.items():
+        try:
+            Unlearner(model, "cross_entropy", train_data, group=group, **more)
+        except ValueError as error:
+            said[name] = str(error)
+    ours = Unlearner(net(), "cross_entropy", (x, y), group=group, **options)
+    for name, ids in (("ids", [3 + rank]), ("size", list(range(1 + rank)))):
+        try:
+            ours.forget(ids)
+        except ValueError as error:
+            said[name] = str(error)
+    return said
+
+
+def failing(rank, group, folder, words):
+    """A disk that is full in process 0, an interrupt in process 1, a guard whose score is each process's own, a save."""
+    guard = lambda model: float(rank)  # noqa: E731, ARG005
+    options = settings(selector="all", group=group, guard=guard, ledger=folder / "failing")
+    ours = Unlearner(net(), "cross_entropy", data(), **options)
+    words["failed"] = []
+    for culprit, error in ((0, OSError), (1, KeyboardInterrupt)):
+        whole = History._take
+
+        def fails(*args, culprit=culprit, error=error, whole=whole):
+            if rank == culprit:
+                raise error
+            return whole(*args)
+
+        History._take = fails
+        try:
+            ours.forget([3])
+        except (OSError, KeyboardInterrupt, RuntimeError) as said:
+            words["failed"].append([type(said).__name__, list(ours.forgotten)])
+        finally:
+            History._take = whole
+    words["guard"] = list(ours.forget([3]).guard)
+    ours.save(folder / "saved")
+    ours.close()
+    try:
+        Unlearner(net(), "cross_entropy", data(), **options)
+    except (ValueError, RuntimeError) as said:
+        words["failed"].append([type(said).__name__, [3]])
+    distributed.barrier()
+    again = Unlearner.resume(folder / "saved", net(), "cross_entropy", data(), **(options | {"ledger": None}))
+    again.close()
+    return {f"saved:{key}": value for key, value in again.parameters.items()}
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +259,26 @@ class TestTwoProcesses:
             assert "cut along another axis than 0" in columns
             assert "(0.weight)" in columns
             assert "differ in 0.bias" in unequal
+
+    def test_processes_that_differ_are_refused_with_what_differs(self, found):
+        wanted = {
+            "statistics": "1.running_mean", "frozen": "0.bias", "labels": "the training data", "order": "the training data",
+            "decay": "weight_decay", "damping": "damping", "seed": "random_state", "ids": "ids", "size": "ids",
+        }  # fmt: skip
+        for _, words in found[0]:
+            assert {
+                name: text.partition("differ in ")[2].partition(";")[0] for name, text in words["unlike"].items()
+            } == wanted
+
+    def test_what_fails_in_one_process_is_done_in_none(self, found):
+        (tensors, first), (_, second) = found[0]
+        assert first["failed"] == [["OSError", []], ["RuntimeError", []], ["ValueError", [3]]]
+        assert second["failed"] == [["RuntimeError", []], ["KeyboardInterrupt", []], ["RuntimeError", [3]]]
+        assert first["guard"] == second["guard"] == [0.0, 0.0]
+        ours = Unlearner(net(), "cross_entropy", data(), **settings(selector="all"))
+        ours.forget([3])
+        for key, value in ours.parameters.items():
+            torch.testing.assert_close(tensors[f"saved:{key}"], value, rtol=1e-8, atol=1e-10)
 
 
 # ------------------------------------------------------------------------------ one process

@@ -19,8 +19,8 @@ terms' power.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from codec._omnibus import (
 )
 from codec._plans import TOLERANCE
 from codec._residuals import embed, two_valued
-from codec._validation import BoolArray, FloatArray, IntArray, Table
+from codec._validation import BoolArray, FloatArray, IntArray, Table, constant_columns
 
 MAX_GRAPHS = 10  # candidates whose residual CODEC is computed ...
 GRAPH_ROWS = 10_000  # ... on at most so many random rows ...
@@ -59,10 +59,13 @@ class Features:
     table : Table
     groups : tuple of tuple of int
         Columns of each feature.
+    gaps : dict of int to ndarray of shape (n,)
+        Rows in which a feature was missing, in part at least; of features without gaps nothing.
     """
 
     table: Table
     groups: tuple[tuple[int, ...], ...]
+    gaps: Mapping[int, BoolArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -72,7 +75,23 @@ class Features:
         return self.table.pick([j for feature in chosen for j in self.groups[feature]])
 
     def take(self, rows: IntArray) -> Features:
-        return replace(self, table=self.table.take(rows))
+        gaps = {v: missing[rows] for v, missing in self.gaps.items()}
+        return replace(self, table=self.table.take(rows), gaps=gaps)
+
+    def without(self, feature: int) -> Features:
+        """The other features, numbered anew; the table stays."""
+        groups = self.groups[:feature] + self.groups[feature + 1 :]
+        gaps = {v - (v > feature): missing for v, missing in self.gaps.items() if v != feature}
+        return replace(self, groups=groups, gaps=gaps)
+
+    def recorded(self, feature: int) -> Features:
+        """Rows in which a feature was recorded, without columns that tell nothing there, such as that it was."""
+        if feature not in self.gaps:
+            return self
+        found = self.take(np.flatnonzero(~self.gaps[feature]))
+        constant = constant_columns(found.table)
+        groups = tuple(tuple(j for j in group if not constant[j]) or group[:1] for group in self.groups)
+        return replace(found, groups=groups)
 
 
 def single_columns(table: Table) -> Features:
@@ -88,7 +107,8 @@ def with_response(features: Features, y: Table) -> Features:
         nominal=np.concatenate([table.nominal, y.nominal]),
         names=unique_names((*table.names, *y.names)),
     )
-    return Features(whole, (*features.groups, tuple(range(len(table.names), len(whole.names)))))
+    groups = (*features.groups, tuple(range(len(table.names), len(whole.names))))
+    return replace(features, table=whole, groups=groups)
 
 
 def with_indicators(features: Features) -> Features:
@@ -111,7 +131,9 @@ def with_indicators(features: Features) -> Features:
         columns[j, missing[j]] = np.median(present) if present.size else 0.0
         place = next(v for v, group in enumerate(features.groups) if j in group)
         added.append(_Added(f"{table.names[j]} missing", place, missing[j].astype(np.float64)))
-    return _extend(replace(features, table=replace(table, columns=columns)), added)
+    gaps = {v: np.asarray(missing[list(group)].any(axis=0)) for v, group in enumerate(features.groups)}
+    gaps = {v: rows for v, rows in gaps.items() if rows.any()}
+    return _extend(replace(features, table=replace(table, columns=columns), gaps=gaps), added)
 
 
 def with_distances(features: Features) -> Features:
@@ -165,7 +187,7 @@ def _extend(features: Features, added: Sequence[_Added]) -> Features:
         nominal=np.concatenate([table.nominal, np.zeros(len(added), dtype=np.bool_)]),
         names=unique_names((*table.names, *(column.name for column in added))),
     )
-    return Features(whole, tuple(tuple(group) for group in groups))
+    return replace(features, table=whole, groups=tuple(tuple(group) for group in groups))
 
 
 # --------------------------------------------------------------------------- the values of a step

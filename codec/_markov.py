@@ -448,9 +448,9 @@ def keep_mutual(
         if v in options.always_include:
             kept.append(v)
             continue
-        others = [group for u, group in enumerate(both.groups) if u != v]
+        others = both.without(v)
         theirs = find_blanket(
-            features.part([v]), replace(both, groups=tuple(others)),
+            features.part([v]), others,
             SearchOptions(options.alpha, None, options.screen, (), options.test, options.n_jobs),
             rng, show,
         )  # fmt: skip

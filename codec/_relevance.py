@@ -31,7 +31,7 @@ from codec._family import Features
 from codec._related import Families
 from codec._residuals import embed
 from codec._screen import expand
-from codec._validation import FloatArray, Table, first_of_equal
+from codec._validation import FloatArray, IntArray, Table, first_of_equal
 
 FITTED = 8  # outsiders that are fitted together with the members
 CHUNK = 512  # outsiders whose slopes are computed at a time
@@ -43,6 +43,7 @@ START_OUTSIDE = np.log(0.01)
 STEPS, STEPS_WITHOUT = 20, 6  # of a fit; of a fit without one feature
 TOLERANCE = 1e-5  # of the likelihood, relative
 CLEAR_GAIN = 3.0  # only features that seem to gain this much are worth a fit without them
+LEAST_ROWS = 50  # in which all members are known
 LEAST_SHARE = 1e-6  # of the largest singular value: targets below say the same as others
 
 
@@ -87,6 +88,10 @@ def needed_outside(
     """
     rows = first_of_equal([*y.columns, *features.table.columns])  # a row that is there twice would explain itself
     y, features = y.take(rows), features.take(rows)
+    known_rows = _recorded(features, members)
+    if len(known_rows) < LEAST_ROWS:
+        return []
+    y, features = y.take(known_rows), features.take(known_rows)
     targets = make_targets(y)
     known = [_block(features, v) for v in members]
     alone = Process(targets, known)
@@ -100,6 +105,12 @@ def needed_outside(
     times = [len(candidates) if families is None else families.times(v, candidates) for v in first]
     order = [i for i in np.argsort(-gains, kind="stable") if pvalues[i] * times[i] <= level]
     return [Needed(first[i], float(gains[i]), float(pvalues[i])) for i in order]
+
+
+def _recorded(features: Features, members: Sequence[int]) -> IntArray:
+    """Rows without gaps in members: where one is not known, what it does is noise, and the noise here is the same everywhere."""
+    gaps = [features.gaps[v] for v in members if v in features.gaps]
+    return np.flatnonzero(~np.any(gaps, axis=0)) if gaps else np.arange(features.table.n_rows)
 
 
 def make_targets(y: Table) -> FloatArray:

@@ -11,7 +11,9 @@ they say a lot. A feature S is another parent of a member C, where C is a child 
    y and S, it brings them together. How much more is to be expected, depends on both links: distances from copies
    grow like the number of rows n times a squared correlation, along a chain correlations multiply, and so do distances,
    divided by n. If C stands between y and S, so much is lost by giving C, else so much is gained: the logarithm of the
-   likelihood ratio of the two is in proportion to the product of both distances, over n, times the gain;
+   likelihood ratio of the two is in proportion to the product of both distances, over n, times the gain. Where nothing
+   is gained or lost, y and S depend on different things of C, as its sign and its size, or its value and whether it is
+   zero: the gain must come near to what is expected;
 4. y and C are neighbours: no member makes them independent by leaving the condition.
 
 With 1 to 3 the links y - C - S are a collider at C (Spirtes, Glymour & Scheines, 2000, the second step of the PC
@@ -50,6 +52,8 @@ from codec._validation import FloatArray, IntArray, Table
 
 CLEAR = 8.0  # standard deviations of the dependence of C, on S and on y, above that of copies of C
 EVIDENCE = 0.2  # their product, over n, times the standard deviations of y on S that are gained by giving C
+EXPECTED = 4.0  # standard deviations that may be expected at most; of these ...
+SHARE = 0.75  # ... so much must be gained
 ROWS = 2_000  # of more, as many random ones
 UNSEEN = 0.1  # p-values above this: no dependence of y on S
 HIDDEN_LESS = (
@@ -140,8 +144,9 @@ class Children:
             stronger = strong[: strong.index(other)]
             least = self._least_distance(child, other, rest, stronger, float(distance[candidates.index(other)]))
             on_y = self._on(child, self._y, [*rest, other]) if least >= CLEAR else 0.0
-            evidence = least * on_y / self._all.table.n_rows * gain
-            if on_y >= CLEAR and evidence >= EVIDENCE and self._is_neighbour(child, rest):
+            expected = least * on_y / self._all.recorded(child).table.n_rows
+            brought = expected * gain >= EVIDENCE and gain >= SHARE * min(expected, EXPECTED)
+            if on_y >= CLEAR and brought and self._is_neighbour(child, rest):
                 return OtherParent(other, least)
         return None
 
@@ -176,7 +181,8 @@ class Children:
         near = others[:CORRELATES]
         if not near:
             return []
-        pvalues = regression_pvalues(self._all.part([child]), self._all, [self._y, *members, *near], self._level)
+        features = self._all.recorded(child)
+        pvalues = regression_pvalues(features.part([child]), features, [self._y, *members, *near], self._level)
         named = [(p, u) for p, u in zip(pvalues[-len(near) :], near, strict=True) if p <= NAMED]
         return [u for _, u in sorted(named)[:HIDING]] if pvalues[0] * len(candidates) <= self._level else []
 
@@ -201,7 +207,9 @@ class Children:
         return left < LEFT * distance and self._gains(child, [parent], given).get(parent, -np.inf) >= -HIDDEN_LESS
 
     def _step(self, response: int, given: Sequence[int]) -> Step:
-        return Step(self._all.part([response]), self._all, sorted(given), self._seed, self._n_jobs)
+        """A feature as the response is what was recorded of it: gaps that it shares say nothing of its causes."""
+        features = self._all.recorded(response)
+        return Step(features.part([response]), features, sorted(given), self._seed, self._n_jobs)
 
     def _on(self, child: int, other: int, given: Sequence[int]) -> float:
         """How far a feature depends on another or on y, in standard deviations above its copies."""

@@ -142,7 +142,8 @@ def _without(features: Features, copies: Mapping[int, int]) -> tuple[Features, l
     columns = sorted(j for v in kept for j in features.groups[v])
     place = {j: i for i, j in enumerate(columns)}
     groups = tuple(tuple(place[j] for j in features.groups[v]) for v in kept)
-    return Features(features.table.pick(columns), groups), kept
+    gaps = {i: features.gaps[v] for i, v in enumerate(kept) if v in features.gaps}
+    return Features(features.table.pick(columns), groups, gaps), kept
 
 
 # --------------------------------------------------------------------------- the table

@@ -8,7 +8,7 @@ from scipy.stats import binom, norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-from codec._family import Features, single_columns
+from codec._family import Features, single_columns, with_indicators
 from codec._relevance import Form, Process, make_targets, needed_outside
 from codec._validation import read_table
 
@@ -117,3 +117,26 @@ def test_constant_features_are_not_needed():
     rng = np.random.default_rng(6)
     constant = single_columns(read_table(np.column_stack([rng.normal(size=50), np.ones(50)]), "X"))
     assert needed_outside(read_table(rng.normal(size=50), "y"), constant, (0,), (1,), 0.05) == []
+
+
+@pytest.mark.parametrize(("gap", "slope"), [(0.05, 1.0), (0.1, 3.0), (0.3, 3.0)])
+def test_a_member_with_gaps_names_no_noise(gap, slope):
+    """A third to two thirds of samples named some, of six columns of noise; at .025 four of 25 have a chance of .003."""
+    named = 0
+    for r in range(25):
+        rng = np.random.default_rng(r)
+        X = rng.standard_normal((200, 7))
+        y = slope * X[:, 0] + 0.2 * rng.standard_normal(200)
+        X[rng.random(200) < gap, 0] = np.nan
+        features = with_indicators(single_columns(read_table(X, "X")))
+        named += bool(needed_outside(read_table(y, "y"), features, [0], list(range(1, 7)), 0.025))
+    assert named < 4
+
+
+def test_a_member_that_is_hardly_ever_recorded_ends_the_look():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 3))
+    y = X[:, 0] + X[:, 1]
+    X[40:, 0] = np.nan
+    features = with_indicators(single_columns(read_table(X, "X")))
+    assert needed_outside(read_table(y, "y"), features, [0], [1, 2], 0.025) == []

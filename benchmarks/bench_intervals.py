@@ -39,6 +39,11 @@ def line(n: int, rng: np.random.Generator) -> Data:
     return z + rng.standard_normal(n), z, None
 
 
+def tight(n: int, rng: np.random.Generator) -> Data:
+    z = rng.standard_normal(n)
+    return z + 0.05 * rng.standard_normal(n), z, None
+
+
 def wave(n: int, rng: np.random.Generator) -> Data:
     z = rng.uniform(-1.0, 1.0, n)
     return np.sin(4.0 * z) + 0.3 * rng.standard_normal(n), z, None
@@ -71,6 +76,7 @@ def counts(n: int, rng: np.random.Generator) -> Data:
 
 MODELS: dict[str, tuple[Callable[[int, np.random.Generator], Data], str, tuple[str, ...]]] = {
     "line": (line, "z + noise", ("analytic", "bootstrap")),
+    "tight": (tight, "z + noise of sd .05", ("analytic",)),
     "wave": (wave, "sin 4z + noise", ("analytic", "bootstrap")),
     "spread": (spread, "|z| + (.2 + |z|) noise", ("analytic", "bootstrap")),
     "product": (product, "z1 z2 + noise", ("bootstrap",)),

@@ -314,7 +314,9 @@ def codec_test(
     With a continuous X, a test that holds its level for every distribution has no power (Shah & Peters
     2020). Given X, the omnibus test relies on smooth dependence on X, but for jumps where a column of X or a
     weighted sum of columns passes a value. Its level at .05 rises where y and z are the same strong function
-    of ten columns of X (about .25 at n = 200; .05 for five). Where their noise scales are the same strongly
+    of ten columns of X (about .25 at n = 200; .05 for five light-tailed ones, .17 for five lognormal ones), and of one
+    column that turns more than seven times over its range, as a season does in a long series: give the phase
+    beside the time. Where their noise scales are the same strongly
     varying function, it was .05 to .07.
 
     Columns with heavy tails (kurtosis above 6) are drawn in towards their normal scores first.

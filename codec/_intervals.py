@@ -26,10 +26,12 @@ from codec._validation import (
 
 ANALYTIC_ROWS = 500
 ANALYTIC_MIN_ROWS = 4  # products at lag 3
+ANALYTIC_HIGHEST = 0.97  # T: beyond, the normal limit is far
 BOOTSTRAP_SAMPLES = 400
 BOOTSTRAP_MIN_ROWS = 100
 BOOTSTRAP_ROWS = 400
 RAREST_ROWS, RARE_ROWS = 2, 5  # of a subsample, of other values of y than the most frequent: at least, well
+BOOTSTRAP_HIGHEST = 0.8  # T of two columns
 BOOTSTRAP_MAX_COLUMNS = 2  # beyond, the bias of nearest neighbours is as large as the interval
 
 
@@ -82,7 +84,7 @@ def codec_interval(
         Coverage wanted, in (0, 1).
     method : {'auto', 'analytic', 'bootstrap'}, default 'auto'
         ``'analytic'``: the variance estimator of Lin and Han for one continuous z, no ``given``, around
-        the coefficient of the right neighbour (Chatterjee's). ``'bootstrap'``: m out of n rows without
+        the coefficient of the right neighbour (Chatterjee's) times (n + 1) / (n - 2), which is 1 for a function. ``'bootstrap'``: m out of n rows without
         replacement, m = floor(n^(2/3)), for at most two columns of z and ``given`` together and at
         least 100 rows; below 400 it warns that it is too wide. ``'auto'`` takes the first that applies.
     nominal_y : 'auto' or bool, default 'auto'
@@ -115,8 +117,8 @@ def codec_interval(
     -----
     UserWarning
         Fewer than 500 rows (analytic) or 400 rows (bootstrap), at which the interval covers less, or is wider, than it
-        should; fewer than five rows a subsample with another value of y than the most frequent; rows with missing values
-        were left out.
+        should; T above .97 (analytic) or, with two columns, .8 (bootstrap); fewer than five rows a subsample with another
+        value of y than the most frequent; rows with missing values were left out.
 
     References
     ----------
@@ -181,10 +183,16 @@ def interval_of_tables(
         fault = "the analytic interval covers less than it says (.90 to .96 instead of .95 at 200)"
         _warn_below(ANALYTIC_ROWS, y.n_rows, fault)
         center, spread = right_neighbor(y.columns[0], z.columns[0])
+        _warn_above(
+            ANALYTIC_HIGHEST, center, "the analytic interval covers less than it says (.83 to .98 instead of .95)"
+        )
     else:
         center, spread = subsampled(y, z, given, rng)
         fault = "the bootstrap interval is wider than it need be (it covers .96 to .99 instead of .95 at 100)"
         _warn_below(BOOTSTRAP_ROWS, y.n_rows, fault)
+        if len(z.names) + (0 if given is None else len(given.names)) > 1:
+            fault = "neighbours in two columns are too far away for an interval (it covers .9 at .8, .2 at .95)"
+            _warn_above(BOOTSTRAP_HIGHEST, center, fault)
     # The variance is an estimate with a relative error near sqrt(24 / n): n / 12 degrees of freedom.
     half = float(student.ppf(0.5 + confidence_level / 2.0, y.n_rows / 12.0)) * spread
     if center + half < -1.0:
@@ -194,6 +202,11 @@ def interval_of_tables(
             "rows, or test with codec_test."
         )
     return ConfidenceInterval(max(center - half, -1.0), min(center + half, 1.0))
+
+
+def _warn_above(most: float, center: float, fault: str) -> None:
+    if center > most:
+        warn(f"T is {center:.3g} in this sample: {fault} above {most:g}.", stacklevel=4)
 
 
 def _warn_below(least: int, n: int, fault: str) -> None:
@@ -231,7 +244,10 @@ def _analytic_obstacle(y: Table, z: Table, given: Table | None) -> str:
 
 # --------------------------------------------------------------------------- analytic
 def right_neighbor(y: FloatArray, z: FloatArray) -> tuple[float, float]:
-    r"""Chatterjee's coefficient and its standard error, no ties.
+    r"""Chatterjee's coefficient over the largest value that n rows can have, and its standard error, no ties.
+
+    Ranks of n rows are further apart than their limits: the mean of ``xi`` is near ``T (n - 2) / (n + 1)``, its value for
+    a function of z. What is left out, 3 T / n, is more than the width of the interval where T is near 1.
 
     In the order of z, ``xi`` is to first order the sum of ``W_i = min(F(y_i), F(y_{i+1})) + G(y_i)``,
     ``G(t) = P(min(Y, Y') >= t)`` (the effect of y_i on the other ranks): 1-dependent with a mean that
@@ -243,7 +259,7 @@ def right_neighbor(y: FloatArray, z: FloatArray) -> tuple[float, float]:
     rank = np.empty(n)
     rank[np.argsort(y)] = np.arange(1.0, n + 1.0)
     r = rank[np.argsort(z)]
-    xi = 1.0 - 3.0 * np.abs(np.diff(r)).sum() / (n * n - 1.0)
+    xi = (1.0 - 3.0 * np.abs(np.diff(r)).sum() / (n * n - 1.0)) * (n + 1.0) / (n - 2.0)
     lower = np.minimum(r[:-1], r[1:])
     reached = (n - 1.0) - np.searchsorted(np.sort(lower), r[:-1], side="left")
     reached -= lower >= r[:-1]  # the pairs that y_i itself is part of say nothing on the others

@@ -25,9 +25,13 @@ SMALL_EXPECTED, FEW_SMALL = 5.0, 0.2  # the limit of G is reached if no more cel
 LEAST_EXPECTED = 1.0  # ... and none less than this (Cochran 1954)
 CONDITIONAL = {"local-permutation", "crt"}  # methods that need a condition
 LINEAR = "y or z is a linear function of given: nothing is left to correlate."
+UNMOVED = (
+    "every permutation gives the same G, a column has a value of its own in nearly every row: g_test is for few values, "
+    "codec_test takes numbers."
+)
 ALONE = "every row has an X of its own: there is nothing to permute; merge levels of given."
 SPARSE = "rows per cell: the chi-square limit rejects too often; use method='permutation'."
-SIGNS = (LINEAR, ALONE, f".* {SPARSE}")  # to be ignored in searches, where one test of hundreds says nothing
+SIGNS = (LINEAR, ALONE, UNMOVED, f".* {SPARSE}")  # to be ignored in searches, where one test of hundreds says nothing
 
 
 # --------------------------------------------------------------------------- Fisher's z
@@ -227,7 +231,8 @@ def g_test(
     entropy = np.concatenate(parts)
     null = value + 2.0 * (entropy[1:] - entropy[0])
     pvalue = rank_pvalue(np.concatenate([[value], null]))
-    return _classical(data, "g", "stratified", value, pvalue, null=null)
+    notes = (UNMOVED,) if np.ptp(null) <= 1e-9 * max(value, 1.0) else ()  # the rest is rounding
+    return _classical(data, "g", "stratified", value, pvalue, null=null, notes=notes)
 
 
 def _stratified_g(codes: IntArray, levels: IntArray, strata: IntArray) -> tuple[float, int, FloatArray]:
@@ -411,6 +416,15 @@ def _check_options(options: Mapping[str, Any], caller: str) -> None:
 
 
 # --------------------------------------------------------------------------- causal-learn
+def _check_cache(known: Mapping[str, Any], name: str, described: str, path: str | None) -> None:
+    """Refuse p-values of another test, which causal-learn itself does not notice."""
+    for key, mine in (("method_name", name), ("parameters_hash", described)):
+        if known.get(key, mine) != mine:
+            raise ValueError(
+                f"cache_path {path!r} holds p-values of another test ({key} {known[key]!r}, not {mine!r}); pass another path."
+            )
+
+
 def register_causal_learn(name: str = "codec", *, seed: int = 0, **options: Any) -> None:
     """Make causal-learn know the test: afterwards ``pc(data, indep_test=name)`` uses it.
 
@@ -457,9 +471,15 @@ def register_causal_learn(name: str = "codec", *, seed: int = 0, **options: Any)
     class RegisteredTest(CIT_Base):  # type: ignore[misc]
         """Columns of an array, by index; answers are remembered."""
 
-        def __init__(self, data: Any, **kwargs: Any) -> None:
-            super().__init__(data, **kwargs)
-            self.check_cache_method_consistent(name, f"{seed} {sorted(options.items())}")
+        def __init__(self, data: Any, cache_path: str | None = None, **kwargs: Any) -> None:
+            if kwargs:
+                raise TypeError(
+                    f"test {name!r} takes no option {sorted(kwargs)[0]!r} here; pass it to register_causal_learn({name!r}, ...)."
+                )
+            super().__init__(data, cache_path=cache_path)
+            described = f"{seed} {sorted(options.items())}"
+            _check_cache(self.pvalue_cache, name, described, cache_path)
+            self.check_cache_method_consistent(name, described)
             self.assert_input_data_is_valid(allow_nan=options.get("nan_policy") == "omit")
             self._test = CITest(pd.DataFrame(data), seed=seed, **options)
 

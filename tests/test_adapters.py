@@ -159,6 +159,44 @@ def test_a_condition_that_is_a_number():
     assert test(0, 1, 2) == test(0, 1, [2])
 
 
+def test_a_permutation_that_changes_nothing_is_told():
+    rng = np.random.default_rng(0)
+    y, z = rng.standard_normal((2, 120))
+    with pytest.warns(UserWarning, match="every permutation gives the same G"):
+        result = g_test(y > 0, z, rng=0)
+    assert result.pvalue == 1.0
+    assert g_test(y > 0, z > 0, rng=0).notes == ()
+
+
+def test_causal_learn_keeps_no_answers_of_another_test(tmp_path):
+    pytest.importorskip("causallearn", reason="causal-learn is not installed")
+    from causallearn.utils.cit import CIT
+
+    data, path = np.random.default_rng(0).standard_normal((60, 3)), str(tmp_path / "known.json")
+    register_causal_learn("codec-kept", n_resamples=19)
+    test = CIT(data, "codec-kept", cache_path=path)
+    test.SAVE_CACHE_CYCLE_SECONDS = -1
+    first = test(0, 1)
+    test(0, 2)  # writes what was known before
+    assert CIT(data, "codec-kept", cache_path=path)(0, 1) == first
+    for name, options, what in (
+        ("codec-kept", {"n_resamples": 39}, "parameters_hash"),
+        ("codec-other", {"n_resamples": 19}, "method_name"),
+    ):
+        register_causal_learn(name, **options)
+        with pytest.raises(ValueError, match=rf"holds p-values of another test \({what}"):
+            CIT(data, name, cache_path=path)
+
+
+def test_causal_learn_passes_no_options_on():
+    pytest.importorskip("causallearn", reason="causal-learn is not installed")
+    from causallearn.utils.cit import CIT
+
+    register_causal_learn("codec-options", n_resamples=19)
+    with pytest.raises(TypeError, match=r"takes no option 'n_resamples' here; pass it to register_causal_learn"):
+        CIT(np.zeros((9, 2)), "codec-options", n_resamples=99)
+
+
 def test_causal_learn_leaves_rows_out():
     pytest.importorskip("causallearn", reason="causal-learn is not installed")
     from causallearn.utils.cit import CIT

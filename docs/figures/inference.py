@@ -180,6 +180,7 @@ TABLES = {
 
 INTERVALS = {
     "line": "z + noise",
+    "tight": "z + noise of sd .05",
     "wave": "sin 4z + noise",
     "spread": "\\|z\\| + (.2 + \\|z\\|) noise",
     "product": "z₁ z₂ + noise",

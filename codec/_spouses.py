@@ -52,8 +52,8 @@ from codec._validation import FloatArray, IntArray, Table
 
 CLEAR = 8.0  # standard deviations of the dependence of C, on S and on y, above that of copies of C
 EVIDENCE = 0.2  # their product, over n, times the standard deviations of y on S that are gained by giving C
-EXPECTED = 4.0  # standard deviations that may be expected at most; of these ...
-SHARE = 0.75  # ... so much must be gained
+SHARES = (0.5, 0.75)  # of what is expected must be gained: up to so many standard deviations, ...
+LITTLE, MOST = 1.5, 4.0  # ... and beyond; where more than the second is expected, of the second
 ROWS = 2_000  # of more, as many random ones
 UNSEEN = 0.1  # p-values above this: no dependence of y on S
 HIDDEN_LESS = (
@@ -145,8 +145,8 @@ class Children:
             least = self._least_distance(child, other, rest, stronger, float(distance[candidates.index(other)]))
             on_y = self._on(child, self._y, [*rest, other]) if least >= CLEAR else 0.0
             expected = least * on_y / self._all.recorded(child).table.n_rows
-            brought = expected * gain >= EVIDENCE and gain >= SHARE * min(expected, EXPECTED)
-            if on_y >= CLEAR and brought and self._is_neighbour(child, rest):
+            needed = max(EVIDENCE / expected if expected else np.inf, SHARES[expected > LITTLE] * min(expected, MOST))
+            if on_y >= CLEAR and gain >= needed and self._is_neighbour(child, rest):
                 return OtherParent(other, least)
         return None
 

@@ -36,7 +36,7 @@ from codec.unlearn._products import output_curvature, output_slope
 from codec.unlearn._slices import Slices
 
 MOST_OUTPUTS = 128
-LEFT_OUT = 0.02  # share of the trace; it acts where the damping is small beside it only
+LEFT_OUT = 0.02  # share of the curvature's trace that is left out for speed, twice; where nothing hides it, see `Point`
 SMALL_LAYER = 64  # no direction of so few inputs is left out
 
 

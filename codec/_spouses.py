@@ -48,13 +48,14 @@ import numpy as np
 
 from codec._family import Features, Step, with_response
 from codec._screen import expand, regression_pvalues
-from codec._validation import FloatArray, IntArray, Table
+from codec._validation import FloatArray, IntArray, Table, constant_columns
 
 CLEAR = 8.0  # standard deviations of the dependence of C, on S and on y, above that of copies of C
 EVIDENCE = 0.2  # their product, over n, times the standard deviations of y on S that are gained by giving C
 SHARES = (0.5, 0.75)  # of what is expected must be gained: up to so many standard deviations, ...
 LITTLE, MOST = 1.5, 4.0  # ... and beyond; where more than the second is expected, of the second
 ROWS = 2_000  # of more, as many random ones
+LEAST_ROWS = 30  # in which a response was recorded
 UNSEEN = 0.1  # p-values above this: no dependence of y on S
 HIDDEN_LESS = (
     1.0  # standard deviations that may be lost where S hides C, which tells by itself that S is another parent
@@ -135,6 +136,12 @@ class Children:
             One of the members.
         members, candidates : sequence of int
         """
+        if not self._tells(child):
+            return None
+        here = self._all.recorded(child)
+        candidates = [v for v in candidates if child not in self._all.gaps or _varies(here.part([v]))]
+        if not candidates:
+            return None
         rest = [u for u in members if u != child]
         distance = self._step(child, [self._y, *rest]).values(candidates, CHILD_RESAMPLES, far=-np.inf).distance
         strong = [candidates[i] for i in np.argsort(-distance, kind="stable")[:FIRST] if distance[i] >= CLEAR]
@@ -159,7 +166,7 @@ class Children:
         """
         agreement = self._agreement(self._y)
         hidden = []
-        for v in sorted(candidates, key=lambda v: -agreement[v])[:ASKED]:
+        for v in sorted((v for v in candidates if self._tells(v)), key=lambda v: -agreement[v])[:ASKED]:
             others = self._may_hide(v, members, candidates)
             if not others:
                 continue
@@ -206,6 +213,14 @@ class Children:
         left = self._on(child, self._y, given)
         return left < LEFT * distance and self._gains(child, [parent], given).get(parent, -np.inf) >= -HIDDEN_LESS
 
+    def _tells(self, response: int) -> bool:
+        """Whether what was recorded of a feature differs, in rows enough, and y in these rows."""
+        if response not in self._all.gaps:
+            return True
+        features = self._all.recorded(response)
+        both = [features.part([v]) for v in (response, self._y)]
+        return features.table.n_rows >= LEAST_ROWS and all(map(_varies, both))
+
     def _step(self, response: int, given: Sequence[int]) -> Step:
         """A feature as the response is what was recorded of it: gaps that it shares say nothing of its causes."""
         features = self._all.recorded(response)
@@ -242,6 +257,10 @@ class Children:
             <= self._level
             for left in rest
         )
+
+
+def _varies(table: Table) -> bool:
+    return not bool(constant_columns(table).all())
 
 
 def _distance(step: Step, other: int, n_resamples: int) -> float:

@@ -282,3 +282,29 @@ def test_a_child_with_gaps_still_names_its_other_parent():
         selector = MarkovBlanketSelector(allow_nan=True, random_state=0).fit(np.column_stack(columns), y)
         found += selector.support_[:2].all()
     assert found >= 8
+
+
+@pytest.mark.parametrize("n_recorded", [0, 1, 20, 299])
+def test_what_was_hardly_recorded_or_never_differs_is_no_child(n_recorded):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 4))
+    y = X[:, 0] + 0.1 * rng.standard_normal(300)
+    X[n_recorded:, 1] = np.nan  # few numbers
+    X[:, 2] = 1.0  # the same number wherever it is one
+    X[n_recorded:, 2] = np.nan
+    selector = MarkovBlanketSelector(allow_nan=True, random_state=0, always_include=[1]).fit(X, y)
+    assert selector.support_[:2].all()
+
+
+def test_columns_that_tell_nothing_where_a_member_was_recorded_are_no_other_parents():
+    """x1 is missing in the rows of x0, and the same elsewhere; y is one class where x2 was recorded."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 4))
+    y = X[:, 0] + 0.1 * rng.standard_normal(200)
+    X[:, 1] = 1.0
+    X[:10, :2] = np.nan
+    assert MarkovBlanketSelector(allow_nan=True, random_state=0).fit(X, y).support_[0]
+    X[y < 0, 2] = np.nan
+    assert (
+        MarkovBlanketSelector(allow_nan=True, random_state=0).fit(X, np.where(y < 0, "a", "b")).support_[[0, 2]].any()
+    )

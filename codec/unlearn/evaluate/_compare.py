@@ -139,6 +139,8 @@ def evaluate(
     Where the targets are not class labels, only the losses, ``mia_loss`` and ``parameter_distance`` are there. A
     model with one logit z for two classes is a classifier with ``loss='cross_entropy'`` and ``output=lambda z:
     torch.cat([torch.zeros_like(z), z], 1)``; the loss is the binary cross entropy.
+    Whole numbers as targets, one a sample, are classes where each is the number of an output; pass those of a regression
+    with several outputs (quantiles of a rating) as floats.
 
     Examples
     --------

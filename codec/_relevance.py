@@ -88,10 +88,10 @@ def needed_outside(
     """
     rows = first_of_equal([*y.columns, *features.table.columns])  # a row that is there twice would explain itself
     y, features = y.take(rows), features.take(rows)
-    known_rows = _recorded(features, members)
-    if len(known_rows) < LEAST_ROWS:
+    rows = _complete(features, members)
+    if len(rows) < LEAST_ROWS:
         return []
-    y, features = y.take(known_rows), features.take(known_rows)
+    y, features = y.take(rows), features.take(rows)
     targets = make_targets(y)
     known = [_block(features, v) for v in members]
     alone = Process(targets, known)
@@ -107,7 +107,7 @@ def needed_outside(
     return [Needed(first[i], float(gains[i]), float(pvalues[i])) for i in order]
 
 
-def _recorded(features: Features, members: Sequence[int]) -> IntArray:
+def _complete(features: Features, members: Sequence[int]) -> IntArray:
     """Rows without gaps in members: where one is not known, what it does is noise, and the noise here is the same everywhere."""
     gaps = [features.gaps[v] for v in members if v in features.gaps]
     return np.flatnonzero(~np.any(gaps, axis=0)) if gaps else np.arange(features.table.n_rows)

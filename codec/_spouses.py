@@ -126,6 +126,7 @@ class Children:
         self._all = with_response(features, y)
         self._y = len(features)
         self._level, self._seed, self._n_jobs = level, seed, n_jobs
+        self._last: tuple[int, Features] | None = None  # the feature that was a response last, and its rows
 
     def other_parent(self, child: int, members: Sequence[int], candidates: Sequence[int]) -> OtherParent | None:
         """The candidate on which a member depends most among the other parents of this member.
@@ -138,7 +139,7 @@ class Children:
         """
         if not self._tells(child):
             return None
-        here = self._all.recorded(child)
+        here = self._recorded(child)
         candidates = [v for v in candidates if child not in self._all.gaps or _varies(here.part([v]))]
         if not candidates:
             return None
@@ -151,7 +152,7 @@ class Children:
             stronger = strong[: strong.index(other)]
             least = self._least_distance(child, other, rest, stronger, float(distance[candidates.index(other)]))
             on_y = self._on(child, self._y, [*rest, other]) if least >= CLEAR else 0.0
-            expected = least * on_y / self._all.recorded(child).table.n_rows
+            expected = least * on_y / here.table.n_rows
             needed = max(EVIDENCE / expected if expected else np.inf, SHARES[expected > LITTLE] * min(expected, MOST))
             if on_y >= CLEAR and gain >= needed and self._is_neighbour(child, rest):
                 return OtherParent(other, least)
@@ -166,8 +167,8 @@ class Children:
         """
         agreement = self._agreement(self._y)
         hidden = []
-        for v in sorted((v for v in candidates if self._tells(v)), key=lambda v: -agreement[v])[:ASKED]:
-            others = self._may_hide(v, members, candidates)
+        for v in sorted(candidates, key=lambda v: -agreement[v])[:ASKED]:
+            others = self._may_hide(v, members, candidates) if self._tells(v) else []
             if not others:
                 continue
             step = self._step(v, [*members, *others])
@@ -188,7 +189,7 @@ class Children:
         near = others[:CORRELATES]
         if not near:
             return []
-        features = self._all.recorded(child)
+        features = self._recorded(child)
         pvalues = regression_pvalues(features.part([child]), features, [self._y, *members, *near], self._level)
         named = [(p, u) for p, u in zip(pvalues[-len(near) :], near, strict=True) if p <= NAMED]
         return [u for _, u in sorted(named)[:HIDING]] if pvalues[0] * len(candidates) <= self._level else []
@@ -217,13 +218,21 @@ class Children:
         """Whether what was recorded of a feature differs, in rows enough, and y in these rows."""
         if response not in self._all.gaps:
             return True
-        features = self._all.recorded(response)
-        both = [features.part([v]) for v in (response, self._y)]
-        return features.table.n_rows >= LEAST_ROWS and all(map(_varies, both))
+        rows = np.flatnonzero(~self._all.gaps[response])
+        both = (self._all.part([v]).take(rows) for v in (response, self._y))
+        return len(rows) >= LEAST_ROWS and all(map(_varies, both))
+
+    def _recorded(self, response: int) -> Features:
+        """All features where one was recorded; those of the last one are kept, it is asked several times."""
+        if self._last is None or self._last[0] != response:
+            if response not in self._all.gaps:
+                return self._all
+            self._last = response, self._all.recorded(response)
+        return self._last[1]
 
     def _step(self, response: int, given: Sequence[int]) -> Step:
         """A feature as the response is what was recorded of it: gaps that it shares say nothing of its causes."""
-        features = self._all.recorded(response)
+        features = self._recorded(response)
         return Step(features.part([response]), features, sorted(given), self._seed, self._n_jobs)
 
     def _on(self, child: int, other: int, given: Sequence[int]) -> float:

@@ -32,19 +32,35 @@ Train = Callable[[Any, int], nn.Module]
 class Outputs:
     """What one model says about some samples.
 
-    ``logits`` and ``labels`` are None where the targets are no classes. ``likelihoods``: the labels' log-probabilities
-    in double precision, where the losses are minus these; losses of confident networks round to 0.
+    ``logits`` and ``labels`` are None where the targets are no classes. ``rounding``: of the logits, relative.
     """
 
     losses: Array
     logits: Array | None
     labels: Labels | None
-    likelihoods: Array | None = None
+    rounding: float = 0.0
 
     @property
     def n_classes(self) -> int | None:
         """Logits a sample; None where the targets are no classes."""
         return None if self.logits is None else self.logits.shape[1]
+
+    @cached_property
+    def likelihoods(self) -> Array | None:
+        """The labels' log-probabilities in double precision, where the losses are minus these; losses round to 0."""
+        if self.logits is None or self.labels is None or len(self.broken):
+            return None
+        found = np.asarray(log_probabilities(self.logits)[0][np.arange(len(self.labels)), self.labels])
+        spread = np.abs(np.where(np.isfinite(self.logits), self.logits, 0.0)).max(axis=1)
+        return found if bool((np.abs(found + self.losses) <= 8.0 * self.rounding * (1.0 + spread)).all()) else None
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether what is taken for logits are probabilities that no softmax was trained on."""
+        logits = self.logits
+        if logits is None or not ((logits >= 0.0).all() and np.allclose(logits.sum(axis=1), 1.0, rtol=0.0, atol=1e-3)):
+            return False
+        return self.likelihoods is None
 
     @cached_property
     def broken(self) -> Labels:
@@ -259,23 +275,13 @@ def _run(work: Problem) -> Outputs:
     if not all(map(_are_classes, outputs, targets)):
         return Outputs(known, None, None)
     logits, labels = _numbers(torch.cat(outputs)), torch.cat(targets).cpu().numpy().astype(np.int64)
-    likelihoods = _likelihoods(logits, labels, known, torch.finfo(outputs[0].dtype).eps)
-    if likelihoods is None and (logits >= 0.0).all() and np.allclose(logits.sum(axis=1), 1.0, rtol=0.0, atol=1e-3):
+    made = Outputs(known, logits, labels, torch.finfo(outputs[0].dtype).eps)
+    if made.probabilities:
         raise ValueError(
             "model gives probabilities (no value is negative, every row adds up to 1), and logits are compared; pass "
             "output=torch.log, with a loss of log-probabilities such as torch.nn.NLLLoss()."
         )
-    return Outputs(known, logits, labels, likelihoods)
-
-
-def _likelihoods(logits: Array, labels: Labels, losses: Array, rounding: float) -> Array | None:
-    """The labels' log-probabilities; None where the losses are something else."""
-    if len(ill_rows(logits)):
-        return None
-    found = log_probabilities(logits)[0][np.arange(len(labels)), labels]
-    spread = np.abs(np.where(np.isfinite(logits), logits, 0.0)).max(axis=1)
-    off = np.abs(found + losses)
-    return found if bool((off <= 8.0 * rounding * (1.0 + spread)).all()) else None
+    return made
 
 
 def _are_classes(output: Tensor, target: Any) -> bool:

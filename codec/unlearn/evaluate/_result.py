@@ -119,8 +119,8 @@ class Evaluation:
         terms = variances.pow(2) / (counts - 1).where(counts > 1)
         freedom = total.pow(2) / (terms.loc[others] + terms.loc[RETRAINED])
         half = total.pow(0.5).mul(student.ppf(_upper(confidence_level), freedom))
-        equal = self._equal().loc[others] & self._equal().loc[RETRAINED]
-        return _with_bounds(gap, half.where(total > 0, total.where(equal)))
+        equal = self._equal()
+        return _with_bounds(gap, half.where(total > 0, total.where(equal.loc[others] & equal.loc[RETRAINED])))
 
     def _equal(self) -> pd.DataFrame:
         """Whether the models of a name are one model, by their losses: then no spread is no chance."""

@@ -191,9 +191,11 @@ class Problem:
 
         Of a baseline: ``problem.model_with(deletion.parameters)``; training moves the running statistics of norms, too.
         """
-        unknown = set(params) - set(self.model.state_dict())
-        if unknown:
-            raise ValueError(f"params holds {sorted(unknown)[:3]}, which the model has not.")
+        named = (self.model.named_parameters, self.model.named_buffers)
+        shapes = {name: value.shape for every in named for name, value in every(remove_duplicate=False)}
+        wrong = sorted(name for name, value in params.items() if shapes.get(name) != value.shape)
+        if wrong:
+            raise ValueError(f"params holds {wrong[:3]}, which the model has not, or not in this shape.")
         model = plain_copy(self.model)
         for name in self._nesting:
             setattr(model.get_submodule(name), "use_nested_tensor", True)  # noqa: B010 - unknown to Module

@@ -1060,8 +1060,11 @@ def test_the_model_of_a_baseline_has_the_statistics_that_training_moved(method):
     assert not torch.equal(found[1].running_mean, model[1].running_mean)
     loss = cross_entropy(found((X * 5 + 3)[RETAIN]), Y[RETAIN])
     assert float(loss.detach()) == pytest.approx(deletion.retain_loss[1], rel=1e-12)
-    with pytest.raises(ValueError, match=r"params holds \['9.weight'\], which the model has not"):
-        problem.model_with({"9.weight": torch.ones(1)})
+    problem.model.register_buffer("count", torch.zeros(1), persistent=False)  # no state_dict has it
+    assert problem.model_with({"count": torch.ones(1)}).count.item() == 1.0
+    for name in ("9.weight", "1.weight"):  # the second would be spread over all channels
+        with pytest.raises(ValueError, match=rf"params holds \['{name}'\], which the model has not"):
+            problem.model_with({name: torch.ones(1)})
 
 
 @pytest.mark.parametrize("method", ["scrub", "bad_teacher"])

@@ -20,6 +20,8 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
@@ -31,6 +33,12 @@ from codec._omnibus import near_in_blocks, without_self
 from codec._validation import BoolArray, FloatArray, IntArray, Table
 
 BANDWIDTHS = (0.25, 1.0)  # of the median squared distance
+NARROW = (
+    1 / 16,
+    1 / 64,
+    1 / 256,
+)  # of a single column, whose functions may turn often, as a season in a series does ...
+ALIKE = 2.0  # ... tried where next residuals correlate by so many standard deviations
 PENALTIES = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0])
 UNDERSMOOTHING = 0.3  # the penalty chosen by cross-validation is multiplied by this
 N_LANDMARKS = 200  # at most; half of the rows in smaller samples
@@ -112,8 +120,10 @@ class Kernel:
         h, and h as a multiple of the median squared distance of the landmarks.
     gram : ndarray of shape (m, m)
         Kernel between the landmarks.
-    loadings : ndarray of shape (m + d, r)
-        Coefficients of the orthonormal functions on (kernel values, x).
+    turns : tuple of (int, float)
+        Kernels on single columns beside it: which, and their bandwidths as multiples of the median squared distance.
+    loadings : ndarray of shape (m + k m + d, r)
+        Coefficients of the orthonormal functions on (kernel values, those of the k turns, x).
     energy : ndarray of shape (r,)
         Eigenvalues of the whitened features' scatter matrix, ascending.
     functions : ndarray of shape (n, r)
@@ -128,6 +138,7 @@ class Kernel:
     loadings: FloatArray
     energy: FloatArray
     functions: FloatArray
+    turns: tuple[tuple[int, float], ...] = ()
 
     def shrinkage(self, penalty: float) -> FloatArray:
         return np.asarray(self.energy / (self.energy + penalty))
@@ -145,8 +156,46 @@ def squared_distances(a: FloatArray, b: FloatArray, metric: FloatArray) -> Float
     return np.maximum(distances, 0.0, out=distances)
 
 
-def make_kernel(points: FloatArray, landmarks: FloatArray, metric: FloatArray, width: float) -> Kernel:
-    """The kernel whose bandwidth is ``width`` times the median squared distance of the landmarks."""
+def make_kernel(
+    points: FloatArray, landmarks: FloatArray, metric: FloatArray, width: float, turns: Sequence[tuple[int, float]] = ()
+) -> Kernel:
+    """The kernel whose bandwidth is ``width`` times the median squared distance of the landmarks, and its ``turns``."""
+    blocks = [_block(points, landmarks, metric, width)]
+    for column, narrow in turns:
+        values = points[:, [column]]
+        n_landmarks = min(max(len(values) // 2, 2), N_LANDMARKS)
+        blocks.append(_block(values, _spread_out(values, n_landmarks), np.eye(1), narrow))
+    features = np.concatenate([*(block.near for block in blocks), points], axis=1)
+    mean = features.mean(axis=0)
+    # Whitening commutes with sums over rows: m x m triangular solves instead of n x m ones.
+    scatter = features.T @ features
+    scatter -= len(points) * np.outer(mean, mean)
+    ends = np.cumsum([0, *(block.near.shape[1] for block in blocks)])
+    parts = [slice(start, end) for start, end in pairwise(ends)]
+    for part, block in zip(parts, blocks, strict=True):
+        scatter[part] = solve_triangular(block.factor, scatter[part], lower=True, check_finite=False)
+        scatter[:, part] = solve_triangular(block.factor, scatter[:, part].T, lower=True, check_finite=False).T
+    energy, loadings = np.linalg.eigh(scatter)
+    kept = energy > 1e-8 * energy[-1]
+    energy, loadings = energy[kept], loadings[:, kept] / np.sqrt(energy[kept])
+    for part, block in zip(parts, blocks, strict=True):
+        loadings[part] = solve_triangular(block.factor.T, loadings[part], lower=False, check_finite=False)
+    functions = features @ loadings
+    functions -= mean @ loadings
+    first = blocks[0]
+    return Kernel(landmarks, metric, width, first.bandwidth, first.gram, loadings, energy, functions, (*turns,))
+
+
+class _Block(NamedTuple):
+    """Kernel values against landmarks, and what makes them independent."""
+
+    near: FloatArray
+    gram: FloatArray
+    factor: FloatArray
+    bandwidth: float
+
+
+def _block(points: FloatArray, landmarks: FloatArray, metric: FloatArray, width: float) -> _Block:
     m = len(landmarks)
     between = squared_distances(landmarks, landmarks, metric)
     upper = between[np.triu_indices(m, 1)]
@@ -156,20 +205,13 @@ def make_kernel(points: FloatArray, landmarks: FloatArray, metric: FloatArray, w
     gram[np.diag_indices_from(gram)] += 1e-6 * np.sqrt(m)
     factor = cholesky(gram, lower=True, check_finite=False)
     near = _gaussian(squared_distances(points, landmarks, metric), bandwidth)
-    features = np.concatenate([near, points], axis=1)
-    mean = features.mean(axis=0)
-    # Whitening commutes with sums over rows: m x m triangular solves instead of n x m ones.
-    scatter = features.T @ features
-    scatter -= len(points) * np.outer(mean, mean)
-    scatter[:m] = solve_triangular(factor, scatter[:m], lower=True, check_finite=False)
-    scatter[:, :m] = solve_triangular(factor, scatter[:, :m].T, lower=True, check_finite=False).T
-    energy, loadings = np.linalg.eigh(scatter)
-    kept = energy > 1e-8 * energy[-1]
-    energy, loadings = energy[kept], loadings[:, kept] / np.sqrt(energy[kept])
-    loadings[:m] = solve_triangular(factor.T, loadings[:m], lower=False, check_finite=False)
-    functions = features @ loadings
-    functions -= mean @ loadings
-    return Kernel(landmarks, metric, width, bandwidth, gram, loadings, energy, functions)
+    return _Block(near, gram, factor, bandwidth)
+
+
+def _spread_out(values: FloatArray, n_landmarks: int) -> FloatArray:
+    """Values of one column (n, 1) that have as many rows between them, each once."""
+    places = np.linspace(0, len(values) - 1, n_landmarks).round().astype(np.intp)
+    return np.unique(np.sort(values, axis=0)[places], axis=0)
 
 
 def _gaussian(distances: FloatArray, bandwidth: float) -> FloatArray:
@@ -183,7 +225,7 @@ def gradient_metric(kernel: Kernel, penalty: float, coefficients: FloatArray) ->
     weights = kernel.loadings @ (kernel.shrinkage(penalty) * coefficients)
     pulls = kernel.gram * weights[:m]  # k(l_i, l_j) c_j
     toward = pulls.sum(axis=1)[:, None] * kernel.landmarks - pulls @ kernel.landmarks
-    gradients = (-2.0 / kernel.bandwidth) * (toward @ kernel.metric) + weights[m:]
+    gradients = (-2.0 / kernel.bandwidth) * (toward @ kernel.metric) + weights[len(weights) - d :]
     outer = gradients.T @ gradients
     trace = float(np.trace(outer))
     if trace <= 0.0:
@@ -219,6 +261,13 @@ def _better(first: Sequence[Choice], second: Sequence[Choice]) -> list[Choice]:
     return [b if b.score < a.score else a for a, b in zip(first, second, strict=True)]
 
 
+def _alike(choice: Choice, column: FloatArray, order: IntArray) -> float:
+    """Standard deviations by which residuals of a centred column correlate with those of the next row in an order."""
+    shrunk = choice.kernel.shrinkage(choice.penalty) * choice.coefficients
+    left = (column - choice.kernel.functions @ shrunk)[order]
+    return float(np.sqrt(len(left)) * (left[1:] @ left[:-1]) / max(left @ left, 1e-300))
+
+
 class Smoother:
     """Kernel ridge of any columns on the same X; kernels once made are offered to later columns.
 
@@ -241,6 +290,8 @@ class Smoother:
         self._seen = points[self._rows]
         self._few = self._landmarks[:SELECTION_LANDMARKS]
         self._pool = [make_kernel(self._seen, self._few, np.eye(d), width) for width in BANDWIDTHS]
+        self._orders = np.argsort(self._seen, axis=0, kind="stable").T
+        self._turned: dict[tuple[object, ...], Kernel] = {}
         self._refined: dict[int, Kernel] = {}
         self._nearest: IntArray | None = None  # row in X; made when it is asked for
 
@@ -263,6 +314,7 @@ class Smoother:
                 kernel = make_kernel(self._seen, self._few, metric, BANDWIDTHS[-1])
                 self._pool.append(kernel)
                 choices = _better(choices, best_penalties(kernel, seen))
+        choices = self._turning(choices, seen)
         if len(self._few) < len(self._landmarks) or len(self._seen) < len(self.points):
             for members in same_things([choice.kernel for choice in choices]):
                 refined = best_penalties(self._refine(choices[members[0]].kernel), centred[members])
@@ -274,6 +326,24 @@ class Smoother:
             choices,
         )
 
+    def _turning(self, choices: list[Choice], seen: FloatArray) -> list[Choice]:
+        """Kernels on single columns added where residuals of rows next to each other in that column are alike."""
+        for j in range(len(choices)):
+            for column, order in enumerate(self._orders):
+                if _alike(choices[j], seen[j], order) >= ALIKE:
+                    for width in NARROW:
+                        turning = self._with_turn(choices[j].kernel, column, width)
+                        choices[j] = _better([choices[j]], best_penalties(turning, seen[j : j + 1]))[0]
+        return choices
+
+    def _with_turn(self, kernel: Kernel, column: int, width: float) -> Kernel:
+        """A kernel with one more on a single column, in place of one that it has there; made once."""
+        turns = tuple(sorted({**dict(kernel.turns), column: width}.items()))
+        key = id(kernel.metric), kernel.width, turns
+        if key not in self._turned:
+            self._turned[key] = make_kernel(self._seen, self._few, kernel.metric, kernel.width, turns)
+        return self._turned[key]
+
     def refine_all(self) -> None:
         """Every kernel made so far with all landmarks and rows, so that branches need not make them."""
         if len(self._few) < len(self._landmarks) or len(self._seen) < len(self.points):
@@ -283,7 +353,7 @@ class Smoother:
     def branch(self) -> Smoother:
         """The same kernels; what the branch learns stays with it."""
         branch = copy.copy(self)
-        branch._pool, branch._refined = list(self._pool), dict(self._refined)
+        branch._pool, branch._refined, branch._turned = list(self._pool), dict(self._refined), dict(self._turned)
         return branch
 
     def beside(self, columns: Sequence[FloatArray]) -> Smoother:
@@ -308,7 +378,9 @@ class Smoother:
     def _refine(self, kernel: Kernel) -> Kernel:
         """The chosen kernel with all landmarks on all rows; made once."""
         if id(kernel) not in self._refined:
-            self._refined[id(kernel)] = make_kernel(self.points, self._landmarks, kernel.metric, kernel.width)
+            self._refined[id(kernel)] = make_kernel(
+                self.points, self._landmarks, kernel.metric, kernel.width, kernel.turns
+            )
         return self._refined[id(kernel)]
 
 

@@ -8,7 +8,9 @@ from scipy.special import expit
 
 from codec import codec_test
 from codec._residuals import (
+    ALIKE,
     BANDWIDTHS,
+    NARROW,
     PENALTIES,
     SCALE_LIMIT,
     UNDERSMOOTHING,
@@ -31,28 +33,43 @@ def test_smoother_finds_one_direction_in_many(n):
     assert np.allclose(again, residuals.standard, atol=1e-8)
 
 
-def hat_matrix(x, landmarks, width, penalty):
-    """Ridge regression on x and on the kernel of the landmarks (Nystroem), centred: the matrix of the fit of n rows."""
+def kernel_matrix(x, landmarks, width):
+    """Of the rows of one column of X by way of the landmarks (Nystroem)."""
     between = (landmarks - landmarks.T) ** 2
     bandwidth = width * np.median(between[np.triu_indices(len(landmarks), 1)])
     gram = np.exp(-between / bandwidth) + 1e-6 * np.sqrt(len(landmarks)) * np.eye(len(landmarks))
     near = np.exp(-((x - landmarks.T) ** 2) / bandwidth)
-    centre = np.eye(len(x)) - 1.0 / len(x)
-    kernel = centre @ (near @ np.linalg.solve(gram, near.T) + x @ x.T) @ centre
-    return np.linalg.solve(kernel + penalty * np.eye(len(x)), kernel) + 1.0 / len(x)
+    return near @ np.linalg.solve(gram, near.T)
+
+
+def hat_matrix(kernel, penalty):
+    """Ridge regression on a kernel, centred: the matrix of the fit of n rows."""
+    n = len(kernel)
+    centre = np.eye(n) - 1.0 / n
+    kernel = centre @ kernel @ centre
+    return np.linalg.solve(kernel + penalty * np.eye(n), kernel) + 1.0 / n
+
+
+def best_penalty(kernel, column):
+    """The least generalized cross-validation score, its penalty, the kernel, and how residuals of rows in a row correlate."""
+    n, found = len(column), []
+    for penalty in PENALTIES:
+        hat = hat_matrix(kernel, penalty)
+        left = column - hat @ column
+        alike = sum(left[:-1] * left[1:]) / sum(left**2) * n**0.5
+        found.append((left @ left / n / (1.0 - np.trace(hat) / n) ** 2, penalty, kernel, alike))
+    return min(found, key=lambda choice: choice[0])
 
 
 def best_hat_matrix(x, landmarks, column, undersmoothing):
-    """That of the width and the penalty with the least generalized cross-validation score, and the score."""
-    n = len(x)
-    scores = {}
-    for width in BANDWIDTHS:
-        for penalty in PENALTIES:
-            hat = hat_matrix(x, landmarks, width, penalty)
-            left = column - hat @ column
-            scores[width, penalty] = left @ left / n / (1.0 - np.trace(hat) / n) ** 2
-    width, penalty = min(scores, key=scores.get)
-    return hat_matrix(x, landmarks, width, undersmoothing * penalty), scores[width, penalty]
+    """Width and penalty of least score, a narrow kernel beside it where residuals are alike: the matrix, and the score."""
+    wide = [best_penalty(kernel_matrix(x, landmarks, width) + x @ x.T, column) for width in BANDWIDTHS]
+    best = min(wide, key=lambda choice: choice[0])
+    if best[3] >= ALIKE:
+        every_other = np.sort(x, axis=0)[np.linspace(0, len(x) - 1, len(x) // 2).round().astype(int)]
+        both = [best_penalty(best[2] + kernel_matrix(x, every_other, width), column) for width in NARROW]
+        best = min([best, *both], key=lambda choice: choice[0])
+    return hat_matrix(best[2], undersmoothing * best[1]), best[0]
 
 
 def smoothing_problem(seed):
@@ -75,6 +92,38 @@ def test_smoother_is_the_ridge_of_least_generalized_cross_validation(undersmooth
         hat, score = best_hat_matrix(x, landmarks, column, undersmoothing)
         assert choice.score == pytest.approx(score, rel=1e-4)
         assert np.allclose(found, hat @ column, rtol=0.0, atol=5e-3)  # the least eigenvalues are left out
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+@pytest.mark.parametrize("cycles", [5, 10, 14])
+def test_a_season_is_followed_and_noise_is_not(cycles, others, global_random_seed):
+    """Of a sine that turns so often over one of the columns, and of nothing but noise, one smoother's fits; 120 rows."""
+    rng = np.random.default_rng(global_random_seed)
+    time = np.arange(120.0)
+    season = np.sin(2.0 * np.pi * cycles * time / 120.0)
+    columns = np.stack([season + 0.3 * rng.normal(size=120), rng.normal(size=120)])
+    x = np.column_stack([time, rng.normal(size=(120, others))])
+    fit = Smoother(embed(read_table(x, "given")), rng).fit(columns)
+    location = fit.smooth(columns[:, None, :])[:, 0]
+    assert np.corrcoef(location[0], season)[0, 1] > 0.9
+    assert location[1].std() < 0.7 * columns[1].std()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_shared_season_is_no_evidence(others):
+    """y and z are the same ten years of months plus noise: at most 17 of 100 p-values at .05; more has chance once in 400,000.
+
+    Without kernels on single columns it is 60 beside the time alone, and 95 beside another column.
+    """
+    time = np.arange(120)
+    season = np.sin(2.0 * np.pi * time / 12.0)
+    rejected = 0
+    for i in range(100):
+        rng = np.random.default_rng(i)
+        y, z = season + rng.normal(size=(2, 120))
+        x = np.column_stack([time, rng.normal(size=(120, others))])
+        rejected += codec_test(y, z, x, n_resamples=99, rng=i).pvalue <= 0.05
+    assert rejected <= 17
 
 
 def test_copies_are_divided_by_noise_scales_of_their_own(global_random_seed):

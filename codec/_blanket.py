@@ -26,7 +26,7 @@ from codec._frames import as_frame, is_polars, refuse_foreign_frame, refuse_seri
 from codec._markov import SCREEN_FEATURES, SearchOptions, spread_values
 from codec._selection import Options, select_features
 from codec._stability import MIN_ROWS, check_halves
-from codec._task import Task, few_whole_numbers, refuse_missing, split_rows, warn_of_rare_classes
+from codec._task import UNORDERED_LEVELS, Task, few_whole_numbers, refuse_missing, split_rows, warn_of_rare_classes
 from codec._validation import (
     BoolArray,
     FloatArray,
@@ -188,9 +188,9 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
     is another parent of it [5]_. They enter by what is said about the child; their own
     p-values may be large. y and features are compared after what the condition explains of them is taken out; the
     terms of :func:`codec.codec_test` and one more are combined. Tables in which y and all features are categories or
-    hold at most 10 whole numbers go to a search for discrete data instead: stratified permutation tests find the
-    features that may be near y, alone or two together, and networks learned on bootstrap samples vote on which are.
-    ``screen`` has no meaning there.
+    hold at most 3 whole numbers go to a search for discrete data instead, which knows no order: stratified permutation
+    tests find the features that may be near y, alone or two together, and networks learned on bootstrap samples vote on
+    which are. ``screen`` has no meaning there.
 
     *Several responses* are explained together: a feature is selected if it carries information on any.
 
@@ -425,7 +425,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         """Whether the search for discrete data applies."""
         plain = self.test is None and not list_of_columns(self.groups, "groups")
         return plain and all(
-            nominal or few_whole_numbers(values)
+            nominal or few_whole_numbers(values, UNORDERED_LEVELS)
             for t in (response, table)
             for values, nominal in zip(t.columns, t.nominal, strict=True)
         )

@@ -35,6 +35,7 @@ from codec._omnibus import (
     residual_codec,
     residual_graph,
     standardize_rows,
+    without_rounding,
 )
 from codec._plans import TOLERANCE
 from codec._residuals import embed, two_valued
@@ -350,6 +351,7 @@ class _Panel:
         self._n = features.table.n_rows
         self._terms: list[list[FloatArray]] = [[] for _ in self._candidates]
         self._omnibus: dict[int, Omnibus] = {}
+        self._rounding: dict[int, FloatArray] = {}
         self._ranks: list[FloatArray] = []
         self._codec: dict[int, tuple[IntArray, list[FloatArray]]] = {}
         self._graph_rows: IntArray | None = None
@@ -386,7 +388,12 @@ class _Panel:
         self._ranks.append(moving.ranks if rows is None else np.ascontiguousarray(moving.ranks[:, :, rows]))
 
     def _products(self, chunk: range, moving: Moving) -> list[FloatArray]:
-        return [self._statistic(i).values(moving) for i in chunk]
+        found = []
+        for i in chunk:
+            statistic = self._statistic(i)
+            self._rounding[i] = statistic.rounding
+            found.append(statistic.values(moving))
+        return found
 
     def _statistic(self, i: int) -> Omnibus:
         """The terms of one candidate; kept where that takes little memory."""
@@ -402,7 +409,9 @@ class _Panel:
 
     def values(self, *, graphs: bool = True) -> Values:
         """Values with all copies added so far."""
-        terms = [np.concatenate(parts, axis=1) for parts in self._terms]
+        terms = [
+            without_rounding(np.concatenate(parts, axis=1), self._rounding[i]) for i, parts in enumerate(self._terms)
+        ]
         squares = np.stack([_squares(rows).sum(axis=0) for rows in terms])
         distance = np.array([_distance(rows) for rows in terms])
         chosen = np.argsort(-squares.max(axis=1), kind="stable")[: self._n_graphs if graphs else 0]

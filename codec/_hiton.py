@@ -132,6 +132,9 @@ def discrete_blanket(
     near += [v for pair in pairs for v in pair if v not in near]
     elected = sorted((v for v in shares if shares[v] >= SHARE), key=lambda v: (-shares[v], v))
     decisions += [_vote(search, v, shares[v], "entered") for v in elected]
+    if not elected:
+        elected = search.neighbours(y)
+        decisions += [_unexplained(search, v, y) for v in elected]
     decisions += [_vote(search, v, shares.get(v, 0.0), "removed") for v in near if v not in elected]
     if symmetric and not search.whole_table:
         elected = _both_ways(search, y, elected, decisions)
@@ -208,16 +211,22 @@ class Search:
                 chosen.append(couple)
         return chosen[:PAIRS]
 
+    def neighbours(self, y: int) -> list[int]:
+        """Variables that depend on y, given any other of them, too.
+
+        For variables of so many levels that no network can pay for an edge: what depends on something has a blanket.
+        """
+        return hiton_pc(self.test, y, self.dependents(y), self.alpha, 1)[0]
+
     def surroundings(self, y: int) -> list[int]:
         """y, its likely neighbours and theirs; the whole table if it is small."""
         if self.whole_table:
             return list(range(self.n_variables))
         found = [y]
-        near = hiton_pc(self.test, y, self.dependents(y), self.alpha, 1)[0][:NEAR]
+        near = self.neighbours(y)[:NEAR]
         found += near
         for v in near:
-            theirs = hiton_pc(self.test, v, self.dependents(v), self.alpha, 1)[0]
-            found += [u for u in theirs if u not in found]
+            found += [u for u in self.neighbours(v) if u not in found]
         return found[:WHOLE_TABLE]
 
     def allowed(self, variables: Sequence[int]) -> BoolArray:
@@ -330,6 +339,12 @@ def _screened(search: Search, near: Sequence[int], pairs: Sequence[tuple[int, in
 def _vote(search: Search, v: int, share: float, action: Action) -> Decision:
     reason = f"in the blanket of {round(share * search.n_networks)} of {search.n_networks} networks"
     return Decision(action, v, (), share, nan, search.n_variables - 1, reason)
+
+
+def _unexplained(search: Search, v: int, y: int) -> Decision:
+    outcome = search.marginal(v, y, search.alpha)
+    reason = f"no network has a member, but the response depends on it, also given any other ({outcome.describe()})"
+    return Decision("entered", v, (), outcome.score, outcome.pvalue, search.n_variables - 1, reason)
 
 
 def _both_ways(search: Search, y: int, elected: Sequence[int], decisions: list[Decision]) -> list[int]:

@@ -24,6 +24,7 @@ from scipy.special import ndtri
 
 from codec import _inference_kernels as kernels
 from codec._frames import as_frame
+from codec._kernel_ridge import Fit, Smoother
 from codec._omnibus import (
     Moving,
     Omnibus,
@@ -33,7 +34,7 @@ from codec._omnibus import (
     near_in_blocks,
     standardize_rows,
 )
-from codec._residuals import Fit, Residuals, Smoother, embed, follow_jumps, light_tailed, two_valued
+from codec._residuals import Residuals, embed, follow_jumps, light_tailed, two_valued
 from codec._tree_kernels import group_rows
 from codec._validation import BoolArray, FloatArray, IntArray, Table, holds_large_integers, read_table
 

@@ -307,6 +307,11 @@ class Tables:
 # --------------------------------------------------------------------------- the maximum
 def standardized_maxima(values: FloatArray, rounding: float | FloatArray = ROUNDING) -> tuple[FloatArray, FloatArray]:
     """Terms (t, B + 1) standardized over all their values, and the largest of each column; constants become 0."""
-    scores = standardize_rows(values)
-    scores[np.ptp(values, axis=-1) <= rounding * np.abs(values).max(axis=-1)] = 0.0
+    scores = standardize_rows(without_rounding(values, rounding))
     return scores, scores.max(axis=0)
+
+
+def without_rounding(values: FloatArray, rounding: float | FloatArray = ROUNDING) -> FloatArray:
+    """Terms (t, B + 1), those 0 that vary by no more, relatively, than rounding lets them."""
+    constant = np.ptp(values, axis=-1) <= rounding * np.abs(values).max(axis=-1)
+    return np.where(constant[:, None], 0.0, values)

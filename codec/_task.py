@@ -21,15 +21,16 @@ from codec._residuals import two_valued
 from codec._stability import StabilityResult, stability_selection
 from codec._validation import FloatArray, IntArray, Table, constant_columns
 
-DISCRETE_LEVELS = 10  # a column of at most this many whole numbers is discrete
+DISCRETE_LEVELS = 10  # a column of at most this many whole numbers is discrete ...
+UNORDERED_LEVELS = 3  # ... and one of at most this many hardly loses by forgetting their order
 MIN_SPLIT_ROWS = 20  # rows that each part of a split must have
 SAME = 1e-6  # standard deviations by which values in two units, or in single precision, may differ
 
 
-def few_whole_numbers(values: FloatArray) -> bool:
+def few_whole_numbers(values: FloatArray, most: int = DISCRETE_LEVELS) -> bool:
     """Whether a column counts as discrete."""
     present = values[~np.isnan(values)]
-    return bool((present == np.round(present)).all()) and np.unique(present).size <= DISCRETE_LEVELS
+    return bool((present == np.round(present)).all()) and np.unique(present).size <= most
 
 
 def _classes(y: Table) -> IntArray:

@@ -7,7 +7,8 @@ from scipy.stats import binom
 
 from codec import MarkovBlanketSelector, codec_test
 from codec._jumps import MOST_GAPS, Scan, find_jumps, find_slanted_jump
-from codec._residuals import Residuals, Smoother, embed, follow_jumps
+from codec._kernel_ridge import Smoother
+from codec._residuals import Residuals, embed, follow_jumps
 from codec._validation import read_table
 
 
@@ -15,7 +16,7 @@ def smoothed(x, v, seed=0):
     """Points, the standardized column, and its residuals."""
     points = embed(read_table(x, "x"))
     column = np.ascontiguousarray(embed(read_table(v, "v")).T)
-    return points, column[0], Residuals(Smoother(points, np.random.default_rng(seed)), column)
+    return points, column[0], Residuals(Smoother(points, np.random.default_rng(seed)), column, turning=False)
 
 
 def parts(points, v, residuals):

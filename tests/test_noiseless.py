@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from codec import MarkovBlanketSelector, codec_test, codec_test_many
-from codec._residuals import Residuals, Smoother, embed
+from codec._kernel_ridge import Smoother
+from codec._residuals import Residuals, embed
 from codec._validation import read_table
 
 FUNCTIONS = {

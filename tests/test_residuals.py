@@ -7,18 +7,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from codec import codec_test
-from codec._residuals import (
-    ALIKE,
-    BANDWIDTHS,
-    NARROW,
-    PENALTIES,
-    SCALE_LIMIT,
-    UNDERSMOOTHING,
-    Residuals,
-    Smoother,
-    embed,
-    logistic_ridge,
-)
+from codec._kernel_ridge import ALIKE, BANDWIDTHS, NARROW, PENALTIES, UNDERSMOOTHING, Smoother, logistic_ridge
+from codec._residuals import SCALE_LIMIT, Residuals, embed
 from codec._validation import read_table
 
 
@@ -165,7 +155,7 @@ def test_logistic_ridge_minimises_its_loss(case, monkeypatch):
     penalty = np.geomspace(0.01, 1.0, 6)
     logits = {"smooth": 20.0, "rare": 40.0, "separable": 1000.0}[case] * functions[:, 0] - 3.0 * (case == "rare")
     member = rng.random(300) < expit(logits)
-    monkeypatch.setattr("codec._residuals.PENALTY_FACTORS", ((1.0,),))
+    monkeypatch.setattr("codec._kernel_ridge.PENALTY_FACTORS", ((1.0,),))
     design = np.column_stack([functions, np.full(300, 300**-0.5)])
 
     def loss(w):

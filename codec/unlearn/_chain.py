@@ -360,8 +360,14 @@ def find_chain(problem: Problem, params: Mapping[str, Tensor]) -> list[Stage]:
     inputs, _ = problem.fetch(torch.arange(min(problem.n, 3)))
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         raise NoChainError("the model takes no single tensor of numbers")
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    first = _Watch(inputs, leaves)
+    with torch.enable_grad(), first:  # as in training, so that the watch sees what runs without
+        problem.outputs(leaves, inputs)
+    if any(value.requires_grad for value in first.constants):
+        raise NoChainError("a bias or statistic of a layer is computed from parameters")
     watch = _Watch(inputs, params)
-    with torch.enable_grad(), watch:  # as in training, so that the watch sees what runs without
+    with torch.enable_grad(), watch:
         outputs = problem.outputs(params, inputs)
     if outputs is not watch.current or outputs.dim() != 2:
         raise NoChainError("the model's output is not one vector a sample from the last call")
@@ -389,6 +395,7 @@ class _Watch(TorchFunctionMode):
         self.seen = [inputs]  # holding them keeps their identities apart
         self.names = {id(value): name for name, value in params.items()}
         self.stages: list[Stage] = []
+        self.constants: list[Tensor] = []  # what layers take beside inputs and parameters
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -454,6 +461,7 @@ class _Watch(TorchFunctionMode):
         if given["training"] or not self._trained(given.get("weight")):
             return None
         layer = ChannelNorm(self.names[id(given["weight"])], self._name(given["bias"]), given["weight"], given["bias"])
+        self.constants += [part for part in (given["running_mean"], given["running_var"]) if part is not None]
         layer.mean, layer.variance, layer.eps = given["running_mean"], given["running_var"], given["eps"]
         return layer
 
@@ -461,7 +469,11 @@ class _Watch(TorchFunctionMode):
         return tensor is not None and id(tensor) in self.names
 
     def _name(self, tensor: Tensor | None) -> str:
-        return "" if tensor is None else self.names.get(id(tensor), "")
+        if tensor is None:
+            return ""
+        if id(tensor) not in self.names:
+            self.constants.append(tensor)
+        return self.names.get(id(tensor), "")
 
 
 def _argument(args: Any, kwargs: dict[str, Any], place: int, key: str, default: Any = None) -> Any:

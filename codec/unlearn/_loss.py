@@ -16,13 +16,12 @@ CLASSES_SECOND, CLASSES_SECOND_FUNCTIONS = (
     (nn.CrossEntropyLoss, nn.NLLLoss),
     (functional.cross_entropy, functional.nll_loss),
 )
-LIKELIHOOD_FUNCTIONS = (
+LIKELIHOOD_FUNCTIONS = (  # in the same order
     functional.cross_entropy,
     functional.nll_loss,
     functional.binary_cross_entropy,
     functional.binary_cross_entropy_with_logits,
 )
-
 Loss = str | Callable[[Any, Any], Tensor]
 
 
@@ -33,7 +32,12 @@ def is_likelihood(loss: Loss) -> bool:
         or getattr(loss, "weight", None) is not None
         or getattr(loss, "pos_weight", None) is not None
     )
-    return is_one_of(loss, LIKELIHOOD_FUNCTIONS) or (isinstance(loss, LIKELIHOODS) and not changed)
+    return is_one_of(loss, LIKELIHOOD_FUNCTIONS) or (is_torchs(loss, LIKELIHOODS) and not changed)
+
+
+def is_torchs(loss: Loss, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether this is one of torch's losses, and not one with a forward of its own that is derived from it."""
+    return isinstance(loss, kinds) and type(loss).forward in {kind.forward for kind in kinds}
 
 
 def certain(targets: Tensor) -> bool:
@@ -56,6 +60,9 @@ def loss_function(loss: Loss) -> PerSample:
         loss = nn.MSELoss()
     elif not callable(loss):
         raise ValueError(f"loss must be 'cross_entropy', 'mse' or a callable loss(output, target), got {loss!r}.")
+    same = [module for module, function in zip(LIKELIHOODS, LIKELIHOOD_FUNCTIONS, strict=True) if loss is function]
+    if same:
+        return PerSample(same[0](reduction="none"), loss)
     own = _learnt(loss) if isinstance(loss, nn.Module) else []
     if own:
         raise ValueError(

@@ -79,7 +79,7 @@ class Options:
     def check_problem(self, problem: Problem) -> None:
         """Refuse a model or loss that these options cannot be carried out for."""
         if self.curvature in {"ggn", "hessian", "kfac"}:
-            check_curved(problem)
+            check_curved(problem, self.curvature)
         if self.convex:
             _check_statistics(problem.model)
             check_double(problem)
@@ -145,6 +145,15 @@ def _check_statistics(model: nn.Module) -> None:
             "with convex=True no bound holds for them. Use a norm without them, such as LayerNorm, or, if they never "
             "saw the training data, freeze the norm's parameters or put its outputs in the data."
         )
+
+
+def assumed_of_loss(problem: Problem) -> tuple[str, ...]:
+    """What is assumed of a loss that is not torch's own: it may hold a number of all samples."""
+    if type(problem._loss.loss).__module__.startswith("torch.nn."):
+        return ()
+    return (
+        "a factor in the loss that is made of all samples, as for class weights or masked tokens, stays in retraining",
+    )
 
 
 def assumed_of_buffers(model: nn.Module) -> tuple[str, ...]:

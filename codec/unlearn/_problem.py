@@ -28,6 +28,7 @@ from codec.unlearn._loss import (
     certain,
     is_likelihood,
     is_one_of,
+    is_torchs,
     loss_function,
 )
 
@@ -172,7 +173,7 @@ class Problem:
         self._output = output or _tensor_of
         self._loss = loss_function(loss)
         self.likelihood = is_likelihood(loss)
-        self.classes_second = isinstance(loss, CLASSES_SECOND) or is_one_of(loss, CLASSES_SECOND_FUNCTIONS)
+        self.classes_second = is_torchs(loss, CLASSES_SECOND) or is_one_of(loss, CLASSES_SECOND_FUNCTIONS)
         self._data = read_data(data, target_key, self.device)
         self._writes = False
         self.n = len(self._data)
@@ -396,6 +397,7 @@ class Problem:
 
     def _check_loss(self, outputs: Tensor, targets: Any, half: int) -> None:
         losses, rounding = self.losses(outputs, targets), _rounding(outputs)
+        self.classes_second |= _classes_second(outputs, targets)
         self.likelihood &= self._loss.one_value and all(map(certain, tree_leaves(targets)))
         if half and losses.shape == (len(outputs),):
             fewer = self.losses(outputs[:half], tree_map(lambda leaf: leaf[:half], targets))
@@ -411,6 +413,13 @@ class Problem:
     def _no_mean(self, outputs: Tensor, targets: Any, losses: Tensor) -> list[str]:
         """What to say where the loss of a batch is not the mean of its samples'; else nothing."""
         whole, mean, size = self._loss.whole(outputs, targets), losses.mean(), losses.abs().mean()
+        ignored = getattr(self._loss.loss, "ignore_index", None) if whole.dim() else None
+        if ignored is not None and isinstance(targets, Tensor) and bool((targets == ignored).any()):
+            return [
+                f"loss has reduction='none' and targets hold its ignore_index {ignored}: their zeros would count in the mean "
+                "over positions, and they did not in training. Pass a callable that gives one value a sample: the sum over "
+                "its positions, times n, divided by all positions that count."
+            ]
         close = whole.dim() or (mean - whole).abs() <= CLOSE * size + _rounding(outputs)
         if close or not torch.isfinite(whole):  # not close where the mean is not finite
             return []
@@ -453,6 +462,13 @@ class Problem:
                 "zero. Adapters that are merged by .eval(), weights that are kept from one call to the next, .detach() and "
                 "losses that count errors do this; unmerge the adapters, or pass the loss that was trained on."
             )
+
+
+def _classes_second(outputs: Tensor, targets: Any) -> bool:
+    """Whether integer targets have the shape of the outputs without the second axis, and not without the last."""
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or outputs.dim() < 3:
+        return False
+    return outputs.shape[:1] + outputs.shape[2:] == targets.shape != outputs.shape[:-1]
 
 
 def pass_bytes(device: torch.device) -> int:

@@ -281,18 +281,26 @@ def output_product(problem: Problem, kind: str, outputs: Tensor, targets: Tensor
     return total
 
 
-def check_curved(problem: Problem) -> None:
-    """Refuse a loss of which torch has no second derivative, with a ValueError."""
+def check_curved(problem: Problem, kind: str) -> None:
+    """Refuse a loss of which torch has no second derivative, or which has none that is not 0, with a ValueError."""
     batch = next(problem.batches(torch.arange(min(problem.n, 8))))
     with torch.no_grad():
         outputs = problem.outputs(problem.parameters(), batch.inputs)
     try:
-        output_product(problem, "ggn", outputs, batch.targets, torch.ones_like(outputs))
+        tangent = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
+        near_zero = (0.1 * outputs, outputs)  # confident classes have no curvature that single precision shows
+        curved = [output_product(problem, "ggn", o, batch.targets, tangent).any() for o in near_zero]
     except (RuntimeError, NotImplementedError) as error:
         raise ValueError(
             f"loss has no second derivative in torch ({error}); pass one that is made of other calls, or curvature="
             "'empirical_fisher', which needs gradients alone."
         ) from error
+    if kind != "hessian" and not any(curved):
+        raise ValueError(
+            f"loss is linear in the outputs of the model: curvature={kind!r} is 0, and the step would be one of gradient "
+            "ascent. After a LogSoftmax pass CrossEntropyLoss() in place of NLLLoss(): of log-probabilities it has the "
+            "same values and the same gradients. Or choose curvature='hessian' or 'empirical_fisher'."
+        )
 
 
 def output_curvature(problem: Problem, kind: str, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -37,6 +37,11 @@ def read_ids(request: Any, n: int, data: Any = None) -> list[int]:
         raise ValueError("ids is empty: there is nothing to forget.")
     if values.ndim > 1 or not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"ids must be integers, got {values.dtype} of shape {values.shape}.")
+    if values.size == n > 2 and set(np.unique(values).tolist()) == {0, 1}:
+        raise ValueError(
+            f"ids holds {n} zeros and ones, as many as there are samples: a mask must be boolean, as mask.astype(bool) or "
+            "mask.bool() make it."
+        )
     ids = in_order(int(i) for i in np.atleast_1d(values))
     outside = [i for i in ids if not 0 <= i < n]
     if outside:

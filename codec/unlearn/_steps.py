@@ -15,7 +15,7 @@ from codec.unlearn._curvature import Curvature
 from codec.unlearn._deletion import NAN, Timer
 from codec.unlearn._history import History, ids_of
 from codec.unlearn._nearest import shared_finder
-from codec.unlearn._options import Options, assumed_of_buffers
+from codec.unlearn._options import Options, assumed_of_buffers, assumed_of_loss
 from codec.unlearn._point import Point, SampleLosses, gradient_norm
 from codec.unlearn._problem import Parameters, Problem
 from codec.unlearn._record import record
@@ -216,6 +216,7 @@ class Steps:
             assumed=(
                 f"rounding hides at most {rounded_up(rounding, 1)} of ||grad F_R||, which is an estimate",
                 *assumed_of_buffers(problem.model),
+                *assumed_of_loss(problem),
             ),
         )
 

@@ -37,9 +37,6 @@ from codec.unlearn._slices import Slices
 
 MOST_OUTPUTS = 128
 LEFT_OUT = 0.02  # share of the curvature's trace that is left out for speed, twice; where nothing hides it, see `Point`
-MOST_KEPT = (
-    0.5  # share of the samples; where more would have to stay, all do: the time that is saved is not worth the error
-)
 SMALL_LAYER = 64  # no direction of so few inputs is left out
 
 
@@ -53,9 +50,8 @@ class Linearisation:
         The point.
     kind : {'ggn', 'fisher', 'empirical_fisher'}, default 'ggn'
     tolerance : float, default 0.02
-        Share of the curvature's trace that may be left out twice: with the samples that have the least, if these
-        are half of them or more, and with the last principal directions of the inputs of wide linear layers. 0:
-        nothing is left out.
+        Share of the curvature's trace that may be left out twice: with the samples that have the least, and
+        with the last principal directions of the inputs of wide linear layers. 0: nothing is left out.
     max_bytes : int, default 2 GiB
         Most memory of what is kept.
 
@@ -377,11 +373,11 @@ def _rotate(matrix: Tensor, basis: Tensor | None) -> Tensor:
 
 
 def _enough(traces: Tensor, tolerance: float) -> Tensor:
-    """Samples that hold all but ``tolerance`` of the trace, ascending; all of them if these are more than half."""
+    """Samples that hold all but ``tolerance`` of the trace, ascending; all of them if that saves under a tenth."""
     order = traces.argsort(descending=True, stable=True)
     held = traces[order].double().cumsum(0) / traces.double().sum().clamp_min(1e-300)
     count = min(int((held < 1.0 - tolerance).sum()) + 1, len(traces))
-    if tolerance <= 0.0 or count > MOST_KEPT * len(traces):
+    if tolerance <= 0.0 or count > 0.9 * len(traces):
         return torch.arange(len(traces))
     return order[:count].sort().values
 

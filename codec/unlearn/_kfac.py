@@ -157,12 +157,13 @@ def kronecker_factors(
         if not pairs:  # no layer that K-FAC knows, or none that the model calls as a module
             return []
         for i, call in pairs:
-            rows = layers[i].inputs(call.inputs, len(shares))
+            kept = params[layers[i].weight].dtype  # autocast gives the layer another one
+            rows, shares = layers[i].inputs(call.inputs, len(shares)).to(kept), shares.to(kept)
             part = (rows * shares[:, None, None]).flatten(0, 1).T @ rows.flatten(0, 1)
             inputs[i] = inputs[i] + part if i in inputs else part
         for columns in _factor_columns(curvature, batch.ids):
             for (i, _), q in zip(pairs, _pulled(found, [call for _, call in pairs], columns), strict=True):
-                rows = layers[i].outputs(q, len(shares))
+                rows = layers[i].outputs(q, len(shares)).to(params[layers[i].weight].dtype)
                 part = rows.flatten(0, 1).T @ rows.flatten(0, 1) / rows.shape[1]
                 outputs[i] = outputs[i] + part if i in outputs else part
     scale = max(total, torch.finfo(torch.float32).tiny)
@@ -290,13 +291,15 @@ def _pulled(value: Tensor, calls: Sequence[_Call], along: Tensor) -> list[Tensor
     if not value.requires_grad:
         return [torch.zeros_like(call.outputs) for call in calls]
     edges = [call.edge for call in calls]
-    found: Sequence[Tensor | None] = torch.autograd.grad(value, edges, along, retain_graph=True, allow_unused=True)
+    found: Sequence[Tensor | None] = torch.autograd.grad(
+        value, edges, along.to(value), retain_graph=True, allow_unused=True
+    )
     return [torch.zeros_like(call.outputs) if q is None else q for call, q in zip(calls, found, strict=True)]
 
 
 def _factor_columns(curvature: Tensor, ids: Tensor) -> Iterator[Tensor]:
     """Vectors l of each sample whose ``l l^T`` sum up to its C, in expectation where C is large."""
-    values, vectors = torch.linalg.eigh(curvature)
+    values, vectors = torch.linalg.eigh(curvature if curvature.dtype == torch.float64 else curvature.float())
     root = vectors * values.clamp_min(0.0).sqrt()[:, None, :]
     if root.shape[2] <= EXACT_OUTPUTS:
         yield from root.unbind(2)

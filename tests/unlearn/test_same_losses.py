@@ -146,3 +146,42 @@ def test_a_mask_of_zeros_and_ones_is_refused(dtype):
     for repeated in ("raise", "ignore"):
         with pytest.raises(ValueError, match="boolean"):
             unlearner.forget((data[1] == 1).to(dtype), repeated=repeated)
+
+
+class Halved(nn.Module):
+    """Layers that run in bfloat16, outputs of either type."""
+
+    def __init__(self, net: nn.Module, *, back: bool) -> None:
+        super().__init__()
+        self.net, self.back = net, back
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = self.net(x)
+        return out.float() if self.back else out
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_model_that_computes_in_bfloat16_forgets_like_the_same_in_single_precision(back):
+    model, data = trained()
+    found = []
+    for one in (model, Halved(model, back=back)):
+        unlearner = Unlearner(one, "cross_entropy", data, weight_decay=0.05, damping=0.1, random_state=0)
+        deletion = unlearner.forget([0])
+        found.append(deletion.distance)
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
+class Squeezed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(6, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x).squeeze()
+
+
+def test_a_squeeze_of_all_axes_is_refused_by_name():
+    _, data = trained()
+    with pytest.raises(ValueError, match=r"squeeze\(-1\)"):
+        Problem(Squeezed(), nn.BCEWithLogitsLoss(), (data[0], (data[1] > 0).float()), weight_decay=0.01)

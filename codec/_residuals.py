@@ -91,7 +91,7 @@ def follow_jumps(smoother: Smoother, columns: FloatArray) -> tuple[Smoother, Res
                 break
             smoother = smoother.beside(steps)
             residuals = Residuals(smoother, columns, turning=False)
-    return smoother, Residuals(smoother, columns)
+    return smoother, Residuals(smoother, columns, learn_metric=False)  # what was learned is in the pool
 
 
 class Residuals:
@@ -127,7 +127,7 @@ class Residuals:
         self.location = self._fit.smooth(columns[:, None, :])[:, 0]
         raw = columns - self.location
         roots = np.sqrt(np.abs(raw))
-        self._scale_fit = smoother.fit(roots, learn_metric=False, undersmoothing=1.0, turning=turning)
+        self._scale_fit = smoother.fit(roots, learn_metric=False, undersmoothing=1.0, turning=False)
         self.scale = self._scales(raw[:, None, :])[:, 0]
         self.standard = raw / self.scale
         small = raw.var(axis=1) <= EXPLAINED * columns.var(axis=1)

@@ -94,7 +94,9 @@ class Linearisation:
         self.held = set(self.ids.tolist())
         self._check_memory(max_bytes)
         self.factors = kronecker_factors(problem, self.params, self.ids, problem.names, kind)
-        self.bases = {f.weight: f.basis(tolerance if len(f.inputs) > SMALL_LAYER else 0.0) for f in self.factors}
+        linear = {layer.weight for layer in self.layers if isinstance(layer, Linear)}  # convolutions gain no time
+        wide = {f.weight for f in self.factors if len(f.inputs) > SMALL_LAYER} & linear
+        self.bases = {f.weight: f.basis(tolerance if f.weight in wide else 0.0) for f in self.factors}
         self.directions = {f.weight: _left(f, self.bases[f.weight][1]) for f in self.factors}
         for layer in self.layers:
             if isinstance(layer, Linear) and layer.weight in self.bases:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from codec.unlearn import Unlearner
-from codec.unlearn._chain import NoChainError, find_chain
+from codec.unlearn._chain import Conv, NoChainError, find_chain
 from codec.unlearn._curvature import Curvature, linearise
 from codec.unlearn._kfac import NoFactorsError, _factor_columns, kronecker_factors
 from codec.unlearn._linearisation import Linearisation
@@ -291,6 +291,19 @@ def test_factors_after_requests_with_and_without_kept_samples():
     again = [f.outputs for f in whole.factors_without(kept)]
     assert all(torch.equal(a, b) for a, b in zip(again, without_kept, strict=True))
     assert any(not torch.equal(a, f.outputs) for a, f in zip(again, whole.factors, strict=True))
+
+
+def test_convolutions_keep_all_directions(monkeypatch):
+    """They are kept in their own coordinates: a direction that K-FAC leaves out saves nothing, and no step would go along it."""
+    monkeypatch.setattr("codec.unlearn._linearisation.SMALL_LAYER", 2)
+    problem = make_problem("CNN, BatchNorm")
+    whole = linearise(problem, problem.parameters(), tolerance=0.5)
+    left = {layer.weight: isinstance(layer, Conv) for layer in whole.layers if layer.weight in whole.bases}
+    for weight, convolution in left.items():
+        basis = whole.bases[weight][0]
+        assert (basis.shape[0] == basis.shape[1]) == convolution
+        assert (whole.directions[weight] < 1e-6) == convolution
+    assert set(left.values()) == {True, False}
 
 
 @pytest.mark.parametrize("solver", ["cg", "cholesky"])

@@ -197,15 +197,18 @@ def _better(first: Sequence[Choice], second: Sequence[Choice]) -> list[Choice]:
     return [b if b.score < a.score else a for a, b in zip(first, second, strict=True)]
 
 
-def _alike(choice: Choice, column: FloatArray, order: IntArray) -> float:
-    """Standard deviations by which residuals of a centred column correlate with those of the next row in an order.
+def _alike(choice: Choice, column: FloatArray, places: IntArray) -> float:
+    """Standard deviations by which residuals of a centred column correlate with those of the next value of X.
 
-    0 where hardly anything is left, which may be the fit's own error.
+    ``places`` are the values' ranks, 0, 1, ...; rows of the same value count by their mean. 0 where hardly anything is
+    left, which may be the fit's own error.
     """
     shrunk = choice.kernel.shrinkage(choice.penalty) * choice.coefficients
-    left = (column - choice.kernel.functions @ shrunk)[order]
-    size = left @ left
-    return float(np.sqrt(len(left)) * (left[1:] @ left[:-1]) / size) if size > EXPLAINED * (column @ column) else 0.0
+    left = column - choice.kernel.functions @ shrunk
+    if left @ left <= EXPLAINED * (column @ column):
+        return 0.0
+    means = np.bincount(places, left) / np.sqrt(np.bincount(places))  # of the same variance, if rows are independent
+    return float(np.sqrt(len(means)) * (means[1:] @ means[:-1]) / max(means @ means, 1e-300))
 
 
 class Smoother:
@@ -230,7 +233,7 @@ class Smoother:
         self._seen = points[self._rows]
         self._few = self._landmarks[:SELECTION_LANDMARKS]
         self._pool = [make_kernel(self._seen, self._few, np.eye(d), width) for width in BANDWIDTHS]
-        self._orders = np.argsort(self._seen, axis=0, kind="stable").T
+        self._places = [np.unique(values, return_inverse=True)[1] for values in self._seen.T]
         self._turned: dict[tuple[object, ...], Kernel] = {}
         self._refined: dict[int, Kernel] = {}
         self._nearest: IntArray | None = None  # row in X; made when it is asked for
@@ -276,8 +279,8 @@ class Smoother:
     def _turning(self, choices: list[Choice], seen: FloatArray) -> list[Choice]:
         """Kernels on single columns added where residuals of rows next to each other in that column are alike."""
         for j in range(len(choices)):
-            for column, order in enumerate(self._orders):
-                if _alike(choices[j], seen[j], order) >= ALIKE:
+            for column, places in enumerate(self._places):
+                if _alike(choices[j], seen[j], places) >= ALIKE:
                     for width in NARROW:
                         turning = self._with_turn(choices[j].kernel, column, width)
                         choices[j] = _better([choices[j]], best_penalties(turning, seen[j : j + 1]))[0]

@@ -383,12 +383,6 @@ class Problem:
         inputs, targets = self.fetch(ids)
         outputs = self.outputs(params, inputs)
         by_sample = half > 1 and outputs.shape[:1] == (size,)
-        if by_sample and (alone := self.outputs(params, self.fetch(ids[:1])[0]).shape) != (1, *outputs.shape[1:]):
-            raise ValueError(
-                f"model gives outputs of shape {tuple(outputs.shape)} for {size} samples and {tuple(alone)} for a single one; "
-                "it must keep the axis of the samples. A .squeeze() that takes away all axes of length 1 does this: name the "
-                "axis, .squeeze(-1)."
-            )
         if by_sample:
             fewer = self.outputs(params, self.fetch(ids[:half])[0])
             if fewer.shape[:1] == (half,) and not _agree(outputs[:half], fewer, ROUGH):
@@ -397,6 +391,12 @@ class Problem:
                     "sample has a loss of its own then. Statistics of the batch in evaluation mode do this (batch norm "
                     "with track_running_stats=False); train with running statistics, or with another norm."
                 )
+        if by_sample and (alone := self.outputs(params, self.fetch(ids[:1])[0]).shape) != (1, *outputs.shape[1:]):
+            raise ValueError(
+                f"model gives outputs of shape {tuple(outputs.shape)} for {size} samples and {tuple(alone)} for a single one; "
+                "it must keep the axis of the samples. A .squeeze() that takes away all axes of length 1 does this: name the "
+                "axis, .squeeze(-1)."
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of shapes that broadcast; what comes of them is refused
             self._check_loss(outputs, targets, half if by_sample else 0)

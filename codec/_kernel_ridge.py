@@ -248,8 +248,7 @@ class Smoother:
     ) -> Fit:
         """Smooth the columns (q, n); each chooses its kernel and penalty among all made so far, and those of `NARROW`."""
         centred = columns - columns.mean(axis=1, keepdims=True)
-        seen = centred[:, self._rows]
-        seen = seen - seen.mean(axis=1, keepdims=True)
+        seen = self._seen_of(centred)
         choices = best_penalties(self._pool[0], seen)
         for kernel in self._pool[1:]:
             choices = _better(choices, best_penalties(kernel, seen))
@@ -265,6 +264,7 @@ class Smoother:
                 self._pool.append(kernel)
                 choices = _better(choices, best_penalties(kernel, seen))
         choices = self._turning(choices, seen) if turning else choices
+        chosen = list(choices)
         if len(self._few) < len(self._landmarks) or len(self._seen) < len(self.points):
             for members in same_things([choice.kernel for choice in choices]):
                 refined = best_penalties(self._refine(choices[members[0]].kernel), centred[members])
@@ -274,7 +274,19 @@ class Smoother:
             [choice.kernel.functions for choice in choices],
             [choice.kernel.shrinkage(undersmoothing * choice.penalty) for choice in choices],
             choices,
+            chosen,
         )
+
+    def leaves_turns(self, fit: Fit, columns: FloatArray) -> bool:
+        """Whether a fit without kernels on single columns would try some."""
+        seen = self._seen_of(columns - columns.mean(axis=1, keepdims=True))
+        pairs = zip(fit.chosen, seen, strict=True)
+        return any(_alike(choice, column, places) >= ALIKE for choice, column in pairs for places in self._places)
+
+    def _seen_of(self, centred: FloatArray) -> FloatArray:
+        """Columns on the rows on which kernels are chosen, centred there."""
+        seen = centred[:, self._rows]
+        return np.asarray(seen - seen.mean(axis=1, keepdims=True))
 
     def _turning(self, choices: list[Choice], seen: FloatArray) -> list[Choice]:
         """Kernels on single columns added where residuals of rows next to each other in that column are alike."""
@@ -344,13 +356,14 @@ class Fit:
         ``U_j``, orthonormal.
     shrinkage : list of ndarray of shape (r_j,)
         ``g_j``, in [0, 1].
-    choices : list of Choice
-        What they are made of.
+    choices, chosen : list of Choice
+        What they are made of, and what that was when it was chosen, with few landmarks on some of the rows.
     """
 
     functions: list[FloatArray]
     shrinkage: list[FloatArray]
     choices: list[Choice]
+    chosen: list[Choice]
 
     def directions(self, j: int, d: int) -> FloatArray:
         """In which two directions of the first d columns of X column j changes most, (2, d)."""

@@ -91,7 +91,9 @@ def follow_jumps(smoother: Smoother, columns: FloatArray) -> tuple[Smoother, Res
                 break
             smoother = smoother.beside(steps)
             residuals = Residuals(smoother, columns, turning=False)
-    return smoother, Residuals(smoother, columns, learn_metric=False)  # what was learned is in the pool
+    if smoother.leaves_turns(residuals.fit, columns):
+        residuals = Residuals(smoother, columns, learn_metric=False)  # what was learned is in the pool
+    return smoother, residuals
 
 
 class Residuals:
@@ -101,6 +103,8 @@ class Residuals:
 
     Attributes
     ----------
+    fit : Fit
+        Of the columns.
     location, scale : ndarray of shape (q, n)
         Fitted values and noise scales (relative, between 1/20 and 20).
     noiseless : ndarray of shape (q,), bool
@@ -123,8 +127,8 @@ class Residuals:
     ) -> None:
         self.binary = two_valued(columns)
         self._columns, self._points = columns, smoother.points
-        self._fit = smoother.fit(columns, learn_metric=learn_metric, turning=turning)
-        self.location = self._fit.smooth(columns[:, None, :])[:, 0]
+        self.fit = smoother.fit(columns, learn_metric=learn_metric, turning=turning)
+        self.location = self.fit.smooth(columns[:, None, :])[:, 0]
         raw = columns - self.location
         roots = np.sqrt(np.abs(raw))
         self._scale_fit = smoother.fit(roots, learn_metric=False, undersmoothing=1.0, turning=False)
@@ -138,7 +142,7 @@ class Residuals:
 
     def of(self, rows: FloatArray) -> FloatArray:
         """Standardized residuals of resampled columns (q, b, n): smoothed and scaled anew."""
-        raw = rows - self._fit.smooth(rows)
+        raw = rows - self.fit.smooth(rows)
         raw /= self._scales(raw)
         raw[self.noiseless] = 0.0
         return np.asarray(raw)
@@ -146,7 +150,7 @@ class Residuals:
     def jumps(self) -> list[FloatArray]:
         """Steps of X at which a column jumps, each once."""
         raw = self._columns - self.location
-        fits = zip(raw, self._fit.functions, self._fit.shrinkage, self.noiseless, strict=True)
+        fits = zip(raw, self.fit.functions, self.fit.shrinkage, self.noiseless, strict=True)
         found: dict[bytes, FloatArray] = {}
         for residual, functions, shrinkage, noiseless in fits:
             if not noiseless:
@@ -159,10 +163,8 @@ class Residuals:
         raw = self._columns - self.location
         found = []
         for j in np.flatnonzero(~self.noiseless).tolist() if d > 1 else ():
-            starts = self._fit.directions(j, d)
-            step = find_slanted_jump(
-                self._points[:, :d], raw[j], self._fit.functions[j], self._fit.shrinkage[j], starts
-            )
+            starts = self.fit.directions(j, d)
+            step = find_slanted_jump(self._points[:, :d], raw[j], self.fit.functions[j], self.fit.shrinkage[j], starts)
             if step is not None:
                 found.append(step)
         return found
@@ -170,7 +172,7 @@ class Residuals:
     def smooth_functions(self) -> list[FloatArray]:
         """For each column the functions of X that a much smoother fit still uses, times their share of it."""
         chosen = []
-        for functions, shrinkage in zip(self._fit.functions, self._fit.shrinkage, strict=True):
+        for functions, shrinkage in zip(self.fit.functions, self.fit.shrinkage, strict=True):
             energy = shrinkage / np.maximum(1.0 - shrinkage, 1e-12)  # in units of the penalty
             share = energy / (energy + SMOOTHER_PENALTY)
             used = share >= LEAST_SHARE * share.max()

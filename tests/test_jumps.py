@@ -20,7 +20,7 @@ def smoothed(x, v, seed=0):
 
 
 def parts(points, v, residuals):
-    return points, v - residuals.location[0], residuals._fit.functions[0], residuals._fit.shrinkage[0]
+    return points, v - residuals.location[0], residuals.fit.functions[0], residuals.fit.shrinkage[0]
 
 
 def penalized(functions, shrinkage, v, more):
@@ -111,7 +111,7 @@ def test_a_jump_is_found_where_a_sum_of_columns_passes_a_value(n, d, size, at):
         above = x @ weights > at * np.linalg.norm(weights)
         v = np.tanh(x[:, 0]) + size * above + rng.standard_normal(n)
         points, column, residuals = smoothed(x, v)
-        step = find_slanted_jump(*parts(points, column, residuals), residuals._fit.directions(0, d))
+        step = find_slanted_jump(*parts(points, column, residuals), residuals.fit.directions(0, d))
         wrong.append(1.0 if step is None else min(np.mean(step != above), np.mean(step == above)))
     assert np.median(wrong) <= 0.02
     assert np.mean(np.array(wrong) > 0.05) <= 0.1
@@ -136,7 +136,7 @@ def test_smooth_functions_of_a_sum_have_no_slanted_jumps(function, noise):
         e = rng.standard_t(3, 300) if noise == "t3" else rng.standard_normal(300)
         e = e * np.exp(0.8 * x[:, 0]) if noise == "scale" else e
         points, column, residuals = smoothed(x, 2.0 * function(u) + e)
-        found += find_slanted_jump(*parts(points, column, residuals), residuals._fit.directions(0, 3)) is not None
+        found += find_slanted_jump(*parts(points, column, residuals), residuals.fit.directions(0, 3)) is not None
     assert found <= 3
 
 
@@ -145,7 +145,7 @@ def test_what_a_slanted_step_gains_is_what_no_direction_near_it_gains_more_of():
     x = rng.standard_normal((200, 2))
     points, column, residuals = smoothed(x, 5.0 * (x.sum(axis=1) > 0.0) + rng.standard_normal(200))
     _, left, functions, shrinkage = parts(points, column, residuals)
-    step = find_slanted_jump(points, left, functions, shrinkage, residuals._fit.directions(0, 2))
+    step = find_slanted_jump(points, left, functions, shrinkage, residuals.fit.directions(0, 2))
     none = penalized(functions, shrinkage, column, [])
     gain = none - penalized(functions, shrinkage, column, [step])
     for angle in np.linspace(0.0, np.pi, 61):

@@ -16,7 +16,7 @@ from codec.unlearn._deletion import Deletion
 from codec.unlearn._kfac import NoFactorsError, kronecker_factors
 from codec.unlearn._options import units_of
 from codec.unlearn._problem import Problem, outside_modes
-from codec.unlearn._products import Products
+from codec.unlearn._products import Products, check_curved
 from codec.unlearn._requests import Request, fresh_ids, others, read_ids
 from codec.unlearn._slices import Slices
 from codec.unlearn._training import ONE_LOGIT, State, check_problem, seed_for, whole_state
@@ -460,6 +460,8 @@ def _step_on(
     check_amount(damping, "damping")
     check_amount(tol, "tol")
     check_integer(max_iter, "max_iter", 1)
+    if curvature in {"ggn", "kfac"}:
+        check_curved(problem, curvature)
     report: dict[str, Any] = {"selector": selector, "damping": damping, "step_length": 1.0}
 
     def run(forget: Tensor, retain: Tensor) -> State:

@@ -22,6 +22,7 @@ LIKELIHOOD_FUNCTIONS = (  # in the same order
     functional.binary_cross_entropy,
     functional.binary_cross_entropy_with_logits,
 )
+
 Loss = str | Callable[[Any, Any], Tensor]
 
 

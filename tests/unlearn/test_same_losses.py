@@ -31,6 +31,15 @@ def test_a_loss_without_curvature_is_refused(curvature):
         Unlearner(nn.Linear(6, 2), nn.L1Loss(), (data[0], torch.ones(60, 2)), weight_decay=0.01, curvature=curvature)
 
 
+@pytest.mark.parametrize("method", [baselines.newton, baselines.kfac, baselines.gradient_norm_units])
+def test_baselines_refuse_it_too(method):
+    model, data = trained()
+    problem = Problem(nn.Sequential(*model, nn.LogSoftmax(1)), nn.NLLLoss(), data, weight_decay=0.01)
+    options = {"n_units": 2} if method is baselines.gradient_norm_units else {}
+    with pytest.raises(ValueError, match="CrossEntropyLoss"):
+        method(problem, [0], **options)
+
+
 def test_cross_entropy_of_log_probabilities_is_the_one_of_logits():
     """What the refusal says: the same deletion."""
     model, data = trained()

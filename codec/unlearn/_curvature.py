@@ -426,7 +426,8 @@ class Curvature:
         tensors: Tensors = self.slices.scatter(v)
         into = {name: other(value) for name, value in tensors.items()}
         for which, block in self._blocks:
-            which.write(act(block, which.read(tensors) @ block.basis) @ block.basis.T, into)
+            rows = which.read(tensors).to(block.basis.dtype)  # layers may differ in it
+            which.write(act(block, rows @ block.basis) @ block.basis.T, into)
         return self.slices.gather(into)
 
     # -------------------------------------------------------------------------- details

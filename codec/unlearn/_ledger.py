@@ -140,6 +140,8 @@ class Ledger:
         UserWarning
             If the last line is damaged, as a crash leaves it; it is taken off.
         """
+        if not isinstance(folder, (str, os.PathLike)):
+            raise TypeError(f"folder of a ledger must be a path, got {type(folder).__name__}.")
         path = Path(folder).absolute()  # the process may go elsewhere
         if read_only and not (path / LINES).exists():
             raise LedgerError(f"{path} holds no ledger that could be read.")

@@ -382,16 +382,20 @@ class Problem:
         size, half = len(ids), (len(ids) + 1) // 2
         inputs, targets = self.fetch(ids)
         outputs = self.outputs(params, inputs)
-        by_sample = half > 1 and outputs.shape[:1] == (size,)
-        if by_sample:
-            fewer = self.outputs(params, self.fetch(ids[:half])[0])
-            if fewer.shape[:1] == (half,) and not _agree(outputs[:half], fewer, ROUGH):
-                raise ValueError(
-                    f"model gives a sample another output when other samples are in its batch ({size} or {half}): no "
-                    "sample has a loss of its own then. Statistics of the batch in evaluation mode do this (batch norm "
-                    "with track_running_stats=False); train with running statistics, or with another norm."
-                )
-        if by_sample and (alone := self.outputs(params, self.fetch(ids[:1])[0]).shape) != (1, *outputs.shape[1:]):
+        fewer = self.outputs(params, self.fetch(ids[:half])[0])
+        if (outputs.shape[:1], fewer.shape[:1]) != ((size,), (half,)):
+            raise ValueError(
+                f"model gives outputs of shape {tuple(outputs.shape)} for {size} samples; their first axis must be that of "
+                "the samples. Pass output= to bring it there, such as output=lambda o: o.transpose(0, 1)."
+            )
+        if not _agree(outputs[:half], fewer, ROUGH):
+            raise ValueError(
+                f"model gives a sample another output when other samples are in its batch ({size} or {half}): no "
+                "sample has a loss of its own then. Statistics of the batch in evaluation mode do this (batch norm "
+                "with track_running_stats=False); train with running statistics, or with another norm."
+            )
+        alone = self.outputs(params, self.fetch(ids[:1])[0]).shape
+        if alone != (1, *outputs.shape[1:]):
             raise ValueError(
                 f"model gives outputs of shape {tuple(outputs.shape)} for {size} samples and {tuple(alone)} for a single one; "
                 "it must keep the axis of the samples. A .squeeze() that takes away all axes of length 1 does this: name the "
@@ -399,13 +403,13 @@ class Problem:
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of shapes that broadcast; what comes of them is refused
-            self._check_loss(outputs, targets, half if by_sample else 0)
+            self._check_loss(outputs, targets, half)
 
     def _check_loss(self, outputs: Tensor, targets: Any, half: int) -> None:
         losses, rounding = self.losses(outputs, targets), _rounding(outputs)
         self.classes_second |= _classes_second(outputs, targets)
         self.likelihood &= self._loss.one_value and all(map(certain, tree_leaves(targets)))
-        if half and losses.shape == (len(outputs),):
+        if losses.shape == (len(outputs),):
             fewer = self.losses(outputs[:half], tree_map(lambda leaf: leaf[:half], targets))
             if not _agree(losses[:half], fewer, CLOSE, rounding):
                 raise ValueError(
@@ -488,6 +492,8 @@ def _trainable(model: nn.Module) -> tuple[tuple[str, ...], dict[str, str]]:
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"parameter {name!r} of a lazy module has no values yet; train the model first.")
         if not parameter.requires_grad:
             continue
         if parameter.dtype not in FLOATS:

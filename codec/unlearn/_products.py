@@ -31,9 +31,21 @@ Tensors = dict[str, Tensor]
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Calls that have second derivatives, the same ones in forward and in reverse mode."""
+    """Calls that have second derivatives, the same ones in forward and in reverse mode.
+
+    Raises
+    ------
+    ValueError
+        Of what is done within: torch has no second derivative of a call of the model or the loss.
+    """
     with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False), torch.enable_grad(), _PlainCalls():
-        yield
+        try:
+            yield
+        except NotImplementedError as error:
+            raise ValueError(
+                f"model has no second derivative in torch ({error}); write the call that has none with others. For torch.cdist "
+                "of a and b: (a[..., None, :] - b[..., None, :, :]).norm(dim=-1)."
+            ) from error
 
 
 class _PlainCalls(TorchFunctionMode):

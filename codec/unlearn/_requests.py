@@ -28,7 +28,7 @@ def read_ids(request: Any, n: int, data: Any = None) -> list[int]:
         request = list(request)
     if isinstance(request, (list, tuple)) and len({isinstance(i, (bool, np.bool_)) for i in request}) > 1:
         raise TypeError(f"ids holds numbers and True or False, {list(request)[:5]}; pass ids, or a mask of booleans.")
-    values = np.asarray(request.cpu() if isinstance(request, Tensor) else request)
+    values = np.asarray(request.detach().cpu() if isinstance(request, Tensor) else request)
     if values.dtype == np.bool_:
         if values.shape != (n,):
             raise ValueError(f"ids is a mask of shape {values.shape}; it needs one entry for each of the {n} samples.")

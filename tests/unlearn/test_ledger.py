@@ -381,6 +381,8 @@ def test_refused(tmp_path):
     ledger.close()
     with pytest.raises(LedgerError, match="this ledger is closed"):
         ledger.append({})
+    with pytest.raises(TypeError, match="folder of a ledger must be a path, got int"):
+        Ledger.open(5)
 
 
 def test_parameters_that_do_not_fit(tmp_path):

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import threading
 from collections import UserDict
 from types import SimpleNamespace
@@ -723,3 +725,74 @@ def test_what_a_model_is_called_with_and_cannot_be_copied_is_told():
     locked.lock = threading.Lock()
     with pytest.raises(TypeError, match=r"model cannot be copied.*'lock' of type lock"):
         problem(locked)
+
+
+class Centres(nn.Module):
+    """A class's logit is the negative distance to its centre."""
+
+    def __init__(self, distance):
+        super().__init__()
+        self.distance, self.embed = distance, nn.Linear(3, 4)
+        self.centres = nn.Parameter(torch.eye(4)[:2])
+
+    def forward(self, x):
+        return -self.distance(self.embed(x), self.centres)
+
+
+def test_a_call_without_a_second_derivative_is_told_and_what_is_advised_has_one():
+    torch.manual_seed(0)
+    model = Centres(torch.cdist)
+    with pytest.raises(ValueError, match=r"no second derivative .* torch\.cdist"):
+        Unlearner(model, "cross_entropy", (X, Y), weight_decay=0.1, random_state=0).forget([1])
+    before, model.distance = model(X), lambda a, b: (a[..., None, :] - b[..., None, :, :]).norm(dim=-1)
+    torch.testing.assert_close(model(X), before)
+    assert Unlearner(model, "cross_entropy", (X, Y), weight_decay=0.1, random_state=0).forget([1]).accepted
+
+
+def test_outputs_have_the_samples_first():
+    class Turned(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).T
+
+    def loss(outputs, targets):
+        return nn.functional.cross_entropy(outputs.T, targets, reduction="none")
+
+    turned = Turned(3, 8)  # as many outputs as samples: the first batch alone does not show it
+    with pytest.raises(ValueError, match="first axis must be that of the samples"):
+        problem(turned, loss)
+    ours = problem(turned, "cross_entropy", output=lambda o: o.T)
+    torch.testing.assert_close(ours.sample_losses(ours.parameters()), loss(turned(X), Y))
+
+
+def test_lazy_modules_are_told_to_be_trained():
+    with pytest.raises(ValueError, match=r"'0\.weight' of a lazy module"):
+        problem(nn.Sequential(nn.LazyLinear(2)))
+
+
+class TwoPrecisions(nn.Module):
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4).to(first), nn.Linear(4, 2).double()
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x.to(self.first.weight.dtype))).double())
+
+
+@pytest.mark.parametrize("method", [baselines.kfac, baselines.newton])
+def test_layers_of_two_precisions_take_the_step_of_one(method):
+    torch.manual_seed(0)
+    mixed = TwoPrecisions(torch.float32)
+    double = copy.deepcopy(mixed).double()
+    data = (X.double(), Y)
+    found, expected = (method(problem(m, data=data), [1], damping=0.1).parameters for m in (mixed, double))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-4, atol=1e-5)
+        assert found[name].dtype == dict(mixed.named_parameters())[name].dtype
+
+
+def test_the_modules_within_are_there_when_they_are_asked_for():
+    code = (
+        "import codec.unlearn as u; print(u.baselines.newton.__name__, u.evaluate.evaluate.__name__, hasattr(u, 'x'))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["newton", "evaluate", "False"]

@@ -57,6 +57,7 @@ def test_many_ids_take_no_longer_than_they_must():
         (6, IndexError, "numbered 0 to 5"),
         (-1, IndexError, "numbered 0 to 5"),
         ([0.5], TypeError, "integers"),
+        (torch.ones(1, requires_grad=True), TypeError, "integers"),
         ([True, 5], TypeError, "numbers and True or False"),
         ({True, 5}, TypeError, "numbers and True or False"),
         ([[1], [2]], TypeError, "shape"),

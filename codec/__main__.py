@@ -31,7 +31,7 @@ import pandas as pd
 
 from codec._blanket import MarkovBlanketSelector
 from codec._forward import show_progress
-from codec._frames import text_shown, with_named_index
+from codec._frames import kind_of, text_shown, with_named_index
 from codec._selection import SelectionPath, foci, lfoci
 
 READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
@@ -185,20 +185,19 @@ def _require_column(table: pd.DataFrame, name: str, option: str) -> None:
 
 
 def _is_text(column: pd.Series[Any]) -> bool:
-    kinds = {"string", "bytes", "mixed", "mixed-integer"}
-    return column.dtype != "category" and pd.api.types.infer_dtype(column, skipna=True) in kinds
+    return column.dtype != "category" and kind_of(column) in {"string", "bytes", "mixed", "mixed-integer"}
 
 
 def _refuse_objects(table: pd.DataFrame) -> None:
     """Lists, arrays and records, which Parquet may hold, and dates."""
-    for name, dtype in table.dtypes.items():
-        what = "dates or durations" if dtype.kind in "mM" or isinstance(dtype, pd.PeriodDtype) else ""
-        if pd.api.types.is_object_dtype(table[name]):
-            odd = next((value for value in table[name] if not isinstance(value, Hashable)), None)
+    for name, column in table.items():
+        what = "dates or durations" * kind_of(column).startswith(("date", "period", "time"))
+        if pd.api.types.is_object_dtype(column):
+            odd = next((value for value in column if not isinstance(value, Hashable)), None)
             what = what if odd is None else f"objects such as {str(odd)[:30]!r}"
         if what:
-            shown = f"column '{name}' holds {what}, neither numbers nor text"
-            raise InputError(f"{shown}; use {_as_options('--drop', [str(name)])} to leave it out")
+            drop = _as_options("--drop", [str(name)])
+            raise InputError(f"column '{name}' holds {what}, neither numbers nor text; use {drop} to leave it out")
 
 
 def _refuse_text(features: pd.DataFrame) -> None:

@@ -528,7 +528,7 @@ class MarkovBlanketSelector(CallbackSupportMixin, SelectorMixin, BaseEstimator):
         -------
         ndarray of shape (n, n_selected) or DataFrame
             A frame after ``set_output``, with the types of X if X is a frame; else an array, of objects where a frame
-            mixes numbers and categories; of a frame of sparse columns or a sparse matrix a sparse matrix.
+            mixes numbers and categories; of a sparse matrix, or a frame of sparse columns whose fill value is 0, a sparse matrix.
         """
         refuse_foreign_frame(X, "X")
         refuse_equal_names(getattr(X, "columns", ()), "X")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,11 @@ def with_named_index(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.reset_index(named) if named else frame
 
 
+def kind_of(column: pd.Series[Any]) -> str:
+    """What the values are, whatever the type: "floating", "string", "date" ..."""
+    return pd.api.types.infer_dtype(column, skipna=True)
+
+
 def text_shown(column: pd.Series[Any]) -> tuple[str, float]:
     """What text a column holds, one value that is no number before all others; and the share of numbers."""
     present = column.dropna()
@@ -86,15 +92,26 @@ def text_shown(column: pd.Series[Any]) -> tuple[str, float]:
     return f"text such as {str(present[~numbers].iloc[0])[:30]!r}{beside}", n_numbers / len(present)
 
 
+def with_categories(series: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of Arrow's dictionaries as pandas' categories, ordered if it says so; any other as it is."""
+    dictionary = isinstance(series.dtype, pd.ArrowDtype) and str(series.dtype).startswith("dictionary")
+    return series.astype("category") if dictionary else series
+
+
 def without_nullable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Nullable numbers and booleans as floats, where there are categories, too.
+    """Nullable numbers and booleans as floats, where there are categories, too; dense where few values are not missing.
 
     Scikit-learn makes no array of such a frame.
     """
+    if any(isinstance(dtype, pd.SparseDtype) and dtype.fill_value != 0 for dtype in frame.dtypes):
+        frame = _by_column(frame, lambda s: s.astype(s.dtype.subtype) if isinstance(s.dtype, pd.SparseDtype) else s)
     if not any(isinstance(dtype, pd.CategoricalDtype) for dtype in frame.dtypes):
         return frame
-    columns = [s.astype(np.float64) if _needs_float(s.dtype) else s for _, s in frame.items()]
-    return pd.concat(columns, axis=1).set_axis(frame.columns, axis=1)
+    return _by_column(frame, lambda s: s.astype(np.float64) if _needs_float(s.dtype) else s)
+
+
+def _by_column(frame: pd.DataFrame, change: Callable[[pd.Series[Any]], pd.Series[Any]]) -> pd.DataFrame:
+    return pd.concat([change(s) for _, s in frame.items()], axis=1).set_axis(frame.columns, axis=1)
 
 
 def _needs_float(dtype: Any) -> bool:

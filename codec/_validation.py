@@ -19,7 +19,7 @@ from joblib import delayed
 from numpy.typing import NDArray
 from scipy import sparse
 
-from codec._frames import array_of, as_frame
+from codec._frames import array_of, as_frame, with_categories
 from codec._notes import warn
 from codec._parallel import in_threads
 
@@ -169,6 +169,7 @@ def _check_shape(shape: tuple[int, ...], argument: str) -> None:
 
 def _read_column(series: pd.Series[Any], what: str, text_is_nominal: bool) -> tuple[FloatArray, bool]:
     """Float64 values of one column and whether they are codes without order."""
+    series = with_categories(series)
     dtype = series.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return _codes(np.asarray(series.cat.codes)), not dtype.ordered

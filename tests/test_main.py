@@ -459,10 +459,11 @@ def test_a_named_index_in_parquet_is_a_column(table, tmp_path, capsys):
     assert run(capsys, "select", path, "--target", "y", "--drop", "city,kind")[0] == 0
 
 
-@pytest.mark.parametrize("unit", ["datetime64[ns]", "timedelta64[ns]"])
+@pytest.mark.parametrize("unit", ["datetime64[ns]", "timedelta64[ns]", "date"])
 def test_dates_in_parquet_are_left_out_on_request(unit, table, tmp_path, capsys):
     path = tmp_path / "days.parquet"
-    table[["a", "b", "y"]].assign(day=np.arange(150).astype(unit)).to_parquet(path)
+    days = pd.Series(np.arange(150).astype("datetime64[ns]")).dt.date if unit == "date" else np.arange(150).astype(unit)
+    table[["a", "b", "y"]].assign(day=days).to_parquet(path)
     line = refused(capsys, "select", path, "--target", "y")
     assert "column 'day' holds dates or durations, neither numbers nor text; use --drop day to leave it out" in line
     assert run(capsys, "select", path, "--target", "y", "--drop", "day", "--method", "foci")[0] == 0

@@ -650,6 +650,8 @@ def test_forms_of_nominal_y(labels):
         pl.Series("c", COLOURS, dtype=pl.Categorical),
         pl.Series("c", COLOURS, dtype=pl.Enum(["blue", "green", "red"])),
         pl.DataFrame({"c": COLOURS}).cast(pl.Categorical),
+        pd.Series(pd.arrays.ArrowExtensionArray(pa.array(COLOURS.tolist()).dictionary_encode())),
+        pd.Series(pd.arrays.ArrowExtensionArray(pa.array(CODES).dictionary_encode())),
     ],
     ids=lambda levels: f"{type(levels).__module__.split('.')[0]}-{type(levels).__name__}",
 )
@@ -762,6 +764,33 @@ def test_transform_of_booleans_beside_text_categories(columns):
     assert found.dtype == object
     assert found[:, columns.index("flag")].tolist() == frame["flag"].tolist()
     assert found[:, columns.index("kind")].tolist() == frame["kind"].tolist()
+
+
+def test_ordered_categories_keep_their_order_through_parquet(tmp_path):
+    draws = np.random.default_rng(0)
+    u = draws.normal(size=200)
+    grade = pd.Series(
+        pd.cut(u + draws.normal(size=200), [-9, -0.7, 0.7, 9], labels=["low", "mid", "high"]), name="grade"
+    )
+    grade.to_frame().to_parquet(tmp_path / "grades.parquet")
+    for backend in ("pyarrow", "numpy_nullable"):
+        read = pd.read_parquet(tmp_path / "grades.parquet", dtype_backend=backend)["grade"]
+        for k in (1, 3):
+            assert (
+                codec(read, u, n_neighbors=k)
+                == codec(grade, u, n_neighbors=k)
+                == codec(grade.cat.codes, u, n_neighbors=k)
+            )
+            assert codec(u, read, n_neighbors=k) == codec(u, grade, n_neighbors=k)
+
+
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+def test_sparse_columns_are_transformed_whatever_fills_them(fill):
+    draws = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": draws.normal(size=60), "b": draws.normal(size=60)})
+    selector = MarkovBlanketSelector("foci").fit(frame.astype(pd.SparseDtype(float, fill)), frame["a"] ** 2)
+    found = selector.transform(frame.astype(pd.SparseDtype(float, fill)))
+    np.testing.assert_array_equal(found.toarray() if fill == 0.0 else found, frame.loc[:, selector.get_support()])
 
 
 @pytest.mark.parametrize("dtype", [pl.Date, pl.Datetime, pl.Duration, pl.Time])

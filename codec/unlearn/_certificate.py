@@ -68,7 +68,7 @@ def logistic_constants(radius: float) -> Constants:
     """
     radius = check_positive(radius, "radius")
     source = f"logistic loss, every row has ||x|| <= {rounded_up(radius, 4)}"
-    return Constants(2.0 * radius, CURVATURE_CHANGE * radius**3, source)
+    return Constants(2.0 * radius, CURVATURE_CHANGE * radius * radius * radius, source)
 
 
 def softmax_constants(radius: float) -> Constants:
@@ -95,7 +95,9 @@ def softmax_constants(radius: float) -> Constants:
     """
     radius = check_positive(radius, "radius")
     source = f"softmax loss, every row has ||x|| <= {rounded_up(radius, 4)}"
-    return Constants(2.0 * math.sqrt(2.0) * radius, 2.0 * math.sqrt(2.0) * CURVATURE_CHANGE * radius**3, source)
+    return Constants(
+        2.0 * math.sqrt(2.0) * radius, 2.0 * math.sqrt(2.0) * CURVATURE_CHANGE * radius * radius * radius, source
+    )
 
 
 def ridge_constants(radius: float, target_radius: float, weight_decay: float) -> Constants:
@@ -163,7 +165,7 @@ def a_priori_bound(constants: Constants, weight_decay: float, n: int, m: int, gr
     0.000192836
     """
     moved = moved_bound(constants, weight_decay, n, m, gradient_norm)
-    return constants.hessian_lipschitz * moved**2 / (2.0 * weight_decay)
+    return constants.hessian_lipschitz * moved * moved / (2.0 * weight_decay)  # inf where it overflows, as ** does not
 
 
 def a_posteriori_bound(gradient_norm: float, weight_decay: float, rounding: float = 0.0) -> float:

@@ -531,7 +531,10 @@ def _device(model: nn.Module, device: torch.device | str | None) -> torch.device
     if torch.device("meta") in found:
         raise ValueError("model is on the meta device: it has no values. Load its weights first.")
     if device is not None:
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
+            raise ValueError(f"device is {device!r}, which cannot be used here: {error}") from error
     if len(found) > 1:
         raise ValueError(f"model lies on several devices ({sorted(map(str, found))}); pass device= to bring it to one.")
     return found.pop()

@@ -191,6 +191,60 @@ def test_train_makes_the_retrained_models_and_every_bit_again(models, result):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_train_may_return_the_same_object_every_time(models, result):
+    """And the one that is the original: what counts is what it was when it came."""
+    net_of_all = copy.deepcopy(models["original"][0])
+
+    def again(data, seed):
+        net_of_all.load_state_dict(train(data, seed).state_dict())
+        return net_of_all
+
+    given = {name: group for name, group in models.items() if name != "retrained"} | {"same": net_of_all}
+    found = evaluate(given, **DATA, train=again, seeds=range(3))
+    expected = evaluate(given | {"same": models["original"][0]}, **DATA, train=train, seeds=range(3))
+    pd.testing.assert_frame_equal(found.runs, expected.runs, check_exact=True)
+    assert found.notes == expected.notes
+    pd.testing.assert_frame_equal(found.runs.drop(index="same"), result.runs, check_exact=True)
+
+
+def test_nothing_is_trained_before_what_was_passed_is_found_to_fit(models):
+    def watched(data, seed):
+        pytest.fail("a model was trained")
+
+    bad = {"untrained": net(width=6).append(nn.Linear(3, 2))}, {"untrained": nn.Linear(4, 2)}
+    for options in bad:
+        with pytest.raises(ValueError, match="untrained"):
+            evaluate({"original": models["original"][0]}, **DATA, train=watched, **options)
+    with pytest.raises(ValueError, match=r"models\['other'\] gives 2 logits"):
+        evaluate({"original": models["original"][0], "other": nn.Linear(4, 2)}, **DATA, train=watched)
+    with pytest.raises(TypeError, match="train is of type int"):
+        evaluate({"original": models["original"][0]}, **DATA, train=3)
+    with pytest.raises(ValueError, match="seeds is 1180591620717411303424"):
+        evaluate({"original": models["original"][0]}, **DATA, train=watched, seeds=[2**70])
+
+
+def test_outputs_that_look_like_probabilities_are_told():
+    def soft(seed):
+        return nn.Sequential(net(seed), nn.Softmax(1))
+
+    models = {"original": soft(0), "retrained": [soft(1), soft(2)]}
+    assert any("pass output=torch.log" in note for note in evaluate(models, **DATA).notes)
+    plain = {"original": net(0), "retrained": [net(1), net(2)]}
+    assert not any("probabilities" in note for note in evaluate(plain, **DATA).notes)
+    logs = evaluate(models, **DATA, output=torch.log)
+    assert not any("probabilities" in note for note in logs.notes)
+    np.testing.assert_allclose(logs.runs["test_loss"], evaluate(plain, **DATA).runs["test_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["nowhere", pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"))],
+)
+def test_a_device_that_is_not_there_is_told(models, device):
+    with pytest.raises(ValueError, match=f"device is '{device}', which cannot be used here"):
+        evaluate(models, **DATA, device=device)
+
+
 def test_models_and_inputs_are_as_before(models):
     every = [m for group in models.values() for m in (group if isinstance(group, list) else [group])]
     for model in every:

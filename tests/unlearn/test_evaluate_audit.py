@@ -6,7 +6,7 @@ from scipy.stats import binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from codec.unlearn import evaluate as ev
-from codec.unlearn.evaluate._audit import _threshold, held_out_ratios
+from codec.unlearn.evaluate._audit import _threshold, cross_fitted_ratios, held_out_ratios
 
 DELTA = 1e-5
 
@@ -86,7 +86,7 @@ def test_models_that_are_all_the_same_cannot_be_told_apart(value):
     """The mean of equal numbers may be another number: rounding used to decide, with probability 1."""
     bank = np.full((11, 3), value) + np.arange(3)
     assert (ev.u_lira(bank[0], bank, bank) == 0.5).all()
-    assert all((part == 0.0).all() for part in held_out_ratios(bank, bank))
+    assert all((part == 0.0).all() for ratios in (held_out_ratios, cross_fitted_ratios) for part in ratios(bank, bank))
 
 
 def test_epsilon_of_banks_that_cannot_be_confused_is_that_of_no_error():
@@ -199,6 +199,14 @@ def test_competition_score_by_hand():
     assert ev.competition_score(0.8, (0.9, 1.0), (0.6, 0.8)) == pytest.approx(0.8 * 0.9 * 0.75)
     with pytest.raises(ZeroDivisionError):
         ev.competition_score(0.8, (0.9, 1.0), (np.float64(0.6), np.float64(0.0)))
+    for wrong in (
+        (7.0, (0.9, 1.0), (0.6, 0.8)),
+        (np.nan, (0.9, 1.0), (0.6, 0.8)),
+        (0.8, 0.9, 0.9),
+        (0.8, (-1, 1), (0.6, 0.8)),
+    ):
+        with pytest.raises(ValueError, match=r"quality|accuracy"):
+            ev.competition_score(*wrong)
 
 
 # --------------------------------------------------------------------------- KLoM

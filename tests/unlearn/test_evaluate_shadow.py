@@ -20,10 +20,10 @@ from scipy.special import logit
 from scipy.stats import norm
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from codec.unlearn.evaluate import Bank, ShadowModels, auc, logit_confidence, shadow_models, split
-from codec.unlearn.evaluate._audit import held_out_ratios
+from codec.unlearn.evaluate import Bank, ShadowModels, auc, lira, logit_confidence, shadow_models, split
+from codec.unlearn.evaluate._audit import cross_fitted_ratios
 from codec.unlearn.evaluate._study import worst_auc
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -274,16 +274,67 @@ def test_training_that_ignores_its_seed_is_told():
     assert [str(w.message).split()[2] for w in told] == ["'original'", "'retrained'"]
 
 
-def test_the_most_exposed_sample_of_a_perfect_method_is_told_by_chance_only():
-    """Mean of 300 AUCs: 1/2 within four standard errors, whatever the number of models; one leak among thirty is found."""
+def bank_of(confidences):
+    return Bank(confidences, confidences, *np.ones((3, len(confidences))))
+
+
+@pytest.mark.parametrize(("n", "n_samples"), [(8, 1), (8, 30), (32, 1), (32, 30), (64, 3)])
+def test_a_perfect_method_is_told_by_chance_only(n, n_samples):
+    """Means of 300 AUCs: 1/2 within four standard errors, however many models and samples there are."""
     rng = np.random.default_rng(5)
-    for n in (8, 32):
-        found = [worst_auc(*held_out_ratios(*rng.normal(size=(2, n, 30)))) for _ in range(300)]
+    everyone, worst = [], []
+    for _ in range(300):
+        first, second = rng.normal(size=(2, n, n_samples))
+        everyone.append(auc(*(ratios.ravel() for ratios in cross_fitted_ratios(first, second))))
+        worst.append(worst_auc(bank_of(first), bank_of(second)))
+    for found in (everyone, worst):
         error = np.std(found) / np.sqrt(300)
         assert abs(np.mean(found) - 0.5) < 4 * error < 0.06
-    leaks = rng.normal(size=(2, 32, 30))
+
+
+def test_one_leak_among_thirty_samples_is_found():
+    leaks = np.random.default_rng(5).normal(size=(2, 32, 30))
     leaks[0, :, 7] += 4.0
-    assert worst_auc(*held_out_ratios(*leaks)) > 0.95
+    assert worst_auc(*map(bank_of, leaks)) > 0.95
+
+
+@pytest.mark.parametrize("n", [8, 9])
+def test_ratios_of_each_half_are_those_to_the_other_half(n):
+    first, second = np.random.default_rng(6).normal(size=(2, n, 3))
+    cut = n // 2
+    for bank, found in zip((first, second), cross_fitted_ratios(first, second), strict=True):
+        np.testing.assert_array_equal(found[:cut], lira(bank[:cut], first[cut:], second[cut:]))
+        np.testing.assert_array_equal(found[cut:], lira(bank[cut:], first[:cut], second[:cut]))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"train": 3}, TypeError, "train is of type int"),
+        ({"test": None}, TypeError, "test: the data must be a Dataset with a length"),
+        ({"test": DataLoader(TensorDataset(*TEST))}, TypeError, "test: .* pass its dataset"),
+        ({"test": (TEST[0], TEST[1].float())}, ValueError, "test: shadow models need one class label"),
+        ({"loss": "zz"}, ValueError, "loss must be"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+    ],
+)
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_is_wrong_is_refused_before_anything_is_trained(change, error, message, cached, tmp_path):
+    def watched(data, seed):
+        pytest.fail("a model was trained")
+
+    options = {"train": watched, "test": TEST, "n_models": 8, "cache": tmp_path / "new" if cached else None} | change
+    with pytest.raises(error, match=message):
+        shadow_models(options.pop("train"), {"nothing": nothing}, DATA, FORGET, **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_outputs_that_carry_a_graph_are_attacked():
+    shadows = run()
+    model = train(DATA, 0)
+    logits = model(X[FORGET])
+    assert logits.requires_grad
+    np.testing.assert_array_equal(shadows.attack(logits, Y[FORGET]), shadows.attack(logits.detach(), Y[FORGET]))
 
 
 def test_a_cache_knows_columns_by_their_names(tmp_path):
@@ -444,9 +495,9 @@ def test_the_row_of_a_method_by_hand():
         for name, shift in (("method", 10.0), ("retrained", -10.0))
     }
     row = ShadowModels({"original": banks["method"], **banks}).to_frame().loc["method"]
-    # a value is less likely where it is left out: sample 2 puts every unlearned model below every retrained one
-    assert row["ulira_accuracy"] == 0.5
-    assert row["ulira_auc"] == 0.75
+    # the other half says nothing of sample 2, whose ratios are 0: half right, and half above a retrained one
+    assert row["ulira_accuracy"] == 0.75
+    assert row["ulira_auc"] == 0.875
     assert row["worst_auc"] == 1.0
     assert row["ulira_tpr"] == 0.5  # no false positive of 16 is allowed: sample 1 of the unlearned models
     assert row["forgetting_quality"] == 0.5  # epsilon 50 and 0
@@ -508,7 +559,7 @@ def test_what_cannot_be_done_is_refused(change, error, message):
 
 def test_regression_has_no_shadow_models():
     data, test = (X[:40], X[:40, :1]), (X[40:], X[40:, :1])
-    with pytest.raises(ValueError, match="retain: shadow models need one class label"):
+    with pytest.raises(ValueError, match="forget: shadow models need one class label"):
         shadow_models(lambda *_: nn.Linear(5, 1), {"a": nothing}, data, [0], test=test, loss="mse", n_models=8)
 
 

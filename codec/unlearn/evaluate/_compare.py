@@ -105,7 +105,7 @@ def evaluate(
     ValueError, TypeError
         No original or no retrained model, or both ``train`` and retrained models; seeds that come twice; a deletion
         without parameters; data that cannot be read; a model whose output changes from one call to the next; an
-        original or retrained model that has diverged; probabilities in place of logits; models with other classes than
+        original or retrained model that has diverged; probabilities in place of logits, where the loss tells them; models with other classes than
         the original, or that cannot be copied; ``shadows`` of other forgotten samples or classes (of the inputs of many samples 64 are looked at).
 
     Notes
@@ -174,7 +174,7 @@ def evaluate(
     drawn = _drawn(models, train, seeds)
     if relearn is not None and not isinstance(relearn, Recipe):
         raise TypeError(f"relearn is of type {type(relearn).__name__}; it must be a Recipe.")
-    everyone = _resolve(models)
+    everyone = _resolve(models, train)
     original, seed = everyone[ORIGINAL][0], seed_of(random_state)
     data = {"retain": retain, "forget": forget, "test": test}
     if nonmembers is not None:
@@ -184,13 +184,12 @@ def evaluate(
     fresh, notes = _fresh(original, untrained, seed)
     if shadows is not None:
         _check_shadows(shadows, forget, target_key)
-    if train is not None:
-        everyone[RETRAINED] = [_retrained(train, retain, one) for one in drawn]
-    seen = {name: [_Seen(m, parts.run(m, f"models[{name!r}]")) for m in group] for name, group in everyone.items()}
-    for name in (ORIGINAL, RETRAINED):
-        _check_finite(name, seen[name])
     random = parts.run(fresh, "untrained")["forget"] if fresh is not None else None
-    _check_classes(seen, random)
+    seen = _run_all(parts, everyone, random)
+    if train is not None:
+        seen |= _run_all(
+            parts, {RETRAINED: [_retrained(train, retain, one) for one in drawn]}, random, seen[ORIGINAL][0]
+        )
     rows = {}
     for name, group in seen.items():
         for run, one in enumerate(group):
@@ -225,10 +224,12 @@ def _drawn(models: Models, train: Train | None, seeds: Sequence[int]) -> list[in
         )
     if train is None:
         return []
+    if not callable(train):
+        raise TypeError(f"train is of type {type(train).__name__}; it must be callable(retain, seed).")
     given: Any = seeds
     if not np.iterable(given) or isinstance(given, str):
         raise TypeError(f"seeds is {seeds!r}; it must be a sequence of int, such as range(3).")
-    drawn = [check_integer(seed, "seeds", -(2**63)) for seed in seeds]
+    drawn = [check_integer(seed, "seeds", -(2**63), 2**63 - 1) for seed in seeds]
     if not drawn:
         raise ValueError("seeds is empty: at least one retrained model is needed.")
     if len(set(drawn)) < len(drawn):
@@ -236,8 +237,8 @@ def _drawn(models: Models, train: Train | None, seeds: Sequence[int]) -> list[in
     return drawn
 
 
-def _resolve(models: Models) -> Everyone:
-    """Every model that was passed by name, the retrained ones last."""
+def _resolve(models: Models, train: Train | None) -> Everyone:
+    """Every model that was passed by name, the retrained ones last; copies where ``train`` could change them."""
     found = _as_list(models[ORIGINAL])
     if not found or any(isinstance(one, Deletion) for one in found):
         raise ValueError("models['original'] must be the trained model itself, or a list of such models.")
@@ -251,8 +252,9 @@ def _resolve(models: Models) -> Everyone:
         group = _as_list(models[name])
         if not group:
             raise ValueError(f"models[{name!r}] is an empty list.")
-        bases = originals if len(group) == len(originals) else originals[:1] * len(group)
-        everyone[str(name)] = [as_model(one, f"models[{name!r}]", base) for one, base in zip(group, bases, strict=True)]
+        title, bases = f"models[{name!r}]", originals if len(group) == len(originals) else originals[:1] * len(group)
+        found = [as_model(one, title, base) for one, base in zip(group, bases, strict=True)]
+        everyone[str(name)] = found if train is None else [copy_of(one, title) for one in found]
     return everyone
 
 
@@ -266,7 +268,9 @@ def _retrained(train: Train, retain: Any, seed: int) -> nn.Module:
         model = train(retain, seed)
     if not isinstance(model, nn.Module):
         raise TypeError(f"train returned {type(model).__name__}; it must return the trained torch module.")
-    return as_model(model, "train's result", model)
+    return copy_of(
+        as_model(model, "train's result", model), "train's result"
+    )  # the next call may return the same object
 
 
 def _fresh(original: nn.Module, untrained: nn.Module | None, seed: int) -> tuple[nn.Module | None, list[str]]:
@@ -292,6 +296,17 @@ class _Seen:
         self.diverged = any(len(part.broken) for part in outputs.values())
         self.scores = {} if self.diverged else _attacks(outputs)
         self.row = {} if self.diverged else {**_levels(outputs), **_inferred(self.scores)}
+
+
+def _run_all(
+    parts: Parts, everyone: Everyone, random: Outputs | None, original: _Seen | None = None
+) -> dict[str, list[_Seen]]:
+    """Every model with its outputs; refused where the original or a retrained one diverged, or classes differ."""
+    seen = {name: [_Seen(m, parts.run(m, f"models[{name!r}]")) for m in group] for name, group in everyone.items()}
+    for name in {ORIGINAL, RETRAINED} & set(seen):
+        _check_finite(name, seen[name])
+    _check_classes(seen, random, original or seen[ORIGINAL][0])
+    return seen
 
 
 def _row(one: _Seen, retrained: Sequence[_Seen], random: Outputs | None) -> dict[str, float]:
@@ -320,9 +335,9 @@ def _check_finite(name: str, group: Sequence[_Seen]) -> None:
                 )
 
 
-def _check_classes(seen: Mapping[str, Sequence[_Seen]], random: Outputs | None) -> None:
+def _check_classes(seen: Mapping[str, Sequence[_Seen]], random: Outputs | None, original: _Seen) -> None:
     """Refuse classifiers whose outputs cannot be compared."""
-    first = seen[ORIGINAL][0].outputs["forget"].n_classes
+    first = original.outputs["forget"].n_classes
     named = [(f"models[{name!r}]", one.outputs["forget"]) for name, group in seen.items() for one in group]
     for name, outputs in [*named, *([("untrained", random)] if random is not None else [])]:
         if outputs.n_classes != first:
@@ -426,6 +441,11 @@ def _notes(seen: Mapping[str, Sequence[_Seen]]) -> list[str]:
     losses = [one.scores["loss"][1] for one in seen[RETRAINED]]
     if any(np.array_equal(one, other) for one, other in combinations(losses, 2)):
         notes.append("retrained models that are the same: training draws nothing by chance, or ignores its seed.")
+    if all(one.outputs["test"].like_probabilities for one in seen[ORIGINAL]):
+        notes.append(
+            "the original's outputs are probabilities, and the loss takes them for logits: where the model ends in a softmax "
+            "that was not trained through this loss, pass output=torch.log."
+        )
     never_seen = losses[0]
     if len(never_seen) * FPR < 1:
         notes.append(f"{len(never_seen)} samples never seen: at 1 % the attacks may have no false positive at all.")

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from codec.unlearn._data import Samples, content_of, read_data, spread
+from codec.unlearn._data import content_of, read_data, spread
 from codec.unlearn._deletion import Deletion
 from codec.unlearn._distributed import UNCOPIED, copying, plain_copy, uncompiled
 from codec.unlearn._loss import Loss
 from codec.unlearn._problem import CHECKED, Problem, without_nesting
 from codec.unlearn._unlearner import Unlearner
 from codec.unlearn.evaluate._metrics import Array, Labels, ill_rows, log_probabilities
-from codec.unlearn.evaluate._split import in_memory
 
 ORIGINAL, RETRAINED = "original", "retrained"
 Train = Callable[[Any, int], nn.Module]
@@ -55,12 +54,17 @@ class Outputs:
         return found if bool((np.abs(found + self.losses) <= 8.0 * self.rounding * (1.0 + spread)).all()) else None
 
     @property
-    def probabilities(self) -> bool:
-        """Whether what is taken for logits are probabilities that no softmax was trained on."""
+    def like_probabilities(self) -> bool:
+        """Whether what is taken for logits are positive numbers that sum to 1."""
         logits = self.logits
-        if logits is None or not ((logits >= 0.0).all() and np.allclose(logits.sum(axis=1), 1.0, rtol=0.0, atol=1e-3)):
+        if logits is None:
             return False
-        return self.likelihoods is None
+        return bool((logits >= 0.0).all() and np.allclose(logits.sum(axis=1), 1.0, rtol=0.0, atol=1e-3))
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether they are probabilities that no softmax was trained on."""
+        return self.like_probabilities and self.likelihoods is None
 
     @cached_property
     def broken(self) -> Labels:
@@ -130,7 +134,7 @@ class Known:
 def known(data: Any, target_key: str) -> Known | None:
     """By what these samples are known again; None where the targets are no whole numbers, one a sample."""
     first = next((leaf for leaf in tree_leaves(data) if isinstance(leaf, Tensor)), torch.empty(0))
-    samples = read_data(data, target_key, first.device) if in_memory(data) else Samples(data, target_key)
+    samples = read_data(data, target_key, first.device)
     targets = [samples.take(ids)[1] for ids in torch.split(torch.arange(len(samples)), CHECKED)]
     if not all(isinstance(t, Tensor) and t.dim() == 1 and not t.is_floating_point() for t in targets):
         return None

@@ -30,7 +30,7 @@ from codec._forward import show_progress
 from codec._validation import as_generator, check_integer, check_jobs
 from codec.unlearn._data import content_of, spread
 from codec.unlearn._distributed import uncompiled
-from codec.unlearn._loss import Loss
+from codec.unlearn._loss import Loss, loss_function
 from codec.unlearn._problem import CHECKED, outside_modes
 from codec.unlearn._training import seeded
 from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
@@ -164,6 +164,7 @@ def shadow_models(
     check_jobs(n_jobs)
     _check_methods(unlearn)
     parts = {**_split(data, forget), "test": test}
+    _check_early(train, parts, loss, batch_size, target_key)
     options = {"output": output, "target_key": target_key, "device": device, "batch_size": batch_size}
     folder = None if cache is None else _open(Path(cache), parts, random_state, target_key)
     work = _Work(train, dict(unlearn), data, parts, loss, options, random_state, folder, torch.get_default_dtype())
@@ -188,6 +189,21 @@ def _split(data: Any, forget: Any) -> dict[str, Any]:
         return split(data, forget)
     except (ValueError, IndexError, TypeError) as error:  # what is called ids there is called forget here
         raise type(error)(str(error).replace("ids", "forget", 1)) from error
+
+
+def _check_early(train: Any, parts: Mapping[str, Any], loss: Loss, batch_size: int, target_key: str) -> None:
+    """Refuse what can be known to be wrong before anything is trained or kept."""
+    if not callable(train):
+        raise TypeError(f"train is of type {type(train).__name__}; it must be callable(data, seed).")
+    loss_function(loss)
+    check_integer(batch_size, "batch_size", 1)
+    for name in ("forget", "test"):
+        try:
+            found = known(parts[name], target_key)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{name}: {str(error).replace('train_data', 'the data')}") from error
+        if found is None:
+            raise ValueError(f"{name}: shadow models need one class label, a whole number, a sample.")
 
 
 # --------------------------------------------------------------------------- the work

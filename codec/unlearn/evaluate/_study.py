@@ -15,15 +15,15 @@ from codec.unlearn._report import figure_html, page_html
 from codec.unlearn.evaluate._audit import (
     DELTA,
     competition_score,
+    cross_fitted_ratios,
     epsilon_of_banks,
     forgetting_quality,
-    held_out_ratios,
     klom,
     lira,
     u_lira,
 )
 from codec.unlearn.evaluate._membership import auc, tpr_at_fpr
-from codec.unlearn.evaluate._metrics import Array, Labels, logit_confidence
+from codec.unlearn.evaluate._metrics import Array, Labels, check_logits, logit_confidence
 from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Known
 
 
@@ -106,7 +106,8 @@ class ShadowModels:
 
         The row 'retrained' holds one half of the retrained models against the other half: it is what a perfect
         method would have, with half as many models. KLoM, the competition's score and the largest epsilon that can be
-        proved depend on their number; with fewer than 128 retrained models its variances are pooled.
+        proved depend on their number. Variances of shadow models are pooled over the samples where there are fewer than 64
+        of them: of fewer than 128 models, in the row 'retrained' of fewer than 256.
 
         Parameters
         ----------
@@ -119,9 +120,10 @@ class ShadowModels:
         -------
         DataFrame
             ``n_models``; ``lira_member``, see :meth:`lira`; ``ulira_accuracy``, ``ulira_auc``, ``ulira_tpr`` (1 %
-            false positives): U-LiRA on each model with the others as shadow models, over all samples; ``worst_auc``:
-            the same for the sample that it tells best, found on one half of the models and judged on the other (mean of
-            both ways: the largest of many AUCs would be large by chance); ``audited_epsilon``, of one attack on whole models;
+            false positives): U-LiRA on each half of the models with the other half as shadow models, over all samples;
+            ``worst_auc``: the same for the sample that it tells best, found on the half that is the shadow models, too (mean
+            of both ways: the largest of many AUCs would be large by chance); ``audited_epsilon``, of one attack on whole models
+            (NaN for fewer than 6, in the row 'retrained' of fewer than 12);
             ``forgetting_quality``, ``competition_score`` (NaN where the retrained models have an accuracy of 0);
             ``klom_forget``, ``klom_test``: means over the samples; ``retain_accuracy``, ``forget_accuracy``,
             ``test_accuracy``.
@@ -146,10 +148,10 @@ class ShadowModels:
         Returns
         -------
         of_unlearned, of_retrained : ndarray of shape (n_models, n_samples)
-            Each model's with the others as shadow models; above 0 the attack says "unlearned".
+            Each half's with the models of the other half as shadow models; above 0 the attack says "unlearned".
         """
         bank, other = self._pair(name)
-        return held_out_ratios(bank.forget, other.forget)
+        return cross_fitted_ratios(bank.forget, other.forget)
 
     def attack(self, logits: ArrayLike, labels: ArrayLike, name: str = ORIGINAL) -> Array:
         """Attack one model of your own: probability that it was trained on each forgotten sample.
@@ -178,7 +180,7 @@ class ShadowModels:
             models have, or labels that are not those of the forgotten samples.
         """
         observed = logit_confidence(logits, labels)
-        self._check(np.asarray(logits), np.asarray(labels))
+        self._check(*check_logits(logits, labels))
         return u_lira(observed, self[name].forget, self[RETRAINED].forget)
 
     def lira(self, name: str) -> pd.DataFrame:
@@ -246,7 +248,7 @@ class ShadowModels:
         return self[name], self[RETRAINED]
 
     def _row(self, bank: Bank, other: Bank, delta: float, confidence_level: float) -> dict[str, float]:
-        seen, unseen = held_out_ratios(bank.forget, other.forget)
+        seen, unseen = cross_fitted_ratios(bank.forget, other.forget)
         quality = forgetting_quality(bank.forget, other.forget, delta=delta).score
         retain = bank.retain_accuracy.mean(), other.retain_accuracy.mean()
         test = bank.test_accuracy.mean(), other.test_accuracy.mean()
@@ -255,7 +257,7 @@ class ShadowModels:
             "ulira_accuracy": float(((seen > 0).mean() + (unseen <= 0).mean()) / 2),
             "ulira_auc": auc(seen.ravel(), unseen.ravel()),
             "ulira_tpr": tpr_at_fpr(seen.ravel(), unseen.ravel(), two_sided=False),
-            "worst_auc": worst_auc(seen, unseen),
+            "worst_auc": worst_auc(bank, other),
             "audited_epsilon": _epsilon(bank, other, delta, confidence_level),
             "forgetting_quality": quality,
             "competition_score": competition_score(quality, retain, test) if retain[1] * test[1] > 0 else float("nan"),
@@ -273,11 +275,20 @@ class ShadowModels:
         return str(self.to_frame().T.to_string(float_format=lambda v: f"{v:.4g}"))
 
 
-def worst_auc(seen: Array, unseen: Array) -> float:
-    """AUC of the sample with the largest one, found on one half of the models and judged on the other; both ways."""
-    halves = [[ratios[: len(ratios) // 2], ratios[len(ratios) // 2 :]] for ratios in (seen, unseen)]
-    aucs = np.array([[auc(a, b) for a, b in zip(halves[0][i].T, halves[1][i].T, strict=True)] for i in (0, 1)])
-    return float((aucs[1, aucs[0].argmax()] + aucs[0, aucs[1].argmax()]) / 2)
+def worst_auc(bank: Bank, other: Bank) -> float:
+    """AUC of the most exposed sample, found and fitted on one half of the models and judged on the other; both ways."""
+    halves = [(bank.half(first).forget, other.half(first).forget) for first in (True, False)]
+    found = []
+    for fit, judged in (halves, halves[::-1]):
+        exposed = np.argmax([auc(*pair) for pair in _by_sample(fit, fit)])
+        found.append(auc(*_by_sample(judged, fit)[exposed]))
+    return float(np.mean(found))
+
+
+def _by_sample(models: tuple[Array, Array], fit: tuple[Array, Array]) -> list[tuple[Array, Array]]:
+    """Ratios of both groups of models to the shadow models of a fit, sample by sample."""
+    first, second = (lira(part, *fit).T for part in models)
+    return list(zip(first, second, strict=True))
 
 
 def _epsilon(bank: Bank, other: Bank, delta: float, confidence_level: float) -> float:

@@ -56,7 +56,7 @@ def find_jumps(
     scan = Scan(points, residual, functions, shrinkage)
     if not scan.terms:
         return []
-    least, variance = _bar(residual, shrinkage, np.log(scan.n_steps))
+    least, variance = bar(residual, shrinkage, np.log(scan.n_steps))
     found: list[FloatArray] = []
     for _ in range(2 * MOST):
         jump = scan.best(0.5 * least * variance)
@@ -94,7 +94,7 @@ def find_slanted_jump(
     if d >= n - 1:  # planes divide so few points in every way
         return None
     splits = float(gammaln(n + 1) - gammaln(d + 1) - gammaln(n - d + 1))  # log of the ways to divide the points
-    least, variance = _bar(residual, shrinkage, splits)
+    least, variance = bar(residual, shrinkage, splits)
     best = max(
         (_turn(points, start, residual, functions, shrinkage, least, variance) for start in starts), key=Scan.most
     )
@@ -134,7 +134,7 @@ def _turn(
     return best
 
 
-def _bar(residual: FloatArray, shrinkage: FloatArray, log_steps: float) -> tuple[float, float]:
+def bar(residual: FloatArray, shrinkage: FloatArray, log_steps: float) -> tuple[float, float]:
     """The gain that a step must exceed, in units of the noise's variance, and this."""
     n = len(residual)
     freedom = n - 1.0 - float((2.0 * shrinkage - shrinkage**2).sum())

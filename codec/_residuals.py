@@ -16,12 +16,14 @@ kernel ridge, and all were kept for what they do to the level on hard null hypot
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from codec._interactions import find_products
 from codec._jumps import LARGE_ROWS, find_jumps, find_slanted_jump
 from codec._kernel_ridge import EXPLAINED, Smoother, standardize
 from codec._validation import BoolArray, FloatArray, Table
@@ -80,16 +82,16 @@ def two_valued(columns: FloatArray) -> BoolArray:
 
 # --------------------------------------------------------------------------- location and scale
 def follow_jumps(smoother: Smoother, columns: FloatArray) -> tuple[Smoother, Residuals]:
-    """Residuals of the columns (q, n), and the smoother on X with the steps at which they jump."""
+    """Residuals of the columns (q, n), and the smoother on X with its products and steps that they need beside it."""
     residuals = Residuals(smoother, columns, turning=False)  # kernels on single columns would blur the jumps
     d = smoother.points.shape[1]
     rounds = JUMP_ROUNDS if columns.shape[1] <= LARGE_ROWS else 1
-    for find in (Residuals.jumps, partial(Residuals.slanted_jumps, d=d)):
+    for find in (partial(Residuals.products, d=d), Residuals.jumps, partial(Residuals.slanted_jumps, d=d)):
         for _ in range(rounds):
-            steps = find(residuals)
-            if not steps:
+            terms = find(residuals)
+            if not terms:
                 break
-            smoother = smoother.beside(steps)
+            smoother = smoother.beside(terms)
             residuals = Residuals(smoother, columns, turning=False)
     if smoother.leaves_turns(residuals.fit, columns):
         residuals = Residuals(smoother, columns, learn_metric=False)  # what was learned is in the pool
@@ -149,13 +151,20 @@ class Residuals:
 
     def jumps(self) -> list[FloatArray]:
         """Steps of X at which a column jumps, each once."""
+        return self._missed(find_jumps, self._points)
+
+    def products(self, d: int) -> list[FloatArray]:
+        """Products of two of the first d columns of X that a column depends on and the fit misses, each once."""
+        return self._missed(find_products, self._points[:, :d])
+
+    def _missed(self, find: Callable[..., list[FloatArray]], points: FloatArray) -> list[FloatArray]:
         raw = self._columns - self.location
         fits = zip(raw, self.fit.functions, self.fit.shrinkage, self.noiseless, strict=True)
         found: dict[bytes, FloatArray] = {}
         for residual, functions, shrinkage, noiseless in fits:
             if not noiseless:
-                steps = find_jumps(self._points, residual, functions, shrinkage)
-                found.update((step.tobytes(), step) for step in steps)
+                terms = find(points, residual, functions, shrinkage)
+                found.update((term.tobytes(), term) for term in terms)
         return list(found.values())
 
     def slanted_jumps(self, d: int) -> list[FloatArray]:

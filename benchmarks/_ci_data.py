@@ -91,15 +91,15 @@ def null(name: str, n: int, d: int, rng: np.random.Generator) -> Draw:
     x = draw_given(name, n, d, rng)
     scaled = standardize(x)
     f, g = smooth_function(scaled, rng), smooth_function(scaled, rng)
-    if name in JUMPS:
-        f = standardize(JUMPS[name](scaled)[:, None].astype(float))[:, 0]
-    if name in {"shared signal", *JUMPS}:
+    if name in SHARED:
+        f = standardize(SHARED[name](scaled)[:, None].astype(float))[:, 0]
+    if name in {"shared signal", *SHARED}:
         g = f
     e, h = draw_noise(name, n, rng), draw_noise(name, n, rng)
     if name == "shared scale":
         scale = np.exp(0.8 * smooth_function(scaled, rng))
         e, h = e * scale, h * scale
-    s = np.sqrt(0.1) if name in {"snr 10", "shared signal", *JUMPS} else np.sqrt(0.5)
+    s = np.sqrt(0.1) if name in {"snr 10", "shared signal", *SHARED} else np.sqrt(0.5)
     z, y = f + s * e, g + (0.0 if name == "y without noise" else s) * h
     if name in {"snr 2", "snr 10"}:
         z, y = outer_function(z, rng), outer_function(y, rng)
@@ -118,11 +118,12 @@ OTHER_NULLS = (
     "binary z", "binary y", "binary both",
 )  # fmt: skip
 HARD_NULLS = ("shared signal", "shared scale")
-JUMPS = {
+SHARED = {
     "shared jump": lambda x: x[:, 0] > 0.0,
     "shared threshold": lambda x: x[:, 0] > 0.0,  # which y and z tell in 95 of 100 rows
     "sign times a column": lambda x: np.sign(x[:, 0]) * x[:, 1],
     "shared jump of a sum": lambda x: x.sum(axis=1) > 0.0,  # no step along a column
+    "shared product": lambda x: x[:, 0] * x[:, 1],  # which no kernel of many columns finds
     "shared tree": lambda x: np.where(
         x[:, 0] > 0.0, np.where(x[:, 1] > 0.5, 4.0, 0.0), np.where(x[:, 2] > -0.3, 2.0, -3.0)
     ),
@@ -130,6 +131,7 @@ JUMPS = {
 EDGE_NULLS = (  # what no smoother follows, and nothing left to follow; with columns of X
     ("shared jump", 1), ("shared jump", 3), ("shared threshold", 1), ("sign times a column", 2), ("shared tree", 4),
     ("shared jump of a sum", 2), ("shared jump of a sum", 5), ("y without noise", 1),
+    ("shared product", 20),
 )  # fmt: skip
 
 

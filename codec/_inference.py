@@ -313,11 +313,11 @@ def codec_test(
     -----
     With a continuous X, a test that holds its level for every distribution has no power (Shah & Peters
     2020). Given X, the omnibus test relies on smooth dependence on X, but for jumps where a column of X or a
-    weighted sum of columns passes a value. Its level at .05 rises where y and z are the same strong function
-    of ten columns of X (about .25 at n = 200; .05 for five light-tailed ones, .17 for five lognormal ones), and of one
-    column that turns more than seven times over its range, as a season does in a long series: give the phase
-    beside the time. Where their noise scales are the same strongly
-    varying function, it was .05 to .07.
+    weighted sum of columns passes a value, and for products of two columns. Its level at .05 rises where y and z are
+    the same strong function of ten columns of X (about .25 at n = 200; .05 for five light-tailed ones, .17 for five
+    lognormal ones), or of few among twenty (.10 for the product of two, .15 for a sum of three, .7 for the product of
+    three), and of one column that turns very often over its range, as a season does in a long series: give the
+    phase beside the time. Where their noise scales are the same strongly varying function, it was .05 to .07.
 
     Columns with heavy tails (kurtosis above 6) are drawn in towards their normal scores first.
 

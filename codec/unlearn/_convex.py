@@ -7,7 +7,7 @@ minimiser lies: with weight decay, weights outside of the rows' span and the cla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Self
@@ -40,11 +40,16 @@ def check_rows(rows: Any, retained: BoolArray) -> IntArray:
     TypeError, ValueError
         No integers; none, out of range, named twice, forgotten before, or all that is left.
     """
-    array, n = np.atleast_1d(np.asarray(rows)), len(retained)
+    array, n = np.atleast_1d(np.asarray(sorted(rows) if isinstance(rows, Set) else rows)), len(retained)
+    if array.dtype.kind == "b":
+        if array.shape != (n,):
+            raise ValueError(
+                f"rows is a mask of shape {array.shape}; it needs one entry for each of the {n} rows of fit."
+            )
+        array = np.flatnonzero(array)
     if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
         raise TypeError(
-            f"rows holds {array.dtype} of shape {array.shape}; it must be an integer or a list of integers (of a mask: "
-            "np.flatnonzero(mask))."
+            f"rows holds {array.dtype} of shape {array.shape}; it must be an integer, integers, or a mask of booleans."
         )
     if array.size == 0:
         raise ValueError("rows is empty; name at least one row of the training data.")

@@ -82,7 +82,7 @@ class RemovableLinear(BaseEstimator):
 
         Parameters
         ----------
-        rows : int or sequence of int
+        rows : int, sequence or set of int, or boolean mask of shape (n_samples,)
             Positions in the X of :meth:`fit`. Each can be forgotten once.
         steps : int, optional
             Newton steps. Default: as many as the certificate needs to reach ``tolerance``.

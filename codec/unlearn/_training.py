@@ -46,7 +46,7 @@ class Recipe:
     optimizer : {'sgd', 'adam'} or callable, default 'sgd'
         A callable makes a torch optimiser of a list of parameters; it carries its own learning rate and weight decay.
     momentum : float, default 0.9
-        Of SGD.
+        Of SGD, at least 0 and below 1.
     schedule : {'constant', 'cosine'} or tuple of int, default 'constant'
         The learning rate over time: ``lr (1 + cos(pi t / epochs)) / 2`` at epoch t for 'cosine'; a tuple names the
         epochs after which it is divided by ten.
@@ -77,7 +77,8 @@ class Recipe:
     def __post_init__(self) -> None:
         check_integer(self.epochs, "epochs", 0)
         check_positive(self.lr, "lr")
-        check_amount(self.momentum, "momentum")
+        if check_amount(self.momentum, "momentum") >= 1.0:
+            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1.")
         if self.batch_size is not None:
             check_integer(self.batch_size, "batch_size", 1)
         if self.weight_decay is not None:

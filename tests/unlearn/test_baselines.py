@@ -708,6 +708,7 @@ def test_resetting_leaves_frozen_parameters():
         (lambda p: baselines.fine_tune(p, []), "empty"),
         (lambda p: baselines.fine_tune(p, range(40)), "all 40"),
         (lambda _p: Recipe(lr=0.0), "lr"),
+        (lambda _p: Recipe(momentum=1.0), "momentum is 1.0"),
         (lambda _p: Recipe(optimizer="lion"), "optimizer"),
         (lambda _p: Recipe(optimizer=["sgd"]), "optimizer must be"),
         (lambda _p: Recipe(schedule="linear"), "schedule"),

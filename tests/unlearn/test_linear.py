@@ -13,7 +13,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from codec.unlearn._certificate import audited_epsilon, gaussian_multiplier
+from codec.unlearn._certificate import (
+    a_priori_bound,
+    audited_epsilon,
+    gaussian_multiplier,
+    logistic_constants,
+    softmax_constants,
+)
 from codec.unlearn._convex import Downdated, FrozenInverse, RidgeProblem, SoftmaxProblem, minimize
 from codec.unlearn.linear import RemovableLogisticRegression, RemovableRidge
 
@@ -548,3 +554,28 @@ def test_a_fit_that_is_refused_leaves_the_model_as_it_was():
     with pytest.raises(ValueError, match="one class only, 'b'"):
         model.fit(X[y == "b"], y[y == "b"])
     np.testing.assert_array_equal(model.predict(X), before)
+
+
+@pytest.mark.parametrize("kind", [RemovableRidge, RemovableLogisticRegression])
+def test_rows_may_be_a_set_or_a_mask(kind):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3))
+    y = X[:, 0] + rng.normal(size=40)
+    models = [kind(0.1).fit(X, y > 0.0 if kind is RemovableLogisticRegression else y) for _ in range(3)]
+    mask = np.isin(np.arange(40), [3, 7, 21])
+    for model, rows in zip(models, ([3, 7, 21], {21, 3, 7}, mask), strict=True):
+        assert model.forget(rows).certificate.m == 3
+        np.testing.assert_array_equal(model.coef_, models[0].coef_)
+        np.testing.assert_array_equal(model.retained_, ~mask)
+    with pytest.raises(ValueError, match=r"rows is a mask of shape \(4,\)"):
+        models[0].forget(mask[:4])
+
+
+@pytest.mark.parametrize("scale", [1e80, 1e130])
+def test_bounds_of_huge_rows_are_no_error(scale):
+    X = scale * np.random.default_rng(0).normal(size=(30, 2))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        assert RemovableRidge(1e-3).fit(X, X[:, 0] / scale).forget(0).certificate.bound >= 0.0
+    for constants in (logistic_constants(scale), softmax_constants(scale)):
+        assert a_priori_bound(constants, 1e-3, n=30, m=1) == np.inf

@@ -224,6 +224,14 @@ def test_nothing_is_trained_before_what_was_passed_is_found_to_fit(models):
         evaluate({"original": models["original"][0]}, **DATA, train=watched, seeds=[2**70])
 
 
+def test_forgotten_samples_among_the_retained_ones_are_told(models):
+    both = {**DATA, "retain": (X[:60], Y[:60])}
+    assert any("is among the retained ones" in note for note in evaluate(models, **both).notes)
+    partly = {**DATA, "retain": (X[1:60], Y[1:60])}  # samples may be there twice
+    for data in (DATA, partly):
+        assert not any("is among the retained ones" in note for note in evaluate(models, **data).notes)
+
+
 def test_outputs_that_look_like_probabilities_are_told():
     def soft(seed):
         return nn.Sequential(net(seed), nn.Softmax(1))

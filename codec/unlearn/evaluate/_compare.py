@@ -25,6 +25,7 @@ from codec.unlearn.evaluate._outputs import (
     Outputs,
     Parts,
     Train,
+    all_among,
     as_model,
     copy_of,
     known,
@@ -184,6 +185,10 @@ def evaluate(
     fresh, notes = _fresh(original, untrained, seed)
     if shadows is not None:
         _check_shadows(shadows, forget, target_key)
+    if all_among(forget, retain, target_key):
+        notes.append(
+            "every forgotten sample is among the retained ones, too: take retain and forget from split(data, ids)."
+        )
     random = parts.run(fresh, "untrained")["forget"] if fresh is not None else None
     seen = _run_all(parts, everyone, random)
     if train is not None:

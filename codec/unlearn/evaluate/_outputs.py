@@ -22,6 +22,7 @@ from codec.unlearn._loss import Loss
 from codec.unlearn._problem import CHECKED, Problem, without_nesting
 from codec.unlearn._unlearner import Unlearner
 from codec.unlearn.evaluate._metrics import Array, Labels, ill_rows, log_probabilities
+from codec.unlearn.evaluate._split import in_memory, n_samples
 
 ORIGINAL, RETRAINED = "original", "retrained"
 Train = Callable[[Any, int], nn.Module]
@@ -142,6 +143,20 @@ def known(data: Any, target_key: str) -> Known | None:
     digests = sorted(hashlib.sha256(content_of(_plain(leaf))).hexdigest() for leaf in inputs)
     labels = torch.cat(targets).cpu().numpy().astype(np.int64)
     return Known(labels, hashlib.sha256("".join(digests).encode()).hexdigest()[:16])
+
+
+def all_among(some: Any, others: Any, target_key: str) -> bool:
+    """Whether every one of some samples is among others, inputs and targets to the bit; False unless they lie in memory."""
+    if not (in_memory(some) and in_memory(others)):
+        return False
+    return _digests(some, target_key) <= _digests(others, target_key)
+
+
+def _digests(data: Any, target_key: str) -> set[bytes]:
+    inputs, targets = read_data(data, target_key, torch.device("cpu")).take(torch.arange(n_samples(data)))
+    leaves = [leaf.cpu().contiguous().flatten(1).numpy() if leaf.dim() > 1 else leaf.cpu().numpy()[:, None]
+              for leaf in tree_leaves((inputs, targets))]  # fmt: skip
+    return {hashlib.sha256(b"".join(row.tobytes() for row in rows)).digest() for rows in zip(*leaves, strict=True)}
 
 
 def _plain(leaf: Any) -> Any:

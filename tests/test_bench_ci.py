@@ -67,7 +67,7 @@ def test_equal_copies_are_counted_by_chance(bench):
 
 def test_cells_are_all_different_and_reproducible(bench):
     cells = list(bench.all_cells({}, 10, 5))
-    assert len({cell.key for cell in cells}) == len(cells) == 83
+    assert len({cell.key for cell in cells}) == len(cells) == 85
     first, again = cells[0].draw(3, {}), cells[0].draw(3, {})
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 

@@ -189,12 +189,12 @@ def evaluate(
         notes.append(
             "every forgotten sample is among the retained ones, too: take retain and forget from split(data, ids)."
         )
+    seen = _run_all(parts, everyone)
     random = parts.run(fresh, "untrained")["forget"] if fresh is not None else None
-    seen = _run_all(parts, everyone, random)
+    _check_classes(seen, random, seen[ORIGINAL][0])
     if train is not None:
-        seen |= _run_all(
-            parts, {RETRAINED: [_retrained(train, retain, one) for one in drawn]}, random, seen[ORIGINAL][0]
-        )
+        seen |= _run_all(parts, {RETRAINED: [_retrained(train, retain, one) for one in drawn]})
+        _check_classes(seen, None, seen[ORIGINAL][0])
     rows = {}
     for name, group in seen.items():
         for run, one in enumerate(group):
@@ -303,14 +303,11 @@ class _Seen:
         self.row = {} if self.diverged else {**_levels(outputs), **_inferred(self.scores)}
 
 
-def _run_all(
-    parts: Parts, everyone: Everyone, random: Outputs | None, original: _Seen | None = None
-) -> dict[str, list[_Seen]]:
-    """Every model with its outputs; refused where the original or a retrained one diverged, or classes differ."""
+def _run_all(parts: Parts, everyone: Everyone) -> dict[str, list[_Seen]]:
+    """Every model with its outputs; refused where the original or a retrained one has diverged."""
     seen = {name: [_Seen(m, parts.run(m, f"models[{name!r}]")) for m in group] for name, group in everyone.items()}
     for name in {ORIGINAL, RETRAINED} & set(seen):
         _check_finite(name, seen[name])
-    _check_classes(seen, random, original or seen[ORIGINAL][0])
     return seen
 
 

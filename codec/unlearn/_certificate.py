@@ -94,10 +94,8 @@ def softmax_constants(radius: float) -> Constants:
     0.2722
     """
     radius = check_positive(radius, "radius")
-    source = f"softmax loss, every row has ||x|| <= {rounded_up(radius, 4)}"
-    return Constants(
-        2.0 * math.sqrt(2.0) * radius, 2.0 * math.sqrt(2.0) * CURVATURE_CHANGE * radius * radius * radius, source
-    )
+    steepest, source = 2.0 * math.sqrt(2.0), f"softmax loss, every row has ||x|| <= {rounded_up(radius, 4)}"
+    return Constants(steepest * radius, steepest * CURVATURE_CHANGE * radius * radius * radius, source)
 
 
 def ridge_constants(radius: float, target_radius: float, weight_decay: float) -> Constants:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from codec._jumps import LEAST_LEFT, MOST_FACTORS, bar
+from codec._jumps import MOST_FACTORS, bar, leverage, noise_of
 from codec._validation import FloatArray
 
 MOST_TRIED = 50  # products whose gain is computed: those with the largest one if S followed nothing of them
@@ -36,7 +36,7 @@ def find_products(
     list of ndarray of shape (n,)
         Products of two columns of X, or of one with itself; empty where none gains enough or X has few columns.
     """
-    n, d = points.shape
+    d = points.shape[1]
     if d <= MOST_FACTORS:
         return []
     least, variance = bar(residual, shrinkage, np.log(d * (d + 1) / 2))
@@ -44,7 +44,7 @@ def find_products(
     products = _nearest_to(points, residual)
     centred = products - products.mean(axis=0)
     left = centred - functions @ (shrinkage[:, None] * (functions.T @ centred))  # (I - S) s
-    own = 1.0 / n + np.einsum("ij,ij,j->i", functions, functions, shrinkage)  # how much a row's fit follows the row
+    pull = leverage(functions, shrinkage)
     size = np.einsum("ij,ij->j", centred, left)
     open_ = size > LEAST_NEW * np.einsum("ij,ij->j", centred, centred)
     found: list[FloatArray] = []
@@ -54,12 +54,12 @@ def find_products(
         if gain[k] <= least * variance:
             break
         open_[k] = False
-        weight, term = products[:, k] @ residual / size[k], left[:, k] / np.sqrt(size[k])
-        noise = (residual - weight * left[:, k]) / np.maximum(1.0 - own - term**2, LEAST_LEFT)
-        if gain[k] <= least * float(term**2 @ noise**2):  # a few rows alone tell it
+        root = np.sqrt(size[k])
+        term, weight = left[:, k] / root, float(products[:, k] @ residual / root)
+        if gain[k] <= least * noise_of(term, weight, residual, pull):  # a few rows alone tell it
             continue
         found.append(products[:, k])
-        own, residual = own + term**2, residual - weight * left[:, k]
+        pull, residual = pull + term**2, residual - weight * term
         shared = products.T @ term
         left, size = left - np.outer(term, shared), size - shared**2
         open_ &= size > LEAST_NEW * np.einsum("ij,ij->j", centred, centred)

@@ -235,8 +235,7 @@ class Scan:
     @cached_property
     def leverage(self) -> FloatArray:
         """How much a row's fit follows the row itself."""
-        own = np.einsum("ij,ij,j->i", self.functions, self.functions, self.shrinkage)
-        return np.asarray(own + 1.0 / len(self.points))
+        return leverage(self.functions, self.shrinkage)
 
     def most(self) -> float:
         """The largest gain at the gaps."""
@@ -297,13 +296,8 @@ class Scan:
 
     def tells(self, jump: Jump, least: float) -> bool:
         """Whether a step gains so much in units of the noise of the rows that tell it."""
-        return jump.gain * jump.size > least * self._noise(jump)
-
-    def _noise(self, jump: Jump) -> float:
-        """Variance of ``s' (I - S) v`` by the noise of the rows that tell the step, each left out of its own fit."""
-        pull = self.leverage + jump.remainder**2 / jump.size
-        left = (self.residual - jump.weight * jump.remainder) / np.maximum(1.0 - pull, LEAST_LEFT)
-        return float(jump.remainder**2 @ left**2)
+        root = np.sqrt(jump.size)
+        return jump.gain > least * noise_of(jump.remainder / root, jump.weight * root, self.residual, self.leverage)
 
     def take(self, jump: Jump) -> None:
         """Everything else given this one, too."""
@@ -318,6 +312,20 @@ class Scan:
     def refuse(self, jump: Jump) -> None:
         """No step there nor beside it."""
         self.size[jump.term][max(0, jump.place - 1) : jump.place + 2] = 0.0
+
+
+def leverage(functions: FloatArray, shrinkage: FloatArray) -> FloatArray:
+    """How much a row's fit follows the row itself."""
+    return np.asarray(np.einsum("ij,ij,j->i", functions, functions, shrinkage) + 1.0 / len(functions))
+
+
+def noise_of(term: FloatArray, weight: float, residual: FloatArray, pull: FloatArray) -> float:
+    """Noise variance of the rows that tell a term, each left out of its own fit: the gain by chance.
+
+    ``term`` is ``(I - S) s`` over the root of ``s' (I - S) s``, ``weight`` its coefficient, ``pull`` the leverage before.
+    """
+    left = (residual - weight * term) / np.maximum(1.0 - pull - term**2, LEAST_LEFT)
+    return float(term**2 @ left**2)
 
 
 def weighted(functions: FloatArray, shrinkage: FloatArray) -> FloatArray:

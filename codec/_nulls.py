@@ -34,7 +34,7 @@ from codec._omnibus import (
     near_in_blocks,
     standardize_rows,
 )
-from codec._residuals import Residuals, embed, follow_jumps, light_tailed, two_valued
+from codec._residuals import Residuals, embed, follow_terms, light_tailed, two_valued
 from codec._tree_kernels import group_rows
 from codec._validation import BoolArray, FloatArray, IntArray, Table, holds_large_integers, read_table
 
@@ -331,7 +331,7 @@ class Setting:
         self.y = self.response if self.strata is not None else pool_rare(one_category(self.response))
         if self.strata is None:
             self._draws = rng.spawn(1)[0].random(y.n_rows)
-            self._smoother, self.residuals = follow_jumps(Smoother(self.points, rng), self.columns)
+            self._smoother, self.residuals = follow_terms(Smoother(self.points, rng), self.columns)
             self._tie_rng = rng
 
     @cached_property
@@ -380,7 +380,7 @@ class Setting:
         columns = np.ascontiguousarray(embed(self.untied(z)).T)
         if self.strata is not None:
             return self.strata.center(columns)
-        return follow_jumps(self._smoother.branch(), columns)[1]
+        return follow_terms(self._smoother.branch(), columns)[1]
 
     def untied(self, z: Table) -> Table:
         """Z with ties broken by chance where y and z both have few values and X is smoothed.

@@ -11,7 +11,8 @@ kernel ridge, and all were kept for what they do to the level on hard null hypot
   absolute values. The squared mean root of normal noise tells its scale with little more variance than the mean
   absolute value (.72 against .57; the mean logarithm 1.23, Davidian & Carroll, JASA 1987), and outliers hardly
   move it;
-* steps of X at which a column jumps become columns of X (:mod:`codec._jumps`).
+* steps of X at which a column jumps, and products of two of many columns, become columns of X (:mod:`codec._jumps`,
+  :mod:`codec._interactions`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ LIGHT_KURTOSIS = 6.0  # columns of more are drawn in towards normal scores
 SCALE_LIMIT = 20.0  # noise scales stay within this factor of their middle, both ways
 SMOOTHER_PENALTY = 100.0  # of the functions that products of residuals are compared with, over the fit's own
 LEAST_SHARE = 0.02  # functions with less than this share of the largest are left out there
-JUMP_ROUNDS = 4  # of finding steps of X at which columns jump, and smoothing anew; one from LARGE_ROWS on
+TERM_ROUNDS = 4  # of finding products, then steps of X that a fit misses, and smoothing anew; one from LARGE_ROWS on
 STILL_EXPLAINED = (
     0.4  # and small residuals are, if X explains at least so much of them: T of their ranks and the nearest row's
 )
@@ -81,11 +82,11 @@ def two_valued(columns: FloatArray) -> BoolArray:
 
 
 # --------------------------------------------------------------------------- location and scale
-def follow_jumps(smoother: Smoother, columns: FloatArray) -> tuple[Smoother, Residuals]:
+def follow_terms(smoother: Smoother, columns: FloatArray) -> tuple[Smoother, Residuals]:
     """Residuals of the columns (q, n), and the smoother on X with its products and steps that they need beside it."""
     residuals = Residuals(smoother, columns, turning=False)  # kernels on single columns would blur the jumps
     d = smoother.points.shape[1]
-    rounds = JUMP_ROUNDS if columns.shape[1] <= LARGE_ROWS else 1
+    rounds = TERM_ROUNDS if columns.shape[1] <= LARGE_ROWS else 1
     for find in (partial(Residuals.products, d=d), Residuals.jumps, partial(Residuals.slanted_jumps, d=d)):
         for _ in range(rounds):
             terms = find(residuals)

@@ -8,7 +8,7 @@ from scipy.stats import binom
 from codec import MarkovBlanketSelector, codec_test
 from codec._jumps import MOST_GAPS, Scan, find_jumps, find_slanted_jump
 from codec._kernel_ridge import Smoother
-from codec._residuals import Residuals, embed, follow_jumps
+from codec._residuals import Residuals, embed, follow_terms
 from codec._validation import read_table
 
 
@@ -164,8 +164,8 @@ def test_the_smoother_is_kept_where_nothing_jumps_and_told_the_steps_where_somet
     rng = np.random.default_rng(6)
     x = embed(read_table(rng.standard_normal((300, 1)), "x"))
     smoother = Smoother(x, np.random.default_rng(0))
-    assert follow_jumps(smoother, np.sin(x.T) + rng.standard_normal((1, 300)))[0] is smoother
-    wider, residuals = follow_jumps(smoother, 6.0 * (x.T > 0.1) + rng.standard_normal((1, 300)))
+    assert follow_terms(smoother, np.sin(x.T) + rng.standard_normal((1, 300)))[0] is smoother
+    wider, residuals = follow_terms(smoother, 6.0 * (x.T > 0.1) + rng.standard_normal((1, 300)))
     np.testing.assert_array_equal(wider.points[:, :1], x)
     assert wider.points.shape[1] > 1
     near = np.abs(x[:, 0] - 0.1) < 0.3

@@ -106,8 +106,9 @@ def evaluate(
     ValueError, TypeError
         No original or no retrained model, or both ``train`` and retrained models; seeds that come twice; a deletion
         without parameters; data that cannot be read; a model whose output changes from one call to the next; an
-        original or retrained model that has diverged; probabilities in place of logits, where the loss tells them; models with other classes than
-        the original, or that cannot be copied; ``shadows`` of other forgotten samples or classes (of the inputs of many samples 64 are looked at).
+        original or retrained model that has diverged; probabilities in place of logits, where the loss tells them;
+        models with other classes than the original, or that cannot be copied; ``shadows`` of other forgotten samples or
+        classes (of the inputs of many samples 64 are looked at).
 
     Notes
     -----
@@ -273,9 +274,8 @@ def _retrained(train: Train, retain: Any, seed: int) -> nn.Module:
         model = train(retain, seed)
     if not isinstance(model, nn.Module):
         raise TypeError(f"train returned {type(model).__name__}; it must return the trained torch module.")
-    return copy_of(
-        as_model(model, "train's result", model), "train's result"
-    )  # the next call may return the same object
+    own = as_model(model, "train's result", model)
+    return copy_of(own, "train's result")  # the next call may return the same object
 
 
 def _fresh(original: nn.Module, untrained: nn.Module | None, seed: int) -> tuple[nn.Module | None, list[str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -149,13 +150,22 @@ def all_among(some: Any, others: Any, target_key: str) -> bool:
     """Whether every one of some samples is among others, inputs and targets to the bit; False unless they lie in memory."""
     if not (in_memory(some) and in_memory(others)):
         return False
-    return _digests(some, target_key) <= _digests(others, target_key)
+    ours, theirs = _bytes(some, target_key), _bytes(others, target_key)
+    if [leaf.shape[1] for leaf in ours] != [leaf.shape[1] for leaf in theirs]:
+        return False
+    alike = np.arange(len(theirs[0]))
+    for mine, leaf in zip(reversed(ours), reversed(theirs), strict=True):  # the first sample settles it nearly always
+        alike = alike[(leaf[alike] == mine[0]).all(axis=1)]
+    return len(alike) > 0 and _digests(ours) <= _digests(theirs)
 
 
-def _digests(data: Any, target_key: str) -> set[bytes]:
-    inputs, targets = read_data(data, target_key, torch.device("cpu")).take(torch.arange(n_samples(data)))
-    leaves = [leaf.cpu().contiguous().flatten(1).numpy() if leaf.dim() > 1 else leaf.cpu().numpy()[:, None]
-              for leaf in tree_leaves((inputs, targets))]  # fmt: skip
+def _bytes(data: Any, target_key: str) -> list[NDArray[np.uint8]]:
+    """Inputs and targets, a row a sample."""
+    whole = read_data(data, target_key, torch.device("cpu")).take(torch.arange(n_samples(data)))
+    return [leaf.contiguous().reshape(len(leaf), -1).view(torch.uint8).numpy() for leaf in tree_leaves(whole)]
+
+
+def _digests(leaves: list[NDArray[np.uint8]]) -> set[bytes]:
     return {hashlib.sha256(b"".join(row.tobytes() for row in rows)).digest() for rows in zip(*leaves, strict=True)}
 
 

@@ -34,7 +34,7 @@ from codec.unlearn._loss import Loss, loss_function
 from codec.unlearn._problem import CHECKED, outside_modes
 from codec.unlearn._training import seeded
 from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
-from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Parts, Train, as_model, copy_of, known, where
+from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Known, Parts, Train, as_model, copy_of, known, where
 from codec.unlearn.evaluate._split import in_memory, n_samples, split
 from codec.unlearn.evaluate._study import Bank, ShadowModels
 
@@ -164,7 +164,7 @@ def shadow_models(
     check_jobs(n_jobs)
     _check_methods(unlearn)
     parts = {**_split(data, forget), "test": test}
-    _check_early(train, parts, loss, batch_size, target_key)
+    forgotten, _ = _check_early(train, parts, loss, batch_size, target_key)
     options = {"output": output, "target_key": target_key, "device": device, "batch_size": batch_size}
     folder = None if cache is None else _open(Path(cache), parts, random_state, target_key)
     work = _Work(train, dict(unlearn), data, parts, loss, options, random_state, folder, torch.get_default_dtype())
@@ -181,7 +181,7 @@ def shadow_models(
     banks = {name: _bank(group) for name, group in rows.items()}
     for name in (ORIGINAL, RETRAINED):
         _warn_of_equal(name, banks[name])
-    return ShadowModels(banks, known(parts["forget"], target_key), _n_classes(rows))
+    return ShadowModels(banks, forgotten, _n_classes(rows))
 
 
 def _split(data: Any, forget: Any) -> dict[str, Any]:
@@ -191,12 +191,13 @@ def _split(data: Any, forget: Any) -> dict[str, Any]:
         raise type(error)(str(error).replace("ids", "forget", 1)) from error
 
 
-def _check_early(train: Any, parts: Mapping[str, Any], loss: Loss, batch_size: int, target_key: str) -> None:
-    """Refuse what can be known to be wrong before anything is trained or kept."""
+def _check_early(train: Any, parts: Mapping[str, Any], loss: Loss, batch_size: int, target_key: str) -> list[Known]:
+    """Refuse what can be known to be wrong before anything is trained or kept; what tells forget and test."""
     if not callable(train):
         raise TypeError(f"train is of type {type(train).__name__}; it must be callable(data, seed).")
     loss_function(loss)
     check_integer(batch_size, "batch_size", 1)
+    told = []
     for name in ("forget", "test"):
         try:
             found = known(parts[name], target_key)
@@ -204,6 +205,8 @@ def _check_early(train: Any, parts: Mapping[str, Any], loss: Loss, batch_size: i
             raise type(error)(f"{name}: {str(error).replace('train_data', 'the data')}") from error
         if found is None:
             raise ValueError(f"{name}: shadow models need one class label, a whole number, a sample.")
+        told.append(found)
+    return told
 
 
 # --------------------------------------------------------------------------- the work

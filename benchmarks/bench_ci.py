@@ -5,6 +5,7 @@
     python benchmarks/bench_ci.py --data FOLDER         # adds the discrete networks found there
     python benchmarks/bench_ci.py --only power          # one part: level, hard, power, later, network, edge, cpu
     python benchmarks/bench_ci.py --again codec         # this method once more where its commit is not the current one
+    python benchmarks/bench_ci.py --columns 4           # cells with four columns of X or more
 
 Every cell is one way to make data, n and the number of columns of X. Its result holds, for each method,
 how many p-values were at most .05 and .01 in how many repetitions, with the 95 % Clopper-Pearson
@@ -285,6 +286,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with bif/*.bif.gz")
     parser.add_argument("--only", help="one part: hard, level, power, later, network, edge or cpu")
     parser.add_argument("--again", choices=METHODS, help="a method whose cells of other commits are run again")
+    parser.add_argument("--columns", type=int, default=0, help="cells with so many columns of X or more")
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--peers", type=int, default=300, help="repetitions of the slow methods")
     parser.add_argument("--output", type=Path, default=RESULT)
@@ -303,7 +305,7 @@ def main() -> None:
     for cell in all_cells(networks, options.repetitions, options.peers):
         stored = done["cells"].get(cell.key, {})
         methods = missing(cell, stored, options.again, commit)
-        if not methods or options.only not in {None, cell.part}:
+        if not methods or options.only not in {None, cell.part} or cell.d < options.columns:
             continue
         result = run_cell(cell, networks, methods, commit)
         show(result)
@@ -312,7 +314,7 @@ def main() -> None:
         done["environment"] = _harness.environment(PACKAGES)
         _harness.write_json(done, options.output)
     timed = "cpu" in done and (options.again is None or done["cpu"]["git"] == commit)
-    if options.only in {None, "cpu"} and not timed:
+    if options.only in {None, "cpu"} and not options.columns and not timed:
         done["cpu"] = {"git": commit, "rows": time_tests([200, 500, 2000, 10_000, 100_000], [200, 500, 2000])}
         _harness.write_json(done, options.output)
 

@@ -1,6 +1,7 @@
 """Kernel ridge regression on landmarks: kernels and penalties by generalized cross-validation, metrics that are learned.
 
-Where residuals of rows next to each other in a column of X are alike, a narrow kernel on this column is added, which
+A kernel of many columns needs more rows than there are for a sum of functions of one column each; wide kernels on every
+single column beside it follow that. Where residuals of rows next to each other in a column of X are alike, a narrow kernel on this column is added, which
 follows what turns often along it, such as a season beside the time.
 """
 
@@ -21,6 +22,10 @@ from codec._omnibus import near_in_blocks, without_self
 from codec._validation import BoolArray, FloatArray, IntArray
 
 BANDWIDTHS = (0.25, 1.0)  # of the median squared distance
+ADDITIVE = 1.0  # on every single column, beside the widest of these: from so many columns on,
+ADDITIVE_COLUMNS = 4
+ADDITIVE_ROWS = 20  # and with so many rows for each; with fewer the fit follows noise
+ADDITIVE_LANDMARKS = 14  # of each column
 NARROW = (1 / 16, 1 / 64, 1 / 256, 1 / 1024)  # on a single column, along which something turns often, as a season does:
 ALIKE = 2.0  # tried where residuals next to each other in it correlate by so many standard deviations
 PENALTIES = np.array([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0])
@@ -58,7 +63,8 @@ class Kernel:
     gram : ndarray of shape (m, m)
         Kernel between the landmarks.
     turns : tuple of (int, float)
-        Kernels on single columns beside it: which, and their bandwidths as multiples of the median squared distance.
+        Kernels on single columns beside it: which, and their bandwidths as multiples of the median squared distance;
+        narrow ones where something turns often, wide ones on all for a sum of functions of one column each.
     loadings : ndarray of shape (m + k m + d, r)
         Coefficients of the orthonormal functions on (kernel values, those of the k turns, x).
     energy : ndarray of shape (r,)
@@ -100,7 +106,8 @@ def make_kernel(
     blocks = [_block(points, landmarks, metric, width)]
     for column, narrow in turns:
         values = points[:, [column]]
-        n_landmarks = min(max(len(values) // 2, 2), N_LANDMARKS)
+        many = N_LANDMARKS if narrow < ADDITIVE else ADDITIVE_LANDMARKS
+        n_landmarks = min(max(len(values) // 2, 2), many)
         blocks.append(_block(values, _spread_out(values, n_landmarks), np.eye(1), narrow))
     features = np.concatenate([*(block.near for block in blocks), points], axis=1)
     mean = features.mean(axis=0)
@@ -223,7 +230,9 @@ class Smoother:
     """
 
     def __init__(self, points: FloatArray, rng: np.random.Generator) -> None:
-        self._lay(points, rng.permutation(len(points)))
+        n, d = points.shape
+        self._singles = d if d >= ADDITIVE_COLUMNS and n >= ADDITIVE_ROWS * d else 0
+        self._lay(points, rng.permutation(n))
 
     def _lay(self, points: FloatArray, drawn: IntArray) -> None:
         n, d = points.shape
@@ -233,6 +242,7 @@ class Smoother:
         self._seen = points[self._rows]
         self._few = self._landmarks[:SELECTION_LANDMARKS]
         self._pool = [make_kernel(self._seen, self._few, np.eye(d), width) for width in BANDWIDTHS]
+        self._additive = self._with_singles(self._pool[-1]) if self._singles else None
         self._places = [np.unique(values, return_inverse=True)[1] for values in self._seen.T]
         self._turned: dict[tuple[object, ...], Kernel] = {}
         self._refined: dict[int, Kernel] = {}
@@ -263,6 +273,8 @@ class Smoother:
                 kernel = make_kernel(self._seen, self._few, metric, BANDWIDTHS[-1])
                 self._pool.append(kernel)
                 choices = _better(choices, best_penalties(kernel, seen))
+        if self._additive is not None:
+            choices = _better(choices, best_penalties(self._additive, seen))
         choices = self._turning(choices, seen) if turning else choices
         chosen = list(choices)
         if len(self._few) < len(self._landmarks) or len(self._seen) < len(self.points):
@@ -298,6 +310,11 @@ class Smoother:
                         choices[j] = _better([choices[j]], best_penalties(turning, seen[j : j + 1]))[0]
         return choices
 
+    def _with_singles(self, wide: Kernel) -> Kernel:
+        """A kernel with a wide one on every single column of X beside it."""
+        singles = [(column, ADDITIVE) for column in range(self._singles)]
+        return make_kernel(self._seen, self._few, wide.metric, wide.width, singles)
+
     def _with_turn(self, kernel: Kernel, column: int, width: float) -> Kernel:
         """A kernel with one more on a single column, in place of one that it has there; made once."""
         turns = tuple(sorted({**dict(kernel.turns), column: width}.items()))
@@ -309,7 +326,7 @@ class Smoother:
     def refine_all(self) -> None:
         """Every kernel made so far with all landmarks and rows, so that branches need not make them."""
         if len(self._few) < len(self._landmarks) or len(self._seen) < len(self.points):
-            for kernel in self._pool:
+            for kernel in [*self._pool, *([] if self._additive is None else [self._additive])]:
                 self._refine(kernel)
 
     def branch(self) -> Smoother:

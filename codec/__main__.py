@@ -31,7 +31,7 @@ import pandas as pd
 
 from codec._blanket import MarkovBlanketSelector
 from codec._forward import show_progress
-from codec._frames import kind_of, text_shown, with_named_index
+from codec._frames import kind_of, printable, text_shown, with_named_index
 from codec._selection import SelectionPath, foci, lfoci
 
 READERS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
@@ -50,8 +50,8 @@ commas; a name that holds a comma stands in an option of its own.
 
 The output file is the table that is printed, as CSV, one row a selected feature in order of entry:
 step, feature, column (its place among the features used, from 0), and
-  auto         statistic and pvalue of this feature given all other selected ones; the same rows chose
-               the features, so these p-values describe, they do not prove
+  auto         statistic and pvalue of this feature given all other selected ones (of discrete data the share of
+               networks with it); the same rows chose the features, so p-values describe, they do not prove
   foci, lfoci  cumulative (T of the target on all features selected so far), conditional (T on this
                feature given those selected before), seconds
 
@@ -179,7 +179,7 @@ def _require_column(table: pd.DataFrame, name: str, option: str) -> None:
     if _is_marked(table.columns.tolist()):
         raise InputError(f"{option}: there is no column '{name}'; {OTHER_MARK}")
     near = difflib.get_close_matches(name, table.columns, n=1)
-    shown = ", ".join(table.columns[:8]) + (", ..." if table.shape[1] > 8 else "")
+    shown = ", ".join(f"'{column}'" for column in table.columns[:8]) + (", ..." if table.shape[1] > 8 else "")
     hint = f"did you mean '{near[0]}'?" if near else f"the columns are {shown}"
     raise InputError(f"{option}: there is no column '{name}'; {hint}")
 
@@ -312,12 +312,12 @@ def format_path(path: SelectionPath) -> str:
     """Return the path as a table for the terminal."""
     if len(path) == 0:
         return f"Nothing was selected. {path.stopped}"
-    width = max(len("feature"), *(len(name) for name in path.names))
+    names = [printable(name) for name in path.names]
+    width = max(len("feature"), *map(len, names))
     lines = [f"step  {'feature':<{width}}  T(selected)  T(feature | before)  seconds"]
-    rows = zip(path.names, path.cumulative, path.conditional, path.seconds, strict=True)
     lines += [
-        f"{step:>4}  {name:<{width}}  {total:>11.4f}  {gain:>19.4f}  {seconds:>7.2f}"
-        for step, (name, total, gain, seconds) in enumerate(rows, 1)
+        f"{row.Index:>4}  {name:<{width}}  {row.cumulative:>11.4f}  {row.conditional:>19.4f}  {row.seconds:>7.2f}"
+        for name, row in zip(names, path.to_frame().itertuples(), strict=True)
     ]
     what = f"{len(path)} of {path.n_features} features from {path.n_samples:,} rows in {path.seconds.sum():.2f} s"
     return "\n".join([*lines, "", path.stopped, what])
@@ -341,18 +341,19 @@ def format_blanket(selector: MarkovBlanketSelector, seconds: float) -> str:
     )
     if frame.empty:
         return f"Nothing was selected: no feature stands out from chance.\n\n{total}"
-    width = max(len("feature"), *frame["feature"].str.len())
+    names = [printable(name) for name in frame["feature"]]
+    width = max(len("feature"), *map(len, names))
     lines = [f"step  {'feature':<{width}}  {score:>9}  p given the others"]
     lines += [
-        f"{step:>4}  {row.feature:<{width}}  {row.statistic:>9.3f}  {row.pvalue:>18.3g}"
-        for step, row in zip(frame.index, frame.itertuples(), strict=True)
+        f"{row.Index:>4}  {name:<{width}}  {row.statistic:>9.3f}  {row.pvalue:>18.3g}"
+        for name, row in zip(names, frame.itertuples(), strict=True)
     ]
     return "\n".join([*lines, "", "The p-values are descriptive: the same rows chose the features.", total])
 
 
 def _one_line(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return printable(" ".join(text.split())) or type(error).__name__
 
 
 def _note(line: str) -> None:
@@ -584,7 +585,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.run(args)
         sys.stdout.flush()
     except InputError as error:
-        _note(str(error))
+        _note(printable(str(error)))
         return 2
     except KeyboardInterrupt:
         _note("interrupted")

@@ -130,8 +130,8 @@ class BlanketGraph:
         i, j = pairs.T
         return pd.DataFrame(
             {
-                "a": self._named(i),
-                "b": self._named(j),
+                "a": pd.Series(self._named(i), dtype=str),
+                "b": pd.Series(self._named(j), dtype=str),
                 "mutual": self.found[i, j] & self.found[j, i],
                 "edge": self.matrix[i, j],
                 "pvalue_b_for_a": self.pvalues[i, j],

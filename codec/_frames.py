@@ -15,6 +15,11 @@ NESTED = {"List", "Array", "Struct"}  # which are refused, with one of their val
 TIMES = {"Date", "Datetime", "Duration", "Time"}
 
 
+def printable(text: str) -> str:
+    """Text without what would break a line or command a terminal: such characters as Python writes them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def is_polars(data: Any) -> bool:
     """Whether this is polars' own; polars need not be installed."""
     return type(data).__module__.partition(".")[0] == "polars"

@@ -123,7 +123,7 @@ class SelectionPath:
         """
         return pd.DataFrame(
             {
-                "feature": list(self.names),
+                "feature": pd.Series(list(self.names), dtype=str).array,
                 "column": self.order,
                 "cumulative": self.cumulative,
                 "conditional": self.conditional,

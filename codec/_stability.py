@@ -140,7 +140,7 @@ class StabilityResult:
         beside = f" beside {len(self.always_include)} always included" if self.always_include else ""
         return (
             f"{len(self.selected)} of {len(self.frequencies)} features selected in at least "
-            f"{self.threshold:.0%} of {self.n_subsamples} halves of the data ({self.subsample_size} rows each); "
+            f"{100.0 * self.threshold:.3g} % of {self.n_subsamples} halves of the data ({self.subsample_size} rows each); "
             f"{self.mean_selected:.1f} selected in a half on average{beside}, "
             f"at most {self.expected_false:.2g} improbable ones expected"
         )

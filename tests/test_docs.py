@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 from marks import slowly
 
@@ -20,7 +21,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.rst"))]
 
 
-@pytest.mark.parametrize(("page", "at_least"), [slowly("quickstart", 10), ("edge_cases", 5)])
+@pytest.mark.parametrize(("page", "at_least"), [slowly("quickstart", 10), slowly("selection", 40), ("edge_cases", 5)])
 def test_examples_of_a_page_give_what_they_show(page, at_least, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     failed, run = doctest.testfile(str(ROOT / "docs" / f"{page}.rst"), module_relative=False, optionflags=FLAGS)
@@ -42,6 +43,20 @@ def test_every_public_name_is_on_the_page_of_the_api(module):
     page = (ROOT / "docs" / "api.rst").read_text()
     named = set(re.findall(r"^   (\w+)$", page, re.MULTILINE))
     assert set(module.__all__) - {"__version__"} <= named
+
+
+@pytest.mark.parametrize(
+    ("n_neighbors", "said"), [(1, "one neighbour recovered exactly .* twice"), (5, "five neighbours all eight")]
+)
+def test_more_neighbours_find_what_the_quickstart_says(n_neighbors, said):
+    found = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        X = rng.standard_normal((1000, 60))
+        y = X[:, 0] * X[:, 1] + np.sin(X[:, 0] * X[:, 2]) + 0.05 * rng.standard_normal(1000)
+        found += set(codec.foci(X, y, n_neighbors=n_neighbors).order) == {0, 1, 2}
+    assert found == {1: 2, 5: 8}[n_neighbors]
+    assert re.search(said, " ".join((ROOT / "docs" / "quickstart.rst").read_text().split()))
 
 
 def test_every_edge_case_of_r_is_decided():

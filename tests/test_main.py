@@ -312,7 +312,10 @@ def test_text_column_is_named_with_both_ways_out(csv, capsys):
         (["absent.csv", "--target", "y"], "there is no file 'absent.csv'"),
         (["data.xlsx", "--target", "y"], ".csv, .csv.gz, .tsv, .tsv.gz, .parquet, .pq"),
         (["folder.csv", "--target", "y"], "'folder.csv' is not a file"),
-        (["data.csv", "--target", "z"], "--target: there is no column 'z'; the columns are a, b, city, kind, y"),
+        (
+            ["data.csv", "--target", "z"],
+            "--target: there is no column 'z'; the columns are 'a', 'b', 'city', 'kind', 'y'",
+        ),
         (["data.csv", "--target", "cities"], "did you mean 'city'?"),
         (["data.csv", "--target", "y", "--categorical", "town"], "--categorical: there is no column 'town'"),
         (["data.csv", "--target", "y", "--drop", "a,bb"], "--drop: there is no column 'bb'"),

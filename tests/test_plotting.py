@@ -17,11 +17,13 @@ from sklearn.exceptions import NotFittedError
 from codec import MarkovBlanketSelector, SelectionPath, foci
 from codec._blanket_graph import BlanketGraph, LocalParents
 from codec._decisions import BlanketPath, Decision
-from codec._stability import stability_selection
+from codec._stability import StabilityResult, stability_selection
 from codec.plotting import (
     AttackDisplay,
     BlanketGraphDisplay,
     BlanketPathDisplay,
+    CalibrationDisplay,
+    NullDistributionDisplay,
     SelectionPathDisplay,
     StabilityDisplay,
 )
@@ -353,3 +355,102 @@ def test_no_two_curves_look_alike():
 def test_names_with_an_underscore_are_in_the_legend():
     display = AttackDisplay({"_m": ([1.0, 2.0], [0.0, 1.5]), "b": ([1.0, 2.0], [0.0, 1.5])}).plot()
     assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == ["_m", "b"]
+
+
+# --------------------------------------------------------------------------- at the edges
+def graph_of(found):
+    d = len(found)
+    return BlanketGraph(tuple(f"x{j}" for j in range(d)), np.array(found, dtype=bool), np.full((d, d), 0.01), "and")
+
+
+def one_decision(action, pvalue, alpha):
+    return BlanketPath((Decision(action, 0, (), 9.0, pvalue, 1, ""),), (0,), ("x0",), "auto", alpha, 100, 1, 1)
+
+
+@pytest.mark.parametrize("found", [[[0, 1], [1, 0]], [[0, 1, 1], [1, 0, 0], [1, 0, 0]], [[0]]])
+def test_graphs_on_a_line_have_room_for_their_nodes(found):
+    display = BlanketGraphDisplay.from_graph(graph_of(found))
+    display.figure_.canvas.draw()
+    room = display.ax_.get_window_extent()
+    places = display.ax_.transData.transform(display.positions)
+    assert min(room.width, room.height) > 200
+    assert (places > [room.x0 + 5, room.y0 + 5]).all()
+    assert (places < [room.x1 - 5, room.y1 - 5]).all()
+
+
+def test_marks_and_names_are_seen_on_dark_backgrounds():
+    with plt.style.context("dark_background"):
+        display = BlanketGraphDisplay.from_graph(graph_of([[0, 1], [1, 0]]))
+        stroke = display.ax_.texts[0].get_path_effects()[0]
+        assert mpl.colors.to_rgb(stroke._gc["foreground"]) == (0.0, 0.0, 0.0)
+        path = one_decision("stopped", 0.5, 0.05)
+        drawn = BlanketPathDisplay.from_path(path).points_["stopped"]
+        assert mpl.colors.to_rgb(drawn.get_facecolor()[0]) == (1.0, 1.0, 1.0)
+
+
+def test_the_whole_line_is_inside_the_axes():
+    path = replace(make_path([-0.1, -0.2, 0.05]), cumulative=np.array([-0.1, -0.3, -0.25]))
+    low, high = SelectionPathDisplay.from_path(path).ax_.get_ylim()
+    assert low < -0.3
+    assert high > 0.05
+
+
+def test_names_and_the_legend_of_stability_fit_the_figure():
+    names = ("mean fractal dimension", "worst concave points")
+    result = StabilityResult(np.array([1.0, 0.98]), (0, 1), 0.625, 100, 284, 2.1, names)
+    assert "at least 62.5 % of" in repr(result)
+    display = StabilityDisplay.from_result(result)
+    display.figure_.canvas.draw()
+    assert display.ax_.get_legend().get_window_extent().x1 < display.figure_.bbox.x1
+
+
+def test_all_stable_features_are_shown_unless_fewer_are_asked_for():
+    result = StabilityResult(np.ones(25), tuple(range(25)), 0.6, 10, 20, 25.0)
+    assert len(StabilityDisplay(result).names) == 25
+    assert len(StabilityDisplay(result, n_features=3).names) == 3
+    with pytest.raises(ValueError, match="n_features is -1; it must be at least 1"):
+        StabilityDisplay(result, n_features=-1)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e-13])
+def test_the_smallest_p_values_stand_beyond_the_level(alpha):
+    path = one_decision("entered", 1e-173, alpha)
+    display = BlanketPathDisplay.from_path(path)
+    height = display.points_["entered"].get_offsets()[0, 1]
+    assert height == min(1e-12, alpha / 10)
+    assert display.ax_.get_ylim()[1] < height
+
+
+def test_few_non_members_have_axes():
+    low, high = AttackDisplay({"a": ([1.0, 2.0], [0.0])}).plot().ax_.get_xlim()
+    assert low <= 0.1 < high
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda: AttackDisplay({"a": [1, 2, 3]}), r"scores\['a'\] must be a pair"),
+        (lambda: AttackDisplay({"a": 1.0}), r"scores\['a'\] must be a pair"),
+        (lambda: CalibrationDisplay(0.5), "pvalues must be a list"),
+        (lambda: StabilityDisplay(None), "result is a NoneType; it must be the stability_"),
+        (lambda: BlanketGraphDisplay(None), "graph is a NoneType; it must be the result of"),
+        (lambda: NullDistributionDisplay([0.5]), "result is a list; it must be the result of one test"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(draw, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        draw()
+
+
+def test_tables_without_rows_have_the_types_of_those_with():
+    rng = np.random.default_rng(4)
+    found = foci(rng.normal(size=(200, 2)), rng.normal(size=200))
+    nothing = replace(
+        found,
+        order=found.order[:0],
+        names=(),
+        **{name: getattr(found, name)[:0] for name in ("cumulative", "conditional", "seconds")},
+    )
+    assert nothing.to_frame()["feature"].str.upper().tolist() == []
+    for some, none in ((found, nothing), (graph_of([[0, 1], [1, 0]]), graph_of([[0, 0], [0, 0]]))):
+        assert none.to_frame().dtypes.to_dict() == some.to_frame().dtypes.to_dict()

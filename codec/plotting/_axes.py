@@ -25,6 +25,19 @@ def pyplot() -> Any:
     return plt
 
 
+def check_drawn(value: object, argument: str, attribute: str, wanted: str) -> None:
+    """Refuse what a display cannot draw, by what it holds."""
+    if not hasattr(value, attribute):
+        raise TypeError(f"{argument} is a {type(value).__name__}; it must be {wanted}.")
+
+
+def ink() -> str:
+    """The colour of text, which is seen on the background whatever the style."""
+    from matplotlib import rcParams
+
+    return str(rcParams["text.color"])
+
+
 def new_axes(n_steps: int, height: float = 3.8) -> Axes:
     """Axes of a new figure, wide enough for the names of that many steps."""
     plt = pyplot()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from codec.plotting._axes import BEYOND, KEPT, NOTED, finish, new_axes, short
+from codec._validation import check_integer
+from codec.plotting._axes import BEYOND, KEPT, NOTED, check_drawn, finish, ink, new_axes, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,10 +25,10 @@ MARKS = {  # marker, face, edge
     "kept": ("o", KEPT, KEPT),
     "entered": ("^", NOTED, NOTED),
     "removed": ("o", "none", "0.55"),
-    "stopped": ("X", "0.15", "0.15"),
+    "stopped": ("X", None, None),  # in the colour of text
 }
 LABELS = 40  # tests whose features are all named
-SMALLEST = 1e-12
+SMALLEST = 1e-12  # p-values below stand there, or a tenth of the level, where that is less
 
 
 class BlanketPathDisplay:
@@ -36,7 +37,7 @@ class BlanketPathDisplay:
     Small p-values stand at the top. Diamonds are features that the first tests of discrete data have listed,
     filled circles members that were kept, triangles features that entered, empty circles features that were
     removed; the cross is the best remaining candidate when the search stopped, with the p-value of the whole
-    step.
+    step. P-values below 1e-12, or below a tenth of a level that is smaller still, stand at that height.
 
     Parameters
     ----------
@@ -85,8 +86,9 @@ class BlanketPathDisplay:
     def __init__(self, path: BlanketPath) -> None:
         if not hasattr(path, "decisions"):
             raise TypeError(
-                f"path is a {type(path).__name__}, which holds no decisions; SelectionPathDisplay draws the path of "
-                "method='foci' and 'lfoci'."
+                f"path is a {type(path).__name__}, which holds no decisions; pass the path_ of a selector with "
+                "method='auto' or 'hiton'. SelectionPathDisplay draws the path of 'foci' and 'lfoci', from_estimator a "
+                "selector's."
             )
         self.path = path
         tested = [d for d in path.decisions if not np.isnan(d.pvalue)]
@@ -124,7 +126,7 @@ class BlanketPathDisplay:
 
     def _draw_points(self) -> None:
         steps, actions = np.arange(1, len(self.names) + 1), np.array(self.actions)
-        heights = np.maximum(self.pvalues, SMALLEST)
+        heights = self._heights()
         self.ax_.vlines(steps, heights, 1.0, color="0.9", linewidth=1.0, zorder=0.5)
         self.points_ = {}
         for action, (marker, face, edge) in MARKS.items():
@@ -132,8 +134,12 @@ class BlanketPathDisplay:
             if here.any():
                 label = f"{action} ({int(here.sum())})" if action != "stopped" else "stopped at"
                 self.points_[action] = self.ax_.scatter(
-                    steps[here], heights[here], s=46, marker=marker, facecolor=face, edgecolor=edge, label=label
-                )
+                    steps[here], heights[here], s=46, marker=marker, label=label,
+                    facecolor=face or ink(), edgecolor=edge or ink(),
+                )  # fmt: skip
+
+    def _heights(self) -> NDArray[np.float64]:
+        return np.maximum(self.pvalues, min(SMALLEST, self.path.alpha / 10.0))
 
     def _draw_stop(self) -> None:
         at = [i for i, action in enumerate(self.actions, 1) if action == "stopped"]
@@ -148,7 +154,7 @@ class BlanketPathDisplay:
             xytext=(-2, 3), textcoords="offset points", ha="right", fontsize="small", color="0.4",
         )  # fmt: skip
         axes.set_yscale("log")
-        axes.set_ylim(1.35, 0.5 * min(0.01, self.path.alpha, *np.maximum(self.pvalues, SMALLEST)))
+        axes.set_ylim(1.35, 0.5 * min(0.01, self.path.alpha, *self._heights()))
         axes.set_xlim(0.3, max(n, 1) + 0.7)
         named = [i for i in range(n) if n <= LABELS or self.actions[i] != "removed"]
         axes.set_xticks(
@@ -218,8 +224,8 @@ class StabilityDisplay:
     ----------
     result : StabilityResult
         ``stability_`` of a selector fitted with ``stability=``.
-    n_features : int, default 20
-        Features shown at most, the most frequent first.
+    n_features : int, optional
+        Features shown at most, the most frequent first. Default: 20, or all that are stable.
 
     Attributes
     ----------
@@ -235,6 +241,11 @@ class StabilityDisplay:
         One bar a feature.
     threshold_ : matplotlib.lines.Line2D
         The threshold.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``result`` is not a StabilityResult, or ``n_features`` no positive integer.
 
     Examples
     --------
@@ -253,10 +264,12 @@ class StabilityDisplay:
     ax_: Axes
     figure_: Figure
 
-    def __init__(self, result: StabilityResult, *, n_features: int = 20) -> None:
+    def __init__(self, result: StabilityResult, *, n_features: int | None = None) -> None:
+        check_drawn(result, "result", "frequencies", "the stability_ of a selector fitted with stability=")
+        most = max(20, len(result.selected)) if n_features is None else check_integer(n_features, "n_features", 1)
         self.result = result
         frame = result.to_frame()
-        shown = frame[frame["frequency"] > 0].head(n_features)
+        shown = frame[frame["frequency"] > 0].head(most)
         self.names: tuple[str, ...] = tuple(str(name) for name in shown.index)
         self.frequencies: NDArray[np.float64] = shown["frequency"].to_numpy()
 
@@ -297,7 +310,7 @@ class StabilityDisplay:
     def _legend(self) -> str:
         noun = "feature" if len(self.result.selected) == 1 else "features"
         return (
-            f"{len(self.result.selected)} {noun} at {self.result.threshold:g} or above; "
+            f"{len(self.result.selected)} {noun} at {self.result.threshold:g} or above;\n"
             f"at most {self.result.expected_false:.2g} improbable ones expected"
         )
 
@@ -406,6 +419,7 @@ class BlanketGraphDisplay:
     figure_: Figure
 
     def __init__(self, graph: BlanketGraph) -> None:
+        check_drawn(graph, "graph", "matrix", "the result of markov_blanket_graph")
         self.graph = graph
         self.positions = stress_layout(graph.matrix)
 
@@ -434,7 +448,7 @@ class BlanketGraphDisplay:
         joined = self.graph.matrix.any(axis=1)
         self.nodes_ = axes.scatter(x, y, s=70, color=np.where(joined, KEPT, BEYOND).tolist(), zorder=3)
         self._draw_names()
-        axes.set_aspect("equal")
+        axes.set_aspect("equal", adjustable="datalim")  # two nodes, or all on a line, keep the axes' size
         axes.margins(0.12)
         axes.set_axis_off()
         return self
@@ -442,7 +456,7 @@ class BlanketGraphDisplay:
     def _draw_names(self) -> None:
         from matplotlib.patheffects import AbstractPathEffect, withStroke
 
-        halo: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="white")]
+        halo: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground=self.figure_.get_facecolor())]
         for name, place in zip(short(self.graph.names), self.positions, strict=True):
             text = self.ax_.annotate(name, place, (0, 7), textcoords="offset points", ha="center", fontsize="small")
             text.set_path_effects(halo)

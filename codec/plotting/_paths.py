@@ -73,8 +73,8 @@ class SelectionPathDisplay:
     def __init__(self, path: SelectionPath) -> None:
         if not hasattr(path, "cumulative"):
             raise TypeError(
-                f"path is a {type(path).__name__}, which holds no values of T; BlanketPathDisplay draws the path of "
-                "method='auto'."
+                f"path is a {type(path).__name__}, which holds no values of T; pass the path of foci or lfoci. "
+                "BlanketPathDisplay draws the path of method='auto', from_estimator a selector's."
             )
         self.path = path
         self.names: tuple[str, ...] = tuple(path.names)
@@ -157,8 +157,9 @@ class SelectionPathDisplay:
         axes.set_xticks(steps, short(self.names), rotation=45, ha="right", rotation_mode="anchor")
         axes.set_ylabel("dependence T")
         axes.set_xlim(0.4, max(len(steps), 1) + 0.8)
-        low = float(np.nanmin(self.conditional, initial=0.0))
-        axes.set_ylim(min(0.0, low * 1.05), 1.08 * max(1e-9, self._highest()))
+        drawn = np.concatenate([self.cumulative, np.nan_to_num(self.conditional), [0.0]])
+        highest = float(np.nanmax(drawn))
+        axes.set_ylim(1.05 * float(np.nanmin(drawn)), 1.08 * max(1e-9, highest) if self.names else 1.0)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         if self.names:
@@ -166,9 +167,6 @@ class SelectionPathDisplay:
             axes.legend(
                 frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, fontsize="small", borderaxespad=0.2
             )
-
-    def _highest(self) -> float:
-        return float(np.nanmax(np.concatenate([self.cumulative, np.nan_to_num(self.conditional), [0.0]])))
 
     @classmethod
     def from_path(cls, path: SelectionPath, *, ax: Axes | None = None, **kwargs: Any) -> SelectionPathDisplay:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from codec.plotting._axes import KEPT, finish, new_axes
+from codec.plotting._axes import KEPT, check_drawn, finish, ink, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +53,7 @@ class NullDistributionDisplay:
     figure_: Figure
 
     def __init__(self, result: CodecTestResult) -> None:
+        check_drawn(result, "result", "null_distribution", "the result of one test, such as codec_test")
         if result.null_distribution is None:
             raise ValueError("the asymptotic method makes no copies of the data: there is no distribution to draw.")
         self.result = result
@@ -83,7 +84,7 @@ class NullDistributionDisplay:
         label = f"{result.n_resamples} copies of the data"
         self.ax_.hist(np.asarray(result.null_distribution), bins=bins, color=KEPT, alpha=0.35, label=label)
         label = f"observed, p = {result.pvalue:.3g}"
-        self.line_ = self.ax_.axvline(result.statistic, color="0.2", linewidth=1.5, label=label)
+        self.line_ = self.ax_.axvline(result.statistic, color=ink(), linewidth=1.5, label=label)
         self.ax_.set_xlabel("statistic under the null hypothesis")
         self.ax_.set_ylabel("copies")
         finish(self.ax_)
@@ -158,9 +159,9 @@ class CalibrationDisplay:
     def __init__(self, pvalues: Any) -> None:
         from scipy.stats import beta
 
-        self.pvalues: NDArray[np.float64] = np.sort(np.asarray(pvalues, dtype=np.float64))
+        self.pvalues: NDArray[np.float64] = np.sort(np.ravel(found := np.asarray(pvalues, dtype=np.float64)))
         outside = ~((self.pvalues >= 0.0) & (self.pvalues <= 1.0))
-        if self.pvalues.ndim != 1 or self.pvalues.size == 0 or outside.any():
+        if found.ndim != 1 or self.pvalues.size == 0 or outside.any():
             raise ValueError("pvalues must be a list of numbers between 0 and 1.")
         k = self.pvalues.size
         place = np.arange(1, k + 1)

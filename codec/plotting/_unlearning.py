@@ -73,6 +73,7 @@ class EvaluationDisplay:
     def __init__(
         self, runs: pd.DataFrame, *, metrics: Sequence[str] | None = None, reference: str = "retrained"
     ) -> None:
+        metrics = [metrics] if isinstance(metrics, str) else metrics
         missing = [metric for metric in metrics or () if metric not in runs]
         if missing:
             raise ValueError(f"metrics holds {missing[0]!r}; the columns are {', '.join(map(str, runs.columns))}.")
@@ -81,7 +82,7 @@ class EvaluationDisplay:
         self.metrics: tuple[str, ...] = tuple(metrics) if metrics else tuple(known)
         self.names: tuple[str, ...] = tuple(dict.fromkeys(runs.index.get_level_values(0)))
         if reference not in self.names:
-            raise ValueError(f"reference is {reference!r}; the models are {', '.join(self.names)}.")
+            raise ValueError(f"reference is {reference!r}; the models are {', '.join(map(str, self.names))}.")
 
     def plot(self, axes: Sequence[Axes] | None = None) -> EvaluationDisplay:
         """Draw the panels.
@@ -136,7 +137,7 @@ class EvaluationDisplay:
         ax.set_yticks(places, short(self.names) if named else [""] * len(places))
         ax.set_ylim(len(places) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
-        ax.set_title(TITLES.get(metric, metric.replace("_", " ")), fontsize="small")
+        ax.set_title(TITLES.get(metric, str(metric).replace("_", " ")), fontsize="small")
         ax.locator_params(axis="x", nbins=4)
         ax.margins(x=0.08)
         for side in ("top", "right", "left"):
@@ -202,7 +203,7 @@ class AttackDisplay:
         """
         self.ax_ = axes = new_axes(0, height=4.6) if ax is None else ax
         self.figure_ = cast("Figure", axes.figure)
-        least = 1.0 / max(len(others) for _, others in self.scores.values())
+        least = min(0.1, 1.0 / max(len(others) for _, others in self.scores.values()))
         self.lines_ = {}
         labels = short(self.scores)
         for place, (label, (name, (members, others))) in enumerate(zip(labels, self.scores.items(), strict=True)):
@@ -218,6 +219,8 @@ class AttackDisplay:
 
 
 def _sorted(name: str, pair: tuple[Any, Any]) -> tuple[NDArray[Any], ...]:
+    if not hasattr(pair, "__len__") or len(pair) != 2:
+        raise ValueError(f"scores[{name!r}] must be a pair: scores of members, and of non-members.")
     found = tuple(np.sort(np.ravel(np.asarray(scores, dtype=float))) for scores in pair)
     if any(not len(scores) or np.isnan(scores).any() for scores in found):
         raise ValueError(f"scores[{name!r}] needs members and non-members, and a number for each of them.")

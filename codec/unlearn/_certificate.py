@@ -522,7 +522,7 @@ class Accountant:
     def to_frame(self) -> pd.DataFrame:
         """One row per release."""
         rows = [(r.sensitivity, r.sigma, r.epsilon, r.delta, r.rho) for r in self._releases]
-        return pd.DataFrame(rows, columns=["sensitivity", "sigma", "epsilon", "delta", "rho"])
+        return pd.DataFrame(rows, columns=["sensitivity", "sigma", "epsilon", "delta", "rho"], dtype=float)
 
     def to_json(self) -> str:
         """State as text; floats keep every digit."""

@@ -98,7 +98,7 @@ class Deletion:
     step_length: float = NAN
     iterations: int = 0
     distance: float = NAN
-    timings: Mapping[str, float] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict, hash=False)
     certificate: Certificate | None = None
     parameters: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
 
@@ -121,7 +121,7 @@ class Deletion:
             "step_length": self.step_length,
             "iterations": self.iterations,
             "distance": self.distance,
-            "seconds": sum(self.timings.values()),
+            "seconds": math.fsum(self.timings.values()),
             "certificate": "certified" if _is_proved(self.certificate) else "empirical",
             "reason": self.reason,
         }
@@ -129,10 +129,11 @@ class Deletion:
     def to_frame(self) -> pd.DataFrame:
         """One row a unit that this request chose, in order: ``unit``, ``label``, ``score``."""
         scores = self.scores or (NAN,) * len(self.units)
-        return pd.DataFrame({"unit": self.units, "label": self.labels, "score": scores})
+        columns = {"unit": (self.units, int), "label": (self.labels, str), "score": (scores, float)}
+        return pd.DataFrame({name: pd.Series(list(values), dtype=kind) for name, (values, kind) in columns.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the parameters, as JSON can hold it."""
+        """Everything but the parameters, as Python's `json` can hold it: what was not computed is NaN there, too."""
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "parameters"}
         if self.certificate is not None:
             content["certificate"] = {f.name: getattr(self.certificate, f.name) for f in fields(self.certificate)}
@@ -180,8 +181,14 @@ def _is_proved(certificate: Certificate | None) -> bool:
 
 
 def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists, as JSON has them, back to tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    """Lists, as JSON has them, back to tuples; NaN back to the one that equals itself in comparisons of tuples."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(map(read, value))
+        return NAN if isinstance(value, float) and math.isnan(value) else value
+
+    return {key: read(value) for key, value in content.items()}
 
 
 def _text(value: Any) -> str:

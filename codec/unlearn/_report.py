@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from codec.plotting._axes import pyplot
@@ -69,9 +70,10 @@ class Report:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a request, the columns of :meth:`Deletion.summary`; ``stands``: accepted and not taken back since."""
-        empty = Deletion(0, (), "", "", accepted=False, reason="").summary()
-        frame = pd.DataFrame([d.summary() for d in self.deletions], columns=list(empty))
-        frame.insert(list(frame).index("accepted") + 1, "stands", [self._stands(d) for d in self.deletions])
+        none = pd.DataFrame([Deletion(0, (), "", "", accepted=False, reason="").summary()]).iloc[:0]  # has the dtypes
+        frame = pd.DataFrame([d.summary() for d in self.deletions]) if self.deletions else none
+        stands = pd.Series([self._stands(d) for d in self.deletions], dtype=bool)
+        frame.insert(list(frame).index("accepted") + 1, "stands", stands)
         return frame
 
     def _stands(self, deletion: Deletion) -> bool:
@@ -85,7 +87,7 @@ class Report:
         Parameters
         ----------
         axes : array of three matplotlib Axes, optional
-            Where to draw. Default: a new figure.
+            Where to draw. Default: a new figure. Requests stand at their ids, or in order where ids repeat.
 
         Returns
         -------
@@ -93,12 +95,19 @@ class Report:
 
         Raises
         ------
+        ValueError
+            ``axes`` does not hold three.
         ImportError
             matplotlib is not installed.
         """
         if axes is None:
             _, axes = pyplot().subplots(1, 3, figsize=(13, 3.5), layout="constrained")
+        axes = np.ravel(np.asarray(axes, dtype=object))
+        if len(axes) != 3:
+            raise ValueError(f"axes holds {len(axes)} axes; pass three, for forget loss, retain loss and decrement.")
         frame = self.to_frame()
+        if not frame["id"].is_unique:
+            frame["id"] = np.arange(1, len(frame) + 1)
         done = frame[frame["accepted"].astype(bool)]
         refused = frame.drop(done.index)
         for ax, part in zip(axes, ("forget", "retain"), strict=False):
@@ -115,7 +124,7 @@ class Report:
         axes[2].set_ylim(0, 1.05)
         for ax, label in zip(axes, ("forget loss", "retain loss", "captured decrement"), strict=True):
             ax.set(xlabel="request", ylabel=label)
-            ax.set_xlim(0.5, max(1, len(frame)) + 0.5)
+            ax.set_xlim(frame["id"].min() - 0.5 if len(frame) else 0.5, frame["id"].max() + 0.5 if len(frame) else 1.5)
             ax.xaxis.get_major_locator().set_params(integer=True)
             ax.legend(fontsize="small")
         return axes

@@ -175,7 +175,7 @@ class Units:
     def to_frame(self) -> pd.DataFrame:
         """One row a layer: ``layer``, ``kind``, ``n_units``, ``n_parameters``, ``parameters``, ``recorded``."""
         scalars = [int(self._layer_sizes(layer).sum()) for layer in self.layers]
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "layer": [layer.name for layer in self.layers],
                 "kind": [layer.kind for layer in self.layers],
@@ -185,6 +185,8 @@ class Units:
                 "recorded": [layer.tap is not None for layer in self.layers],
             }
         )
+        words = dict.fromkeys(("layer", "kind", "parameters"), str)
+        return frame.astype(words | {"n_units": int, "n_parameters": int, "recorded": bool})  # also without rows
 
     def __repr__(self) -> str:
         return f"Units(n_units={self.n_units}, layers={len(self.layers)}, uncovered={len(self.uncovered)})"

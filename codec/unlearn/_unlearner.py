@@ -82,9 +82,9 @@ class Unlearner:
     damping : 'auto' or float, default 'auto'
         mu of ``(H_R + mu I)^-1``; 'auto': three times ``||grad F_S|| / ||w||`` of the trained model, up to five times
         that where the forgotten samples were not learnt, at least 1e-4; doubled until the retained objective rises by at
-        most half and the guard holds; where a whole class goes, a third of it on the last layer. Beside a damping above
-        that least, up to 2 % of the curvature of a chain of layers is left out for speed, twice (samples that have hardly
-        any, and the last directions of wide layers' inputs); of a number nothing is left out. Newton steps (``update='gradient'``, ``convex=True``) take none.
+        most half and the guard holds; where a whole class goes, a third of it on the last layer. Where it is above
+        1e-4, up to 2 % of the curvature of a chain of layers is left out for speed, twice (samples that have hardly
+        any, and the last directions of wide layers' inputs); where a number is given nothing is left out. Newton steps (``update='gradient'``, ``convex=True``) take none.
     update : str, default 'difference'
         Right-hand side b of the step ``(H_R + mu I)^-1 b``. 'difference': ``grad F_S - grad F_R``. 'gradient':
         ``-grad F_R``, for convex models. 'chained': the difference gradient at the present parameters. 'sekhari':

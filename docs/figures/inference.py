@@ -1,4 +1,4 @@
-"""Write the tables of the page on tests from the results of `bench_ci.py` and `bench_intervals.py`.
+"""Write the tables of the page on tests from the results of `bench_ci.py`, `bench_limits.py` and `bench_intervals.py`.
 
 ``make figures`` runs this. It measures nothing: every number is in ``benchmarks/results``.
 """
@@ -207,10 +207,29 @@ def interval_table(report):
     return table(head, lines)
 
 
+def limits_table(report):
+    """Levels where they do not hold, how often the test warns, and what it would be without one of its parts."""
+    rows = {}
+    for row in report["parts"].values():
+        call = ", ".join(f"`{key}={value!r}`" for key, value in row["options"].items())
+        shown = rows.setdefault((row["situation"], row["n"], call), {})
+        shown["without" if row["without"] else "with"] = row
+    lines = []
+    for (situation, n, call), shown in rows.items():
+        found, other = shown["with"], shown.get("without")
+        lines.append(
+            [situation + (f" ({call})" if call else ""), f"{n}", number(found["level"], 2), number(found["warned"], 2),
+             f"{number(other['level'], 2)} without {other['without']}" if other else ""]
+        )  # fmt: skip
+    return table(["What y and z share", "Rows", "Level", "Warned", ""], lines)
+
+
 if __name__ == "__main__":
     stored = json.loads((RESULTS / "bench_ci.json").read_text())
     for name, write in TABLES.items():
         (DOCS / "tables" / f"inference_{name}.inc").write_text(write(stored))
     intervals = json.loads((RESULTS / "bench_intervals.json").read_text())
     (DOCS / "tables" / "inference_intervals.inc").write_text(interval_table(intervals))
+    limits = json.loads((RESULTS / "bench_limits.json").read_text())
+    (DOCS / "tables" / "inference_limits.inc").write_text(limits_table(limits))
     print("wrote the tables of the tests")

@@ -36,7 +36,7 @@ from codec.unlearn._training import seeded
 from codec.unlearn.evaluate._metrics import Array, accuracy, logit_confidence
 from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Known, Parts, Train, as_model, copy_of, known, where
 from codec.unlearn.evaluate._split import in_memory, n_samples, split
-from codec.unlearn.evaluate._study import Bank, ShadowModels
+from codec.unlearn.evaluate._study import LEAST_MODELS, Bank, ShadowModels
 
 Unlearn = Callable[[nn.Module, int], Any]
 FORMAT = 3
@@ -159,7 +159,7 @@ def shadow_models(
     >>> list(shadows.to_frame().index)
     ['original', 'nothing', 'retrained']
     """
-    check_integer(n_models, "n_models", 8)
+    check_integer(n_models, "n_models", LEAST_MODELS)
     check_integer(random_state, "random_state", 0)
     check_jobs(n_jobs)
     _check_methods(unlearn)

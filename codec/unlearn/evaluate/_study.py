@@ -26,6 +26,8 @@ from codec.unlearn.evaluate._membership import auc, tpr_at_fpr
 from codec.unlearn.evaluate._metrics import Array, Labels, check_logits, logit_confidence
 from codec.unlearn.evaluate._outputs import ORIGINAL, RETRAINED, Known
 
+LEAST_MODELS = 8  # of each kind
+
 
 @dataclass(frozen=True, eq=False)
 class Bank:
@@ -91,6 +93,16 @@ class ShadowModels:
     samples: Known | None = None
     n_classes: int | None = None
 
+    def __post_init__(self) -> None:
+        missing = [name for name in ("original", "retrained") if name not in self.banks]
+        if missing:
+            raise ValueError(f"banks has no {missing[0]!r}; it must hold 'original', 'retrained' and the methods.")
+        few = [name for name, bank in self.banks.items() if len(bank.forget) < LEAST_MODELS]
+        if few:
+            raise ValueError(
+                f"banks[{few[0]!r}] holds {len(self.banks[few[0]].forget)} models; at least {LEAST_MODELS} are needed."
+            )
+
     @property
     def names(self) -> tuple[str, ...]:
         """The original, the methods, and the retrained models last."""
@@ -98,7 +110,7 @@ class ShadowModels:
 
     def __getitem__(self, name: str) -> Bank:
         if name not in self.banks:
-            raise KeyError(f"{name!r} is not among {', '.join(self.names)}.")
+            raise KeyError(f"{name!r} is not among {', '.join(map(str, self.names))}.")
         return self.banks[name]
 
     def to_frame(self, *, delta: float = DELTA, confidence_level: float = 0.95) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """Kernel ridge regression on landmarks: kernels and penalties by generalized cross-validation, metrics that are learned.
 
 A kernel of many columns needs more rows than there are for a sum of functions of one column each; wide kernels on every
-single column beside it follow that. Where residuals of rows next to each other in a column of X are alike, a narrow kernel on this column is added, which
-follows what turns often along it, such as a season beside the time.
+single column beside it follow that. Where residuals of rows next to each other in a column of X are alike, a narrow
+kernel on this column is added, which follows what turns often along it, such as a season beside the time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from codec._validation import BoolArray, FloatArray, IntArray
 BANDWIDTHS = (0.25, 1.0)  # of the median squared distance
 ADDITIVE = 1.0  # on every single column, beside the widest of these: from so many columns on,
 ADDITIVE_COLUMNS = 4
-ADDITIVE_ROWS = 20  # and with so many rows for each; with fewer the fit follows noise
+ADDITIVE_ROWS = 20  # and with so many of the rows below for each; with fewer the fit follows noise
 ADDITIVE_LANDMARKS = 14  # of each column
 NARROW = (1 / 16, 1 / 64, 1 / 256, 1 / 1024)  # on a single column, along which something turns often, as a season does:
 ALIKE = 2.0  # tried where residuals next to each other in it correlate by so many standard deviations
@@ -231,7 +231,8 @@ class Smoother:
 
     def __init__(self, points: FloatArray, rng: np.random.Generator) -> None:
         n, d = points.shape
-        self._singles = d if d >= ADDITIVE_COLUMNS and n >= ADDITIVE_ROWS * d else 0
+        few = ADDITIVE_COLUMNS <= d <= min(n, SELECTION_ROWS) // ADDITIVE_ROWS
+        self._singles = d if few else 0  # of the columns as they came: terms beside them have none
         self._lay(points, rng.permutation(n))
 
     def _lay(self, points: FloatArray, drawn: IntArray) -> None:

@@ -71,14 +71,14 @@ def season(cycles: int, others: int, n: int, rng: np.random.Generator) -> Data:
 
 def levels(q: int, n: int, rng: np.random.Generator) -> Data:
     """The same function of three columns, each in q equal parts of its own noise."""
-    y, z, x = shared(lambda x: np.sin(1.5 * x[:, 0]) + x[:, 1] + 0.5 * x[:, 2], 3, n, rng)
+    y, z, x = shared(three, 3, n, rng)
     return *(np.searchsorted(np.quantile(v, np.arange(1, q) / q), v).astype(float) for v in (y, z)), x
 
 
 def classes_beside_numbers(n: int, rng: np.random.Generator) -> Data:
     """Y: a response of four categories and one of numbers, z of four categories; all tell the same function."""
     (a, z, x), b = levels(4, n, rng), rng.normal(size=n)
-    number = standardize(np.sin(1.5 * x[:, 0]) + x[:, 1] + 0.5 * x[:, 2]) + 0.1**0.5 * b
+    number = standardize(three(x)) + 0.1**0.5 * b
     y = pd.DataFrame({"a": pd.Categorical(a.astype(int)), "b": number})
     return y, pd.Series(pd.Categorical(z.astype(int))), x
 
@@ -87,8 +87,8 @@ def mixture(x: Any) -> Any:
     return standardize(np.sin(1.5 * x[:, 0])) + standardize(x[:, 1] * x[:, 2])
 
 
-def total(x: Any) -> Any:
-    return x.sum(axis=1)
+def three(x: Any) -> Any:
+    return np.sin(1.5 * x[:, 0]) + x[:, 1] + 0.5 * x[:, 2]
 
 
 def bent(x: Any) -> Any:
@@ -135,7 +135,7 @@ SITUATIONS = (
     Situation("a sine of one and a product of two of twenty columns", 120, partial(shared, mixture, 20)),
     Situation("a sine of one and a product of two of twenty columns", 300, partial(shared, mixture, 20)),
     Situation("a product of three of twenty columns", 200, partial(shared, lambda x: x[:, :3].prod(axis=1), 20)),
-    *(Situation("a sum of three columns, noise a twentieth of it", n, partial(shared, total, 3, noise=0.05)) for n in (40, 100, 200)),
+    *(Situation("a function of three columns, noise a twentieth of it", n, partial(shared, three, 3, noise=0.05)) for n in (40, 100, 200)),
     Situation("ten cycles beside time", 120, partial(season, 10, 0)),
     Situation("ten cycles beside time", 120, partial(season, 10, 0), without="narrow kernels"),
     Situation("five cycles beside time and another column", 120, partial(season, 5, 1)),

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from marks import slowly
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import binom
@@ -139,7 +140,7 @@ def test_a_season_is_followed_and_noise_is_not(cycles, others, global_random_see
     assert location[1].std() < 0.7 * columns[1].std()
 
 
-@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("others", [0, slowly(1)])
 def test_a_shared_season_is_no_evidence(others):
     """y and z are the same ten years of months plus noise: at most 11 of 50 p-values at .05; more has chance once in 200,000.
 

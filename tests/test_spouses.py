@@ -261,7 +261,7 @@ def zeroed(rng):
     return X, y
 
 
-@pytest.mark.parametrize("make", [joined, scaled, zeroed])
+@pytest.mark.parametrize("make", [slowly(joined), slowly(scaled), zeroed])
 def test_what_a_member_shares_with_others_makes_them_no_other_parents(make):
     """Any false selection in .60 to .80 of samples before; at .10, six of twelve have a chance of 5e-4."""
     false = 0

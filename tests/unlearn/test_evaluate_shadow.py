@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from marks import slowly
 from safetensors.numpy import load_file, save_file
 from scipy.special import logit
 from scipy.stats import norm
@@ -278,7 +279,7 @@ def bank_of(confidences):
     return Bank(confidences, confidences, *np.ones((3, len(confidences))))
 
 
-@pytest.mark.parametrize(("n", "n_samples"), [(8, 1), (8, 30), (32, 1), (32, 30), (64, 3)])
+@pytest.mark.parametrize(("n", "n_samples"), [(8, 1), slowly(8, 30), (32, 1), slowly(32, 30), (64, 3)])
 def test_a_perfect_method_is_told_by_chance_only(n, n_samples):
     """Means of 150 AUCs: 1/2 within four standard errors, however many models and samples there are."""
     rng = np.random.default_rng(5)

@@ -231,8 +231,8 @@ class Smoother:
 
     def __init__(self, points: FloatArray, rng: np.random.Generator) -> None:
         n, d = points.shape
-        few = ADDITIVE_COLUMNS <= d <= min(n, SELECTION_ROWS) // ADDITIVE_ROWS
-        self._singles = d if few else 0  # of the columns as they came: terms beside them have none
+        enough = ADDITIVE_COLUMNS <= d <= min(n, SELECTION_ROWS) // ADDITIVE_ROWS
+        self._singles = d if enough else 0  # of the columns as they came: terms beside them have none
         self._lay(points, rng.permutation(n))
 
     def _lay(self, points: FloatArray, drawn: IntArray) -> None:

@@ -87,7 +87,7 @@ class BlanketPathDisplay:
         if not hasattr(path, "decisions"):
             raise TypeError(
                 f"path is a {type(path).__name__}, which holds no decisions; pass the path_ of a selector with "
-                "method='auto' or 'hiton'. SelectionPathDisplay draws the path of 'foci' and 'lfoci', from_estimator a "
+                "method='auto'. SelectionPathDisplay draws the path of 'foci' and 'lfoci', from_estimator a "
                 "selector's."
             )
         self.path = path
